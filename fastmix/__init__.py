@@ -1,0 +1,19 @@
+"""fastmix: image mixing and soft-label training (DCutMix, R-Mix, Soft Augmentation) on fused kernels.
+
+Public names and their sources are in the README; `fastmix.functional` holds the operators.
+"""
+
+from . import _library
+
+_library.load()
+
+from . import functional  # noqa: E402 - the operators must be declared first
+from .backend import backend, configure_from_environment, select_auto, set_debug  # noqa: E402
+from .losses import SoftBCE, SoftCrossEntropy, SoftTargetKL  # noqa: E402
+from .targets import SoftTarget  # noqa: E402
+
+select_auto()
+configure_from_environment()
+
+__version__ = "0.1.0"
+__all__ = ["SoftBCE", "SoftCrossEntropy", "SoftTarget", "SoftTargetKL", "backend", "functional", "set_debug"]

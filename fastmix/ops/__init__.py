@@ -1,0 +1,1 @@
+"""The operators: one file each, with checks, fake, autograd and the public function."""

@@ -1,0 +1,85 @@
+"""Boxes cut out of other images of the batch and pasted: CutMix, DCutMix, Saliency-DCutMix.
+
+Every pixel has exactly one source, so a row of an image is at most 2 K - 1 spans copied whole.
+Source: K-image mixing, Eq. 4-5.
+"""
+
+# bytes: N*C*H*W read once + written once, whatever K; no flops
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import reference
+from ..backend import must_check_values, select
+from . import _checks as check
+from ._operator import Operator
+from .blend import check_index
+
+
+def _fake(x: Tensor, index: Tensor, boxes: Tensor) -> Tensor:
+    torch._check(x.ndim == 4 and index.shape[0] == x.shape[0])
+    torch._check(boxes.ndim == 3 and boxes.shape[1] == index.shape[1] - 1)
+    return torch.empty_like(x)
+
+
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs[1:])
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    return _paste_backward(ctx.backend, grad, *ctx.saved_tensors), None, None
+
+
+def _backward_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    return _paste(ctx.backend, grad, *ctx.saved_tensors), None, None
+
+
+_paste = Operator("paste", _fake, setup=_setup, backward=_backward)
+_paste_backward = Operator("paste_backward", _fake, setup=_setup, backward=_backward_backward)
+
+
+def paste(x: Tensor, index: Tensor, boxes: Tensor) -> Tensor:
+    """Cut boxes out of other images of the batch and paste them.
+
+    Pixel (i, j) of ``out[n]`` comes from ``x[index[n, k]]`` with the last k whose box holds it, else from
+    ``x[index[n, 0]]``; every source is the untouched batch.
+
+    Args:
+        x: images (N, C, H, W), any float dtype and memory format.
+        index: (N, K) int64; column 0 is the canvas, column k the image seen through box k.
+        boxes: (N, K-1, 4) int32 (top, left, height, width) in pixels; may be empty or leave the image.
+    Returns: images like x, every pixel bit for bit its source's. Differentiable in x, any order.
+    Raises: ValueError for shapes and devices, TypeError for dtypes, IndexError for an index outside the batch
+        (CPU; on a GPU the image is NaN).
+    Source: K-image mixing, Eq. 4-5.
+    """
+    check.images("paste", "x", x)
+    check_index("paste", index, x)
+    check.shape("paste", "boxes", boxes, (index.shape[0], index.shape[1] - 1, 4), "(N, K-1, 4)")
+    check.dtype("paste", "boxes", boxes, torch.int32)
+    check.same_device("paste", x=x, index=index, boxes=boxes)
+    backend = select("paste", x)
+    if must_check_values(backend, x):
+        check.rows_in_range("paste", "index", index, 0, x.shape[0])
+    if backend == "reference":
+        return reference.paste(x, index, boxes)
+    return _paste(backend, x, index, boxes)
+
+
+def paste_areas(boxes: Tensor, size: tuple[int, int]) -> Tensor:
+    """The visible share of every image of a paste with nested boxes (each inside the one before).
+
+    Args:
+        boxes: (N, K-1, 4) int32 (top, left, height, width).
+        size: (H, W) of the images.
+    Returns: (N, K) float32 label weights, differences of areas over H * W; rows sum to exactly 1.
+    Source: K-image mixing, Algorithm 1 of the supplement.
+    """
+    check.ndim("paste_areas", "boxes", boxes, 3)
+    check.shape("paste_areas", "boxes", boxes, (*boxes.shape[:2], 4), "(N, K-1, 4)")
+    check.dtype("paste_areas", "boxes", boxes, torch.int32)
+    return reference.paste_areas(boxes, size)

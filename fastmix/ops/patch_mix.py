@@ -1,0 +1,84 @@
+"""Patch-wise mixing of two images by their saliency masks: R-Mix, Eq. 5-7."""
+
+# bytes: x read once + mixed written once (each image is read as itself and as a partner; the second read comes
+# from cache where the batch fits one); flops: 3 per mixed element
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import reference
+from ..backend import must_check_values, select
+from . import _checks as check
+from ._operator import Operator
+
+
+def _fake(x: Tensor, partner: Tensor, mask: Tensor, lam: Tensor) -> tuple[Tensor, Tensor]:
+    torch._check(x.ndim == 4 and mask.ndim == 3 and partner.ndim == 1)
+    return torch.empty_like(x), x.new_empty((x.shape[0], 2), dtype=torch.float32)
+
+
+def _fake_backward(grad: Tensor, partner: Tensor, mask: Tensor, lam: Tensor) -> Tensor:
+    return torch.empty_like(grad)
+
+
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    ctx.save_for_backward(*inputs[1:])
+
+
+def _backward(ctx: Any, grad: Tensor, grad_weight: Tensor) -> tuple[Any, ...]:
+    return _patch_mix_backward(ctx.backend, grad, *ctx.saved_tensors), None, None, None
+
+
+def _backward_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    return _patch_mix(ctx.backend, grad, *ctx.saved_tensors)[0], None, None, None
+
+
+_patch_mix = Operator("patch_mix", _fake, setup=_setup, backward=_backward)
+_patch_mix_backward = Operator("patch_mix_backward", _fake_backward, setup=_setup, backward=_backward_backward)
+
+
+def patch_mix(x: Tensor, partner: Tensor, mask: Tensor, lam: Tensor) -> tuple[Tensor, Tensor]:
+    """Mix each image with its partner, cell by cell.
+
+    With ``m = mask[n]`` and ``m' = mask[partner[n]]``, upsampled by repetition, the own share of a cell is
+    ``a = lam[n]`` where ``m == m'``, 1 where only m is set, 0 where only m' is. ``mixed = a x[n] + (1 - a) x[partner]``.
+    Where a is 1 or 0 the pixel is its source's bit for bit.
+
+    Args:
+        x: images (N, C, H, W), any float dtype and memory format.
+        partner: (N,) int64 rows of x.
+        mask: (N, h, w) bool, True where salient; h divides H and w divides W.
+        lam: (N,) or 0-d float32, the weight of the own image.
+    Returns: (mixed like x, weight (N, 2) float32 = (mean(a), 1 - mean(a)) over the cells). mixed is differentiable
+        in x, any order; weight is data.
+    Raises: ValueError for shapes and devices, TypeError for dtypes, IndexError for a partner outside the batch (CPU;
+        on a GPU the row is NaN).
+    Source: R-Mix, Eq. 5-7.
+    """
+    op = "patch_mix"
+    check.images(op, "x", x)
+    n, _, height, width = x.shape
+    check.shape(op, "partner", partner, (n,), "(N,)")
+    check.dtype(op, "partner", partner, torch.int64)
+    check.ndim(op, "mask", mask, 3)
+    check.dtype(op, "mask", mask, torch.bool)
+    h, w = mask.shape[1:]
+    if mask.shape[0] != n or h < 1 or w < 1 or height % h or width % w:
+        raise ValueError(f"{op}: mask has shape {tuple(mask.shape)}, want ({n}, h, w) where h divides {height} "
+                         f"and w divides {width}")
+    check.tensor(op, "lam", lam)
+    if lam.ndim:
+        check.shape(op, "lam", lam, (n,), "(N,) or 0-d")
+    check.dtype(op, "lam", lam, torch.float32)
+    check.no_grad_needed(op, "lam", lam)
+    check.same_device(op, x=x, partner=partner, mask=mask, lam=lam)
+    backend = select("patch_mix", x)
+    if must_check_values(backend, x):
+        check.rows_in_range(op, "partner", partner, 0, n)
+    if backend == "reference":
+        return reference.patch_mix(x, partner, mask, lam)
+    return _patch_mix(backend, x, partner, mask, lam)

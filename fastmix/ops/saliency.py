@@ -1,0 +1,120 @@
+"""Saliency of an input gradient: channel norm, cell average, percentile mask, peak. R-Mix, Eq. 2-4.
+
+None of these carries a gradient: a mask is a decision, a map feeds one.
+"""
+
+# bytes: N*C*H*W read once; h*w cells an image stay on chip
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .. import reference
+from ..backend import select
+from . import _checks as check
+from ._operator import Operator
+
+
+def _fake_map(grad: Tensor, h: int, w: int) -> Tensor:
+    dtype = torch.float64 if grad.dtype == torch.float64 else torch.float32
+    return grad.new_empty((grad.shape[0], h, w), dtype=dtype)
+
+
+def _fake_mask(grad: Tensor, h: int, w: int, q: Tensor) -> Tensor:
+    return grad.new_empty((grad.shape[0], h, w), dtype=torch.bool)
+
+
+def _fake_peak(grad: Tensor) -> Tensor:
+    return grad.new_empty((grad.shape[0], 2), dtype=torch.int64)
+
+
+def _fake_percentile(map: Tensor, q: Tensor) -> Tensor:
+    return map.new_empty(map.shape, dtype=torch.bool)
+
+
+_saliency_map = Operator("saliency_map", _fake_map)
+_saliency_mask = Operator("saliency_mask", _fake_mask)
+_saliency_peak = Operator("saliency_peak", _fake_peak)
+_percentile_mask = Operator("percentile_mask", _fake_percentile)
+
+
+def _check_grid(op: str, grad: Tensor, grid: tuple[int, int]) -> tuple[int, int]:
+    check.images(op, "grad", grad)
+    h, w = grid
+    height, width = grad.shape[2:]
+    if h < 1 or w < 1 or height % h or width % w:
+        raise ValueError(f"{op}: grid is {tuple(grid)}, want (h, w) where h divides {height} and w divides {width}")
+    return h, w
+
+
+def _check_q(op: str, q: Tensor, rows: int, like: Tensor) -> None:
+    check.tensor(op, "q", q)
+    if q.ndim:
+        check.shape(op, "q", q, (rows,), "(N,) or 0-d")
+    check.dtype(op, "q", q, torch.float32, torch.float64)
+    check.same_device(op, grad=like, q=q)
+
+
+def saliency_map(grad: Tensor, grid: tuple[int, int]) -> Tensor:
+    """The saliency of an image on a grid of cells.
+
+    Args:
+        grad: (N, C, H, W) gradient of the loss with respect to the images, any float dtype and strides.
+        grid: (h, w) cells; h divides H and w divides W.
+    Returns: (N, h, w) float32 (float64 for float64): ``s = sqrt(mean_c grad^2)`` divided by its sum over the
+        image's pixels, averaged over each cell. An all-zero gradient gives the uniform map 1 / (H W).
+    Source: R-Mix, Eq. 2-3.
+    """
+    h, w = _check_grid("saliency_map", grad, grid)
+    backend = select("saliency", grad)
+    grad = grad.detach()
+    return reference.saliency_map(grad, (h, w)) if backend == "reference" else _saliency_map(backend, grad, h, w)
+
+
+def saliency_mask(grad: Tensor, grid: tuple[int, int], q: Tensor) -> Tensor:
+    """The cells at or above the q-th percentile of the saliency map.
+
+    Args:
+        grad: (N, C, H, W) as in `saliency_map`.
+        grid: (h, w) cells.
+        q: (N,) or 0-d float, in [0, 1): the share of the cells below the threshold.
+    Returns: (N, h, w) bool, ``v >= sorted(v)[ceil(q * (h*w - 1))]`` (rank in float64): ties are in, q = 0 is all
+        True, an all-zero gradient is all True, NaN counts as largest.
+    Source: R-Mix, Eq. 2-4 (a linearly interpolated percentile, without its rounding).
+    """
+    h, w = _check_grid("saliency_mask", grad, grid)
+    _check_q("saliency_mask", q, grad.shape[0], grad)
+    backend = select("saliency", grad)
+    grad = grad.detach()
+    if backend == "reference":
+        return reference.saliency_mask(grad, (h, w), q)
+    return _saliency_mask(backend, grad, h, w, q)
+
+
+def percentile_mask(map: Tensor, q: Tensor) -> Tensor:
+    """`saliency_mask` from a map (N, h, w) float32 or float64 that exists already. Source: R-Mix, Eq. 4."""
+    check.ndim("percentile_mask", "map", map, 3)
+    check.dtype("percentile_mask", "map", map, torch.float32, torch.float64)
+    if map.shape[1] < 1 or map.shape[2] < 1:
+        raise ValueError(f"percentile_mask: map has shape {tuple(map.shape)}, want at least one cell")
+    _check_q("percentile_mask", q, map.shape[0], map)
+    backend = select("saliency", map)
+    map = map.detach()
+    return reference.percentile_mask(map, q) if backend == "reference" else _percentile_mask(backend, map, q)
+
+
+def saliency_peak(grad: Tensor) -> Tensor:
+    """Where the saliency is largest.
+
+    Args: grad: (N, C, H, W) as in `saliency_map`.
+    Returns: (N, 2) int64 (row, column) of the largest ``mean_c grad^2``, first in row-major order; NaN counts as
+        largest.
+    Source: K-image mixing, Saliency-DCutMix.
+    """
+    check.images("saliency_peak", "grad", grad)
+    if grad.shape[2] < 1 or grad.shape[3] < 1:
+        raise ValueError(f"saliency_peak: grad has shape {tuple(grad.shape)}, want at least one pixel")
+    backend = select("saliency", grad)
+    grad = grad.detach()
+    return reference.saliency_peak(grad) if backend == "reference" else _saliency_peak(backend, grad)

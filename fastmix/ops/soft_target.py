@@ -1,0 +1,275 @@
+"""Losses against soft targets in one read of the logits: cross-entropy, KL divergence, BCE.
+
+With ``T = sum_j t_j``, ``m = max z`` and ``lse = log sum_j exp(z_j - m)`` a row's loss is
+``T lse - base sum_j (z_j - m) - sum_k weight_k (z[index_k] - m)`` and its gradient ``T softmax(z) - t``
+(shifting by m keeps the difference of large terms exact). Sources: Soft Augmentation Eq. 4-6, 15-18; R-Mix Sec. 3.
+
+The gradient is computed in the forward pass when the logits require one: one read and one write of (N, J)
+instead of two reads and a write. Backward hands it on as it is where the incoming gradient is 1.
+"""
+
+# bytes: N*J*(1 read + 1 write if a gradient is wanted) * element size; flops: about 20 N*J
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import reference
+from ..backend import must_check_values, select
+from ..targets import SoftTarget
+from . import _checks as check
+from ._operator import NAMESPACES, _BelowAutograd, eager
+
+LOSSES = {"cross_entropy": 0, "kl": 1, "bce": 2}
+REDUCTIONS = {"none": 0, "mean": 1, "sum": 2}
+WEIGHTINGS = ("sample", "none", "weight", "batch_mean")
+
+
+# ---------------------------------------------------------------- registration, fake, autograd
+
+def _fake_result(logits: Tensor, reduction: int, need_grad: bool) -> tuple[Tensor, Tensor]:
+    dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
+    loss = logits.new_empty((logits.shape[0],) if reduction == 0 else (), dtype=dtype)
+    return loss, logits.new_empty(logits.shape if need_grad else (0,))
+
+
+def _fake(logits, index, weight, base, sample_weight, label_smoothing, ignore_index, loss, reduction, need_grad):
+    torch._check(logits.ndim == 2 and index.ndim == 2 and logits.shape[0] == index.shape[0])
+    return _fake_result(logits, reduction, need_grad)
+
+
+def _fake_dense(logits, target, sample_weight, label_smoothing, loss, reduction, need_grad):
+    torch._check(logits.ndim == 2 and target.ndim == 2)
+    return _fake_result(logits, reduction, need_grad)
+
+
+def _reference_loss(logits: Tensor, args: tuple[Any, ...]) -> Tensor:
+    """The same loss in differentiable PyTorch, from the operator's own arguments after the logits."""
+    if len(args) == 5:
+        target, sample_weight, smoothing, loss, reduction = args
+        ignore_index = -100
+    else:
+        index, weight, base, sample_weight, smoothing, ignore_index, loss, reduction = args
+        if weight is None:
+            weight = torch.ones_like(index, dtype=torch.float32)
+        target = SoftTarget(index, weight, base)
+    name = next(n for n, code in REDUCTIONS.items() if code == reduction)
+    if loss == LOSSES["bce"]:
+        return reference.soft_bce(logits, target, reduction=name)
+    return reference.soft_cross_entropy(logits, target, sample_weight=sample_weight, label_smoothing=smoothing,
+                                        ignore_index=ignore_index, reduction=name, kl=loss == LOSSES["kl"])
+
+
+def _gradient(grad: Tensor | None, g: Tensor, logits: Tensor, overload: Any, args: tuple[Any, ...],
+              owned: bool) -> Tensor:
+    """d logits from the stored gradient (None: consumed by an earlier backward) and the incoming g.
+
+    owned: the stored gradient is ours alone and may be scaled in place.
+    """
+    if torch.is_grad_enabled():  # create_graph: the second derivative needs the formula, not the stored values
+        return torch.autograd.grad(_reference_loss(logits, args), logits, g, create_graph=True)[0]
+    if grad is None:
+        with _BelowAutograd():
+            grad = overload(logits, *args, True)[1]
+    if g.ndim == 1:
+        g = g.unsqueeze(1)
+    elif g.is_cpu and eager() and owned and g.item() == 1.0:
+        return grad  # multiplying by 1 would double the time at J = 21841
+    return grad.mul_(g) if owned else grad * g.to(grad.dtype)
+
+
+class _Eager(torch.autograd.Function):
+    """See `_operator`. Not `_operator.Operator`: the gradient must stay out of the outputs, to be given away."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, overload: Any, *args: Any) -> Tensor:
+        with _BelowAutograd():
+            loss, ctx.grad = overload(logits, *args, True)
+        ctx.save_for_backward(logits)
+        ctx.overload, ctx.args = overload, args
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Any:
+        grad, ctx.grad = ctx.grad, None
+        d = _gradient(grad, g, *ctx.saved_tensors, ctx.overload, ctx.args, owned=True)
+        return (d, *[None] * (1 + len(ctx.args)))
+
+
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    *args, need_grad = inputs[1:]
+    ctx.tensors = [i for i, a in enumerate(args) if isinstance(a, Tensor)]
+    ctx.plain = [None if isinstance(a, Tensor) else a for a in args]
+    ctx.save_for_backward(inputs[0], output[1] if need_grad else None, *[args[i] for i in ctx.tensors])
+
+
+def _registered_backward(overload: Any) -> Any:
+    def backward(ctx: Any, g: Tensor, _: Any) -> Any:
+        logits, grad, *tensors = ctx.saved_tensors
+        args = list(ctx.plain)
+        for i, t in zip(ctx.tensors, tensors, strict=True):
+            args[i] = t
+        d = _gradient(grad, g, logits, overload, tuple(args), owned=False)
+        return (d, *[None] * (1 + len(args)))
+    return backward
+
+
+_OVERLOADS: dict[str, tuple[Any, Any]] = {}
+for _backend, _namespace in NAMESPACES.items():
+    _ops = getattr(torch.ops, _namespace)
+    _OVERLOADS[_backend] = (_ops.soft_target.default, _ops.soft_target_dense.default)
+for _namespace in sorted(set(NAMESPACES.values())):
+    for _name, _fake_of in (("soft_target", _fake), ("soft_target_dense", _fake_dense)):
+        _overload = getattr(getattr(torch.ops, _namespace), _name).default
+        torch.library.register_fake(f"{_namespace}::{_name}", _fake_of)
+        torch.library.register_autograd(f"{_namespace}::{_name}", _registered_backward(_overload),
+                                        setup_context=_setup)
+
+
+# ---------------------------------------------------------------- public functions
+
+def _call(op: str, logits: Tensor, target: SoftTarget | Tensor, sample_weight: Tensor | None,
+          label_smoothing: float, ignore_index: int, loss: str, reduction: str) -> Tensor:
+    check.ndim(op, "logits", logits, 2)
+    check.dtype(op, "logits", logits, *check.FLOATS)
+    if reduction not in REDUCTIONS:
+        check.choice(op, "reduction", reduction, tuple(REDUCTIONS))
+    if not 0.0 <= label_smoothing <= 1.0:
+        raise ValueError(f"{op}: label_smoothing is {label_smoothing}, want a value in [0, 1]")
+    rows, classes = logits.shape
+    if sample_weight is not None:
+        check.shape(op, "sample_weight", sample_weight, (rows,), "(N,)")
+        check.no_grad_needed(op, "sample_weight", sample_weight)
+        check.same_device(op, logits=logits, sample_weight=sample_weight)
+        sample_weight = sample_weight.to(torch.float32)
+    backend = select("soft_target", logits)
+    codes = (LOSSES[loss], REDUCTIONS[reduction])
+    if isinstance(target, Tensor) and target.ndim == 2:
+        check.shape(op, "target", target, (rows, classes), "(N, J) like logits")
+        check.dtype(op, "target", target, *check.FLOATS)
+        check.no_grad_needed(op, "target", target)
+        check.same_device(op, logits=logits, target=target)
+        args = (target, sample_weight, float(label_smoothing), *codes)
+        dense = True
+    else:
+        index, weight, base = _fields(op, logits, target, rows)
+        if must_check_values(backend, logits):
+            check.rows_in_range(op, "target index", index, 0, classes, ignore_index)
+        args = (index, weight, base, sample_weight, float(label_smoothing), ignore_index, *codes)
+        dense = False
+    if backend == "reference":
+        return _reference_loss(logits, args)
+    overload = _OVERLOADS[backend][dense]
+    need_grad = logits.requires_grad and torch.is_grad_enabled()
+    if not eager():
+        return overload(logits, *args, need_grad)[0]
+    if need_grad:
+        return _Eager.apply(logits, overload, *args)
+    with _BelowAutograd():
+        return overload(logits, *args, False)[0]
+
+
+def _fields(op: str, logits: Tensor, target: SoftTarget | Tensor, rows: int) -> tuple[Any, Any, Any]:
+    if isinstance(target, Tensor):
+        if target.ndim != 1:
+            raise ValueError(f"{op}: target has shape {tuple(target.shape)}, want a SoftTarget, labels (N,) or (N, J)")
+        check.shape(op, "target", target, (rows,), "(N,) labels")
+        check.dtype(op, "target", target, torch.int64)
+        check.same_device(op, logits=logits, target=target)
+        return target.unsqueeze(1), None, None
+    if not isinstance(target, SoftTarget):
+        raise TypeError(f"{op}: target is {type(target).__name__}, want a SoftTarget, labels (N,) or dense (N, J)")
+    index, weight, base = target
+    check.ndim(op, "target.index", index, 2)
+    if index.shape[0] != rows or index.shape[1] < 1:
+        raise ValueError(f"{op}: target.index has shape {tuple(index.shape)}, want ({rows}, K) with K >= 1")
+    check.dtype(op, "target.index", index, torch.int64)
+    check.shape(op, "target.weight", weight, index.shape, "(N, K) like index")
+    check.dtype(op, "target.weight", weight, torch.float32)
+    check.no_grad_needed(op, "target.weight", weight)
+    check.same_device(op, logits=logits, index=index, weight=weight)
+    if base is not None:
+        check.shape(op, "target.base", base, (rows,), "(N,)")
+        check.dtype(op, "target.base", base, torch.float32)
+        check.no_grad_needed(op, "target.base", base)
+        check.same_device(op, logits=logits, base=base)
+    return index, weight, base
+
+
+def soft_cross_entropy(logits: Tensor, target: SoftTarget | Tensor, *, sample_weight: Tensor | None = None,
+                       label_smoothing: float = 0.0, ignore_index: int = -100, reduction: str = "mean") -> Tensor:
+    """Cross-entropy of logits against soft targets: ``l_n = -sum_j t_nj log softmax(z_n)_j``.
+
+    Args:
+        logits: (N, J) float32, bfloat16, float16 or float64; any stride of dim 0.
+        target: a SoftTarget, (N,) int64 labels, or a dense (N, J) float matrix (no gradient flows to it).
+        sample_weight: (N,) multiplies ``l_n``. The mean still divides by the number of rows.
+        label_smoothing: eps in [0, 1]; the target becomes ``(1 - eps) t + eps / J``.
+        ignore_index: a row whose ``index[n, 0]`` holds it has loss 0 and gradient exactly 0 and is not counted.
+        reduction: "mean" over the rows that count (0 of them: loss 0), "sum" or "none".
+    Returns: 0-d, or (N,) for "none"; float32 (float64 for float64 logits).
+    Raises: ValueError for shapes and options, TypeError for dtypes, IndexError for a class outside [0, J) (CPU; on
+        a GPU the row's loss is NaN).
+    Source: Soft Augmentation Eq. 4 with the weights of any mixing method.
+    """
+    return _call("soft_cross_entropy", logits, target, sample_weight, label_smoothing, ignore_index,
+                 "cross_entropy", reduction)
+
+
+def soft_kl(logits: Tensor, target: SoftTarget | Tensor, *, sample_weight: Tensor | None = None,
+            label_smoothing: float = 0.0, ignore_index: int = -100, reduction: str = "mean") -> Tensor:
+    """KL(t || softmax(z)): soft_cross_entropy plus ``sum_j t_nj log t_nj`` (0 log 0 = 0).
+
+    Arguments, result and errors as `soft_cross_entropy`; same gradient, another value.
+    """
+    return _call("soft_kl", logits, target, sample_weight, label_smoothing, ignore_index, "kl", reduction)
+
+
+def soft_target_kl(logits: Tensor, label: Tensor, confidence: Tensor, *, weighting: str = "sample",
+                   reduction: str = "mean") -> Tensor:
+    """The losses of Soft Augmentation: KL against ``SoftTarget.from_confidence(label, confidence, J)``.
+
+    Args:
+        logits: (N, J).
+        label: (N,) int64.
+        confidence: (N,) float in [0, 1], p of Eq. 7.
+        weighting: "sample" ``mean_n p_n KL_n`` (Eq. 6, 18, the default); "none" ``mean_n KL_n`` (Eq. 4, 15);
+            "weight" the one-hot loss ``mean_n -p_n log softmax_y`` (Eq. 5, 17); "batch_mean"
+            ``mean(p) * mean(KL)``, what the published listing computes because an (N, 1) weight meets an (N,) loss.
+        reduction: "mean", "sum" or "none".
+    Source: Soft Augmentation Eq. 4-6 and Appendix C.
+    """
+    op = "soft_target_kl"
+    check.choice(op, "weighting", weighting, WEIGHTINGS)
+    check.ndim(op, "logits", logits, 2)
+    check.shape(op, "label", label, logits.shape[:1], "(N,)")
+    check.shape(op, "confidence", confidence, logits.shape[:1], "(N,)")
+    check.no_grad_needed(op, "confidence", confidence)
+    confidence = confidence.to(torch.float32)
+    if weighting == "weight":
+        return _call(op, logits, label, confidence, 0.0, -100, "cross_entropy", reduction)
+    target = SoftTarget.from_confidence(label, confidence, logits.shape[1])
+    sample_weight = None
+    if weighting == "sample":
+        sample_weight = confidence
+    elif weighting == "batch_mean" and confidence.shape[0] > 0:
+        sample_weight = confidence.mean().expand(confidence.shape)
+    return _call(op, logits, target, sample_weight, 0.0, -100, "kl", reduction)
+
+
+def soft_bce(logits: Tensor, target: SoftTarget | Tensor, *, reduction: str = "mean") -> Tensor:
+    """Binary cross-entropy with logits against t: ``-t log sigmoid(z) - (1 - t) log(1 - sigmoid(z))``.
+
+    Args:
+        logits: (N, J).
+        target: as for `soft_cross_entropy`.
+        reduction: "mean" over N * J, "sum", or "none": the (N,) sums over the classes.
+    Source: R-Mix Sec. 3 (the paper names a multi-label BCE; its released code uses soft cross-entropy).
+    """
+    return _call("soft_bce", logits, target, None, 0.0, _NO_IGNORE, "bce", reduction)
+
+
+_NO_IGNORE = -(2**63)  # no label can be this: BCE has no ignored rows

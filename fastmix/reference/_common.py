@@ -1,0 +1,25 @@
+"""What every reference function shares: the accumulation type, and rows whose index leaves the batch."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def inside(index: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """(index with values outside [0, size) replaced by 0, whether each value was inside).
+
+    A gather with a bad index would kill the CUDA context; the caller makes those rows NaN instead.
+    """
+    valid = (index >= 0) & (index < size)
+    return torch.where(valid, index, 0), valid
+
+
+def poison(out: Tensor, valid: Tensor) -> Tensor:
+    """NaN in the rows of out (N, ...) whose entry in valid (N,) or (N, K) is False."""
+    rows = valid.reshape(valid.shape[0], -1).all(1)
+    return torch.where(rows.view(-1, *[1] * (out.ndim - 1)), out, float("nan"))

@@ -1,0 +1,39 @@
+"""Nested boxes of other images pasted onto each image: CutMix, and K-image mixing Eq. 4-5 (DCutMix)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ._common import inside, poison
+
+
+def paste(x: Tensor, index: Tensor, boxes: Tensor) -> Tensor:
+    """x (N, C, H, W), index (N, K), boxes (N, K-1, 4) of (top, left, height, width) -> like x."""
+    height, width = x.shape[2:]
+    rows = torch.arange(height, device=x.device).view(1, 1, height, 1)
+    columns = torch.arange(width, device=x.device).view(1, 1, 1, width)
+    index, valid = inside(index, x.shape[0])
+    out = x[index[:, 0]]
+    # int64, so that top + height of any int32 box cannot wrap.
+    for k, box in enumerate(boxes.to(torch.int64).unbind(1), start=1):
+        top, left, tall, wide = (side.view(-1, 1, 1, 1) for side in box.unbind(1))
+        held = (rows >= top) & (rows < top + tall) & (columns >= left) & (columns < left + wide)
+        out = torch.where(held, x[index[:, k]], out)
+    return poison(out, valid)
+
+
+def paste_areas(boxes: Tensor, size: tuple[int, int]) -> Tensor:
+    """boxes (N, K-1, 4), each inside the one before -> visible shares (N, K) float32; rows sum to exactly 1.
+
+    Areas are integers below 2^24 divided by H * W once; the canvas takes what the rounded others leave.
+    """
+    height, width = size
+    top, left, tall, wide = boxes.to(torch.int64).unbind(2)
+    seen_height = ((top + tall).clamp(0, height) - top.clamp(0, height)).clamp(min=0)
+    seen_width = ((left + wide).clamp(0, width) - left.clamp(0, width)).clamp(min=0)
+    area = seen_height * seen_width
+    pixels = height * width
+    outer = torch.cat([torch.full_like(area[:, :1], pixels), area], 1)
+    shown = outer - torch.cat([area, torch.zeros_like(area[:, :1])], 1)
+    return shown.to(torch.float32) / pixels
