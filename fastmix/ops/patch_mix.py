@@ -45,8 +45,8 @@ def patch_mix(x: Tensor, partner: Tensor, mask: Tensor, lam: Tensor) -> tuple[Te
     """Mix each image with its partner, cell by cell.
 
     With ``m = mask[n]`` and ``m' = mask[partner[n]]``, upsampled by repetition, the own share of a cell is
-    ``a = lam[n]`` where ``m == m'``, 1 where only m is set, 0 where only m' is. ``mixed = a x[n] + (1 - a) x[partner]``.
-    Where a is 1 or 0 the pixel is its source's bit for bit.
+    ``a = lam[n]`` where ``m == m'``, 1 where only m is set, 0 where only m' is;
+    ``mixed = a x[n] + (1 - a) x[partner]``. Where a is 1 or 0 the pixel is its source's bit for bit.
 
     Args:
         x: images (N, C, H, W), any float dtype and memory format.
