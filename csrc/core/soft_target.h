@@ -1,0 +1,54 @@
+// exp and log1p as branch-free polynomials, and the terms of a soft-target row.
+#pragma once
+
+#include <cmath>
+
+#include "core/float_types.h"
+
+namespace fastmix {
+
+// exp(x) for x <= 0, within 1 ulp; 0 below -87.3 (exp(-inf) is exactly 0); NaN stays NaN.
+FASTMIX_INLINE float exp_nonpositive(float x) {
+  const float kMagic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer kept in the low mantissa bits
+  const float clamped = x < -87.0f ? -87.0f : x;
+  const float shifted = clamped * 1.44269504088896341f + kMagic;
+  const float n = shifted - kMagic;
+  // ln 2 in two parts, so that the product with n is exact in the first.
+  float r = clamped - n * 0.693359375f;
+  r = r - n * -2.12194440e-4f;
+  float p = 1.9875691500e-4f;
+  p = p * r + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * (r * r) + r + 1.0f;
+  const uint32_t exponent = bit_cast<uint32_t>(shifted) - bit_cast<uint32_t>(kMagic) + 127u;
+  const float result = p * bit_cast<float>(exponent << 23);
+  return x < -87.3f ? 0.0f : result;
+}
+FASTMIX_INLINE double exp_nonpositive(double x) { return std::exp(x); }
+
+// log(1 + u) for u in [0, 1], relative error below 2 ulp: 2 atanh(u / (2 + u)) as a series.
+FASTMIX_INLINE float log1p_unit(float u) {
+  const float s = u / (2.0f + u);
+  const float s2 = s * s;
+  float p = 1.0f / 17.0f;
+  p = p * s2 + 1.0f / 15.0f;
+  p = p * s2 + 1.0f / 13.0f;
+  p = p * s2 + 1.0f / 11.0f;
+  p = p * s2 + 1.0f / 9.0f;
+  p = p * s2 + 1.0f / 7.0f;
+  p = p * s2 + 1.0f / 5.0f;
+  p = p * s2 + 1.0f / 3.0f;
+  return 2.0f * s + 2.0f * s * (s2 * p);
+}
+FASTMIX_INLINE double log1p_unit(double u) { return std::log1p(u); }
+
+// t log t with 0 log 0 = 0.
+FASTMIX_INLINE double xlogx(double t) { return t == 0.0 ? 0.0 : t * std::log(t); }
+
+// weight * value where a weight of 0 counts nothing, not even times infinity.
+FASTMIX_INLINE double weighted(double weight, double value) { return weight == 0.0 ? 0.0 : weight * value; }
+
+}  // namespace fastmix

@@ -1,0 +1,91 @@
+// What the CPU registrations share: allocation, dtype dispatch, parallel loops, and the errors of bad indices.
+#pragma once
+
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/util/Exception.h>
+
+#include <cstdint>
+#include <initializer_list>
+#include <optional>
+#include <stdexcept>
+#include <string>
+
+namespace fastmix {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+// Position of a kernel in its table of four: float, bfloat16, half, double.
+inline int dtype_slot(const char* op, const Tensor& x) {
+  switch (x.scalar_type()) {
+    case ScalarType::Float:
+      return 0;
+    case ScalarType::BFloat16:
+      return 1;
+    case ScalarType::Half:
+      return 2;
+    case ScalarType::Double:
+      return 3;
+    default:
+      STD_TORCH_CHECK(false, op, ": want a float32, bfloat16, float16 or float64 tensor");
+  }
+  return 0;
+}
+
+inline Tensor empty_cpu(std::initializer_list<int64_t> sizes, ScalarType dtype) {
+  int64_t strides[8];
+  int64_t step = 1;
+  for (int64_t i = static_cast<int64_t>(sizes.size()) - 1; i >= 0; --i) {
+    strides[i] = step;
+    step *= sizes.begin()[i] > 0 ? sizes.begin()[i] : 1;
+  }
+  AtenTensorHandle handle = nullptr;
+  STABLE_TORCH_ERROR_CODE_CHECK(
+      aoti_torch_empty_strided(static_cast<int64_t>(sizes.size()), sizes.begin(), strides,
+                               torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype)),
+                               aoti_torch_device_type_cpu(), 0, &handle));
+  return Tensor(handle);
+}
+
+inline Tensor dense(const Tensor& t) { return t.is_contiguous() ? t : torch::stable::contiguous(t); }
+inline std::optional<Tensor> dense(const std::optional<Tensor>& t) {
+  return t.has_value() ? std::optional<Tensor>(dense(*t)) : t;
+}
+
+template <typename T>
+const T* data_or_null(const std::optional<Tensor>& t) {
+  return t.has_value() ? static_cast<const T*>(t->const_data_ptr()) : nullptr;
+}
+
+// body(begin, end) over [0, items). A thread gets at least 16384 elements: below that a fork costs more than it saves.
+template <typename F>
+void parallel_items(int64_t items, int64_t elements_per_item, const F& body) {
+  constexpr int64_t kElementsPerThread = 16384;
+  const int64_t grain = kElementsPerThread / (elements_per_item > 0 ? elements_per_item : 1) + 1;
+  if (items <= grain) {
+    if (items > 0) body(int64_t{0}, items);
+    return;
+  }
+  torch::stable::parallel_for(0, items, grain, body);
+}
+
+// IndexError in Python. Never inside a parallel loop, whose boundary turns it into a RuntimeError.
+[[noreturn]] inline void throw_index(const char* op, const char* name, int64_t row, int64_t value, int64_t size) {
+  throw std::out_of_range(std::string(op) + ": " + name + " of row " + std::to_string(row) + " is " +
+                          std::to_string(value) + ", want a value in [0, " + std::to_string(size) + ")");
+}
+
+// index is dense (rows, columns).
+inline void check_rows(const char* op, const char* name, const int64_t* index, int64_t rows, int64_t columns,
+                       int64_t size) {
+  for (int64_t i = 0; i < rows * columns; ++i) {
+    if (static_cast<uint64_t>(index[i]) >= static_cast<uint64_t>(size)) {
+      throw_index(op, name, i / columns, index[i], size);
+    }
+  }
+}
+
+}  // namespace fastmix
