@@ -25,7 +25,8 @@ TORCH_MINIMUM = "0x020a000000000000"  # 2.10
 X86_LEVELS = {"portable": [], "avx2": ["-march=x86-64-v3"],
               "avx512": ["-march=x86-64-v4", "-mprefer-vector-width=512"]}
 FLAGS = ["-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math",
-         "-ffp-contract=fast", "-fopenmp-simd", "-Wall", "-Wextra", "-Wno-unknown-pragmas", "-DNDEBUG"]
+         "-ffp-contract=fast", "-fopenmp-simd", "-Wall", "-Wextra", "-Wno-unknown-pragmas",
+         "-Wno-maybe-uninitialized", "-DNDEBUG"]
 
 
 def torch_folder():
