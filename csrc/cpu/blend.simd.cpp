@@ -1,0 +1,95 @@
+// blend on the CPU: weighted sums of rows, forward and backward alike.
+//
+// Up to four sources are added in registers, in their order and from 0; more go through a block of sums in the
+// first-level cache. Floor: every source row read once, every output element written once; the batch is read K times,
+// from the last-level cache or memory, since the rows of a random permutation meet in no order that keeps them closer.
+
+#include "cpu/blend.h"
+
+#include "cpu/simd.h"
+
+namespace fastmix {
+namespace FASTMIX_ISA {
+namespace {
+
+constexpr int64_t kTogether = 4;
+
+// to = (from or 0) + weight[0] * v[0] + ... + weight[kCount - 1] * v[kCount - 1]
+template <int kCount, typename A>
+void add_rows(A* to, const A* from, const A* const* v, const A* weight, int64_t n) {
+  if (from == nullptr) {
+#pragma omp simd
+    for (int64_t i = 0; i < n; ++i) {
+      A sum = 0;
+      for (int k = 0; k < kCount; ++k) sum += weight[k] * v[k][i];
+      to[i] = sum;
+    }
+  } else {
+#pragma omp simd
+    for (int64_t i = 0; i < n; ++i) {
+      A sum = from[i];
+      for (int k = 0; k < kCount; ++k) sum += weight[k] * v[k][i];
+      to[i] = sum;
+    }
+  }
+}
+
+template <typename T, typename A = accumulator_t<T>>
+void piece(const BlendArgs& a, T* dst, int64_t first, int64_t last, int64_t at, int64_t end) {
+  constexpr bool kDirect = sizeof(T) == sizeof(A);
+  const T* src = static_cast<const T*>(a.src);
+  A sums[kBlock], buffers[kTogether][kBlock];
+  for (; at < end; at += kBlock) {
+    const int64_t n = end - at < kBlock ? end - at : kBlock;
+    for (int64_t i = first; i < last; i += kTogether) {
+      const int64_t count = last - i < kTogether ? last - i : kTogether;
+      const A* v[kTogether];
+      A weight[kTogether];
+      for (int64_t k = 0; k < count; ++k) {
+        v[k] = load_block(src + a.source[i + k] * a.src_stride + at, buffers[k], n);
+        weight[k] = static_cast<A>(a.weight[i + k]);
+      }
+      A* to = sums;
+      if constexpr (kDirect) to = i + count == last ? dst + at : sums;
+      const A* from = i == first ? nullptr : sums;
+      switch (count) {
+        case 1:
+          add_rows<1>(to, from, v, weight, n);
+          break;
+        case 2:
+          add_rows<2>(to, from, v, weight, n);
+          break;
+        case 3:
+          add_rows<3>(to, from, v, weight, n);
+          break;
+        default:
+          add_rows<4>(to, from, v, weight, n);
+      }
+    }
+    if constexpr (!kDirect) store_block(dst + at, sums, n);
+  }
+}
+
+template <typename T>
+void pieces(const BlendArgs& a, int64_t begin, int64_t end) {
+  const int64_t per_row = blend_pieces(a.elements);
+  for (int64_t item = begin; item < end; ++item) {
+    const int64_t m = item / per_row, at = item % per_row * kBlendPiece;
+    const int64_t stop = a.elements - at < kBlendPiece ? a.elements : at + kBlendPiece;
+    const int64_t first = a.offset != nullptr ? a.offset[m] : m * a.k;
+    const int64_t last = a.offset != nullptr ? a.offset[m + 1] : first + a.k;
+    T* dst = static_cast<T*>(a.dst) + m * a.elements;
+    if (first == last) {
+      for (int64_t i = at; i < stop; ++i) store(dst + i, accumulator_t<T>(0));
+    } else {
+      piece(a, dst, first, last, at, stop);
+    }
+  }
+}
+
+}  // namespace
+
+extern const BlendKernels blend = {{pieces<float>, pieces<bf16>, pieces<f16>, pieces<double>}};
+
+}  // namespace FASTMIX_ISA
+}  // namespace fastmix
