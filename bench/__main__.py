@@ -24,7 +24,8 @@ SECONDS, QUICK_SECONDS = 6.0, 2.0
 
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(prog="python -m bench", description="Times fastmix against plain PyTorch, "
-                                "torch.compile, peers and the memory floor, all in one run.")
+                                "torch.compile, peers and the memory floor, all in one run.",
+                                epilog="Exit code 1: a fastmix backend failed or, with --compare, became slower.")
     p.add_argument("--quick", action="store_true", help="a few cases, under 2 minutes on 2 cores")
     p.add_argument("--op", action="append", metavar="OP[,OP]", help="only these operators")
     p.add_argument("--device", help="cpu or cuda (default: cuda if there is one)")
@@ -63,13 +64,12 @@ def main(argv: list[str] | None = None) -> int:
                "settings": {"quick": args.quick, "seconds": seconds}, "cases": []}
     print(f"{results['machine']['name']}, {torch.get_num_threads()} threads, torch {torch.__version__}, "
           f"{len(cases)} cases\n", flush=True)
+    path = args.json or RESULTS / machine.slug(results["machine"]["name"]) / f"{now:%Y-%m-%d-%H%M}.json"
     for case in cases:
         results["cases"].append(run_case(case, device, seconds, wanted))
+        report.save(results, path)  # every time: a run that is stopped keeps what it has
         print(report.case_table(results["cases"][-1]) + "\n", flush=True)
     print(report.summary(results))
-
-    path = args.json or RESULTS / machine.slug(results["machine"]["name"]) / f"{now:%Y-%m-%d-%H%M}.json"
-    report.save(results, path)
     print(f"wrote {path}")
     if not args.no_plots:
         from . import plots

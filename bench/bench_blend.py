@@ -26,7 +26,7 @@ def _lerp_peer(x: Tensor, index: Tensor, weight: Tensor):
     return lambda x, index, weight: torch.lerp(x[partner], x, LAM)
 
 
-PEERS = (Peer("lam x + (1-lam) x[perm]", _indexed_peer), Peer("lerp(x[perm], x, lam)", _lerp_peer))
+PEERS = (Peer("lam x + (1-lam) x[perm]", _indexed_peer), Peer("torch.lerp", _lerp_peer))
 
 
 def _case(shape: tuple[int, ...], dtype: torch.dtype = torch.float32, channels_last: bool = False,

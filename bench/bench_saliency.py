@@ -41,7 +41,7 @@ def _case(shape: tuple[int, ...], dtype: torch.dtype = torch.float32, channels_l
         ours=functional.saliency_peak if peak else _ours,
         reference=reference.saliency_peak if peak else _reference,
         moved=numel(shape) * dtype.itemsize, formula="N D s: gradient read", operators=("saliency",),
-        peers=() if peak else (Peer("square, mean, sqrt, avg_pool2d", _avg_pool_peer),),
+        peers=() if peak else (Peer("F.avg_pool2d", _avg_pool_peer),),
         scratch=64 * shape[0] * GRID[0] * GRID[1] + 4096, quick=quick)
 
 

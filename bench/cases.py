@@ -19,6 +19,7 @@ Call = Callable[..., Any]
 class Peer:
     """Another way to do the same work.
 
+    name: without a comma, so that --providers can list it.
     build: called once as ``build(*args)`` with the case's arguments; host-side preparation that users do not pay for
         belongs there. Returns the function that is timed, called as ``fn(*args)``.
     requires: a module it needs; absent, the peer is skipped with a line.

@@ -116,7 +116,7 @@ def case_table(case: Entry) -> str:
                  for what, value, goal, met in judged(case, name)]
         notes.append(f"  fastmix {name}: {'; '.join(marks)}")
     if case["cores_used_by_others"] > BUSY:
-        notes.append(f"  note: other processes used {case['cores_used_by_others']:.1f} cores meanwhile: figures disturbed")
+        notes.append(f"  note: disturbed, other processes used {case['cores_used_by_others']:.1f} cores meanwhile")
     return "\n".join([title, *aligned(rows), *notes])
 
 

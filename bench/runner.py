@@ -98,10 +98,15 @@ def hold_against(expected: list[Tensor], got: list[Tensor], dtype: torch.dtype) 
             raise WrongResult(f"differs from the reference by {error:.1e} in norm, allowed {TOLERANCE[dtype]:.0e}")
 
 
-def interleave(timers: dict[str, Callable[[], float]], seconds: float) -> dict[str, list[float]]:
-    """Repeats over all timers within about ``seconds``; the order rotates, and turns round every other repeat."""
+def interleave(timers: dict[str, Callable[[], float]],
+               seconds: float) -> tuple[dict[str, list[float]], dict[str, Exception]]:
+    """Repeats over all timers within about ``seconds``; the order rotates, and turns round every other repeat.
+
+    Returns the times, and the error of every timer that failed: it is not called again.
+    """
     names = list(timers)
     times: dict[str, list[float]] = {name: [] for name in names}
+    failed: dict[str, Exception] = {}
     deadline = time.perf_counter() + seconds
     for repeat in range(MAX_REPEATS):
         if repeat >= MIN_REPEATS and time.perf_counter() > deadline:
@@ -109,8 +114,13 @@ def interleave(timers: dict[str, Callable[[], float]], seconds: float) -> dict[s
         start = repeat // 2 % len(names)
         order = names[start:] + names[:start]
         for name in order if repeat % 2 == 0 else reversed(order):
-            times[name].append(timers[name]())
-    return times
+            if name in failed:
+                continue
+            try:
+                times[name].append(timers[name]())
+            except Exception as error:
+                failed[name] = error
+    return times, failed
 
 
 @contextlib.contextmanager
@@ -163,17 +173,20 @@ def run_case(case: Case, device: torch.device, seconds: float, wanted: list[str]
                 del result
                 timers[p.name] = timer(device, call, own_sets)
         except Exception as error:  # a provider's failure is a line of the table, never the end of the run
-            entries[p.name] = {"error": f"{type(error).__name__}: {_first_line(error)}"}
+            entries[p.name] = _failure(error)
             continue
         calls[p.name], contexts[p.name] = call, p.context
 
     frames = _frames_compiled()
     with _quiet_gc():
         others, start = other_cpu_seconds(), time.perf_counter()
-        times = interleave({name: _within(contexts[name], timers[name]) for name in timers}, seconds)
+        times, failed = interleave({name: _within(contexts[name], timers[name]) for name in timers}, seconds)
         others, timed = other_cpu_seconds() - others, time.perf_counter() - start
     recompiled = _frames_compiled() != frames
     for name, call in calls.items():
+        if name in failed:
+            entries[name] = _failure(failed[name])
+            continue
         x.grad = None
         stats = Stats.of(times[name])
         with contexts[name]():
@@ -182,7 +195,7 @@ def run_case(case: Case, device: torch.device, seconds: float, wanted: list[str]
                          "repeats": stats.repeats, "inner": timers[name].inner, "extra_bytes": extra}
         if device.type == "cuda":
             entries[name] |= {"host_us": timers[name].host * 1e6, "graph": timers[name].graph}
-    if recompiled and "compile" in calls:
+    if recompiled and "median_us" in entries.get("compile", {}):
         entries["compile"] = {"error": "it was compiled again while being timed"}
     return {
         "op": case.op, "case": case.name, "mode": case.mode, "formula": case.formula, "moved_bytes": case.moved,
@@ -201,5 +214,5 @@ def _within(context: Callable[[], Any], measure: Callable[[], float]) -> Callabl
     return run
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or ["no message"])[0][:200]
+def _failure(error: Exception) -> dict[str, str]:
+    return {"error": f"{type(error).__name__}: {(str(error).strip().splitlines() or ['no message'])[0][:200]}"}
