@@ -61,7 +61,8 @@ def _case(shape: tuple[int, ...], k: int = 3, dtype: torch.dtype = torch.float32
             boxes = boxes[:1].repeat(n, 1, 1)
         return x, index.to(device), boxes.to(device)
 
-    peers = (Peer("clone + slice per box", _loop_peer),)
+    # Not backward: autograd through the loop clones the whole gradient once a box, seconds a call.
+    peers = () if backward else (Peer("clone + slice per box", _loop_peer),)
     if one_box:
         peers = (Peer("clone + one slice", _batch_box_peer), *peers)
     plain = dtype == torch.float32 and not channels_last and not backward

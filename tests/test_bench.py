@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_leaves
 
 import fastmix
 from bench import __main__ as main_module
-from bench import compare, plots, readme, report, runner
+from bench import compare, plots, readme, report, runner, timing
 from bench.cases import Case, Peer, case_modules, select_cases
 from bench.machine import describe, slug
 from bench.runner import OURS, WrongResult, hold_against, interleave, providers, run_case, step
@@ -98,11 +98,14 @@ def test_inner_loop_lasts_half_a_millisecond(seconds, calls):
     assert inner_calls(seconds) == pytest.approx(calls, abs=1)
 
 
-def test_host_timer_divides_by_its_inner_loop():
+def test_host_timer_divides_by_its_inner_loop(monkeypatch):
     calls = []
+    # A clock on which a call takes 20 us and everything else nothing.
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: 20e-6 * len(calls))
     clock = HostTimer(lambda *args: calls.append(args), [(1,), (2,)])
     before = len(calls)
-    assert 0 < clock() < 1e-3
+    assert clock() == pytest.approx(20e-6)
+    assert clock.inner == 26
     assert len(calls) - before == clock.inner + 1  # one call first, untimed
     assert set(calls[before + 1:]) == {(1,), (2,)}
 
@@ -128,6 +131,14 @@ def test_one_argument_set_on_the_cpu():
     assert argument_sets(CPU, 1) == 1
 
 
+def test_a_step_leaves_a_fresh_gradient():
+    leaf = torch.ones(3, requires_grad=True)
+    train = step(lambda x: x * 2, True, torch.ones(3))
+    train(leaf)
+    train(leaf)
+    assert leaf.grad.tolist() == [2, 2, 2]
+
+
 # ---------------------------------------------------------------- interleaving
 
 def test_interleave_rotates_and_gives_every_timer_the_same_repeats():
@@ -144,6 +155,17 @@ def test_interleave_keeps_to_its_time():
     clock = iter(range(1000))
     found, _ = interleave({"a": lambda: float(next(clock))}, seconds=0.05)
     assert runner.MIN_REPEATS <= len(found["a"]) <= runner.MAX_REPEATS
+
+
+def test_interleave_loses_patience_with_a_slow_provider(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(runner.time, "perf_counter", lambda: now[0])
+
+    def slow():
+        now[0] += 60
+        return 60.0
+    found, _ = interleave({"slow": slow}, seconds=1.0)
+    assert found["slow"] == [60.0, 60.0]
 
 
 def test_interleave_drops_a_timer_that_fails():
