@@ -341,12 +341,13 @@ class _Group(Mixer):
 
     def __init__(self, mixers: Iterable[Mixer], prob: float, generator: Generator | None) -> None:
         super().__init__(prob=prob, generator=generator)
-        self.mixers = nn.ModuleList(mixers)
-        if len(self.mixers) == 0:
+        mixers = list(mixers)
+        if not mixers:
             raise ValueError(f"{self._name}: mixers is empty, want at least one")
-        for i, mixer in enumerate(self.mixers):
+        for i, mixer in enumerate(mixers):
             if not isinstance(mixer, Mixer):
                 raise TypeError(f"{self._name}: mixers[{i}] is {type(mixer).__name__}, want a fastmix mixer")
+        self.mixers = nn.ModuleList(mixers)
 
     @property
     def needs_saliency(self) -> bool:  # type: ignore[override]
@@ -395,7 +396,7 @@ class RandomChoice(_Group):
         if not all(0 <= w < math.inf for w in self.weights) or sum(self.weights) == 0:
             raise ValueError(f"{self._name}: weights is {self.weights}, want finite numbers >= 0, not all 0")
 
-    @torch.compiler.disable
+    @torch.compiler.disable(reason="RandomChoice draws on the host: compile its members and call choose()")
     def choose(self) -> Mixer:
         """Draws a member, on the host."""
         weights = torch.tensor(self.weights, dtype=torch.float64, device="cpu")

@@ -199,7 +199,9 @@ class ComposePlan(NamedTuple):
             x, y = plan.mix(x, y)
         return x, y
 
-    to = _to
+    def to(self, device: torch.device | str | int, non_blocking: bool = False) -> ComposePlan:
+        """The same plan on another device."""
+        return ComposePlan(tuple(plan.to(device, non_blocking) for plan in self.plans))
 
 
 Plan = BlendPlan | PastePlan | PatchPlan | CutoutPlan | ComposePlan
