@@ -14,7 +14,7 @@ import sysconfig
 from importlib.util import find_spec
 from pathlib import Path
 
-from setuptools import Extension, setup
+from setuptools import Extension, find_packages, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 
@@ -25,7 +25,8 @@ TORCH_MINIMUM = "0x020a000000000000"  # 2.10
 X86_LEVELS = {"portable": [], "avx2": ["-march=x86-64-v3"],
               "avx512": ["-march=x86-64-v4", "-mprefer-vector-width=512"]}
 FLAGS = ["-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math",
-         "-ffp-contract=fast", "-fopenmp-simd", "-Wall", "-Wextra", "-Wno-unknown-pragmas", "-DNDEBUG"]
+         "-ffp-contract=fast", "-fopenmp-simd", "-Wall", "-Wextra", "-Wno-unknown-pragmas",
+         "-Wno-maybe-uninitialized", "-DNDEBUG"]
 
 
 def torch_folder():
@@ -109,10 +110,11 @@ class StableWheel(bdist_wheel):
         super().finalize_options()
 
 
-setup(
-    ext_modules=[Extension("fastmix._C", sources=[], py_limited_api=True)],
-    cmdclass={"build_ext": NinjaBuild, "bdist_wheel": StableWheel},
-    setup_requires=[] if torch_folder() is not None else ["torch>=2.10"],
-    packages=["fastmix", "fastmix.ops", "fastmix.reference", "fastmix.kernels"],
-    package_dir={"fastmix.kernels": "kernels"},
-)
+if __name__ == "__main__":
+    setup(
+        ext_modules=[Extension("fastmix._C", sources=[], py_limited_api=True)],
+        cmdclass={"build_ext": NinjaBuild, "bdist_wheel": StableWheel},
+        setup_requires=[] if torch_folder() is not None else ["torch>=2.10"],
+        packages=[*find_packages(include=["fastmix*"]), "fastmix.kernels"],
+        package_dir={"fastmix.kernels": "kernels"},
+    )

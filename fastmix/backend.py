@@ -14,6 +14,8 @@ from torch import Tensor
 
 from . import _library
 
+_transforms_active = torch._C._are_functorch_transforms_active
+
 BACKENDS = ("reference", "cpu", "triton", "cuda")
 OPERATORS = ("soft_target", "blend", "paste", "patch_mix", "saliency")
 
@@ -50,6 +52,11 @@ def select(op: str, x: Tensor) -> str:
     """The backend for this call. RuntimeError with the reason if an explicit choice cannot serve it."""
     device_type = "cpu" if x.is_cpu else x.device.type
     name = _State.forced
+    if not torch.compiler.is_compiling() and _transforms_active():
+        # torch.library operators do not run under torch.func transforms (grad, vmap, ...); plain torch does.
+        if name not in (None, "reference"):
+            raise RuntimeError(f"{op}: backend {name!r} was asked for and cannot serve under torch.func transforms")
+        return "reference"
     if name is None:
         return AUTO[op].get(device_type, "reference")
     reason = why_not(op, name, device_type)

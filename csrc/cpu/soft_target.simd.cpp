@@ -7,6 +7,7 @@
 
 #include "core/soft_target.h"
 
+#include "cpu/exp_block.h"
 #include "cpu/simd.h"
 #include "cpu/soft_target.h"
 
@@ -28,9 +29,7 @@ A row_max(const T* z, int64_t classes) {
   for (int64_t at = 0; at < classes; at += kBlock) {
     const int64_t n = classes - at < kBlock ? classes - at : kBlock;
     const A* v = load_block(z + at, buffer, n);
-    A m = -INFINITY;
-#pragma omp simd reduction(max : m)
-    for (int64_t i = 0; i < n; ++i) m = v[i] > m ? v[i] : m;
+    const A m = block_max(v, n);
     best = m > best ? m : best;
   }
   return best;
@@ -47,13 +46,7 @@ Row<A> row_sums(const T* z, int64_t classes, bool want_shifted, A* exps) {
     const int64_t n = classes - at < kBlock ? classes - at : kBlock;
     const A* v = load_block(z + at, buffer, n);
     A* e = exps != nullptr ? exps + at : spill;
-    A sum = 0;
-#pragma omp simd reduction(+ : sum)
-    for (int64_t i = 0; i < n; ++i) {
-      e[i] = exp_nonpositive(v[i] - max);
-      sum += e[i];
-    }
-    row.sum_exp += sum;
+    row.sum_exp += block_exp_sum(v, max, e, n);
     if (want_shifted) {
       A shifted = 0;
 #pragma omp simd reduction(+ : shifted)
@@ -136,8 +129,7 @@ void sparse_row(const SoftTargetArgs& a, int64_t n, const T* z, double s, T* gra
     for (int64_t at = 0; at < a.classes; at += kBlock) {
       const int64_t m = a.classes - at < kBlock ? a.classes - at : kBlock;
       const A* v = load_block(z + at, buffer, m);
-#pragma omp simd
-      for (int64_t i = 0; i < m; ++i) values[i] = exp_nonpositive(v[i] - row.max) * c - b;
+      block_exp_scale(v, row.max, c, b, values, m);
       store_block(grad + at, values, m);
     }
   }

@@ -71,7 +71,7 @@ def rows_in_range(op: str, name: str, value: Tensor, low: int, high: int, ignore
 
     ignore: rows whose first column holds it are skipped.
     """
-    rows = value.reshape(value.shape[0], -1)
+    rows = value.unsqueeze(1) if value.ndim == 1 else value.flatten(1)
     bad = (rows < low) | (rows >= high)
     if ignore is not None:
         bad &= (rows[:, :1] != ignore)

@@ -1,6 +1,6 @@
 """One registered operator: its fake, its autograd, and the short way around the dispatcher in eager mode.
 
-Under ``torch.compile`` and functorch an operator goes through ``torch.library``'s autograd. Eager calls take an
+Under ``torch.compile`` an operator goes through ``torch.library``'s autograd. Eager calls take an
 ``autograd.Function`` instead, or no autograd at all where no gradient is wanted: register_autograd's Python
 kernel costs 2.5 us a call without and 6 us more with a gradient (measured, 2-core EPYC, torch 2.13), as
 much as a whole kernel at CIFAR sizes. Both ways share setup and backward; tests hold them equal.
@@ -14,15 +14,9 @@ from typing import Any
 import torch
 
 _BelowAutograd = torch._C._AutoDispatchBelowAutograd
-_transforms_active = torch._C._are_functorch_transforms_active
 
 # backend name -> namespace of its operators. C++ for CPU and CUDA share one, told apart by the dispatch key.
 NAMESPACES = {"cpu": "fastmix", "cuda": "fastmix"}
-
-
-def eager() -> bool:
-    """Whether this call may bypass the dispatcher's autograd key."""
-    return not torch.compiler.is_compiling() and not _transforms_active()
 
 
 class Operator:
@@ -54,7 +48,7 @@ class Operator:
                                                 setup_context=_with_backend(setup, backend))
 
     def __call__(self, backend: str, x: torch.Tensor, *args: Any) -> Any:
-        if not eager():
+        if torch.compiler.is_compiling():
             return self._overloads[backend](x, *args)
         if self._functions and x.requires_grad and torch.is_grad_enabled():
             return self._functions[backend].apply(x, *args)

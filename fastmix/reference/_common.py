@@ -21,5 +21,5 @@ def inside(index: Tensor, size: int) -> tuple[Tensor, Tensor]:
 
 def poison(out: Tensor, valid: Tensor) -> Tensor:
     """NaN in the rows of out (N, ...) whose entry in valid (N,) or (N, K) is False."""
-    rows = valid.reshape(valid.shape[0], -1).all(1)
+    rows = valid if valid.ndim == 1 else valid.all(1)
     return torch.where(rows.view(-1, *[1] * (out.ndim - 1)), out, float("nan"))

@@ -1,0 +1,91 @@
+"""What the operator tests share: dtypes, layouts, guard bands, the error budget."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
+OFFSETS = (0, 1, 7, 40)
+
+
+def dtype_id(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def embedded(x: Tensor, offset: int) -> Tensor:
+    """x's values, contiguous, inside a larger storage whose other elements are NaN: a read past an edge shows."""
+    storage = torch.full((x.numel() + offset + 64,), float("nan") if x.is_floating_point() else 1, dtype=x.dtype)
+    view = storage[offset:offset + x.numel()].view(x.shape)
+    return view.copy_(x)
+
+
+def _channels_last(x: Tensor) -> Tensor:
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def _strided(x: Tensor) -> Tensor:
+    wide = torch.full((*x.shape[:-1], 2 * x.shape[-1]), float("nan"), dtype=x.dtype)
+    wide[..., ::2] = x
+    return wide[..., ::2]
+
+
+def _transposed(x: Tensor) -> Tensor:
+    return x.transpose(-1, -2).contiguous().transpose(-1, -2)
+
+
+def _every_other_image(x: Tensor) -> Tensor:
+    wide = torch.full((2 * x.shape[0], *x.shape[1:]), float("nan"), dtype=x.dtype)
+    wide[::2] = x
+    return wide[::2]
+
+
+# Image layouts with the same values: name -> function of a (N, C, H, W) tensor.
+LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
+    "contiguous": lambda x: x.contiguous(),
+    "channels_last": _channels_last,
+    "strided": _strided,
+    "transposed": _transposed,
+    "every_other_image": _every_other_image,
+    "offset_7": lambda x: embedded(x, 7),
+}
+
+
+def expanded(x: Tensor) -> Tensor:
+    """The first image N times, stride 0."""
+    return x[:1].expand(x.shape)
+
+
+def within_budget(ours: Tensor, truth: Tensor, stock: Tensor, what: str = "") -> None:
+    """|ours - truth| <= |stock - truth| + two units in the last place of the largest value.
+
+    truth: the reference in float64. stock: the reference (or stock torch) in the dtype of ours. Nothing is truer
+    than float64, so there both may be off, by the rounding of sums over 21841 classes: 256 units.
+    """
+    assert ours.shape == truth.shape, f"{what}: shape {tuple(ours.shape)}, want {tuple(truth.shape)}"
+    assert ours.dtype == stock.dtype, f"{what}: dtype {ours.dtype}, want {stock.dtype}"
+    if ours.numel() == 0:
+        return
+    error = (ours.double() - truth).abs().max().item()
+    allowed = (stock.double() - truth).abs().max().item()
+    units = 256 if ours.dtype == torch.float64 else 2
+    tiny = units * torch.finfo(ours.dtype).eps * truth.abs().max().item()
+    assert error <= allowed + tiny, f"{what}: error {error:.3e}, stock torch has {allowed:.3e} (+ {tiny:.1e})"
+
+
+def same_bits(a: Tensor, b: Tensor) -> bool:
+    """Equal in every bit: NaN equals NaN, -0 differs from 0."""
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return False
+    integer = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[a.element_size()]
+    return torch.equal(a.contiguous().view(integer), b.contiguous().view(integer))
+
+
+def compiled(fn: Callable) -> Callable:
+    """fn through torch.compile(fullgraph=True), cheap to build: graph capture and autograd, no code generation."""
+    torch._dynamo.reset()
+    return torch.compile(fn, fullgraph=True, backend="aot_eager")
+
+
