@@ -1,0 +1,106 @@
+// patch_mix and its backward on the CPU: arguments, the order of the images, registration.
+
+#include "cpu/patch_mix.h"
+
+#include <tuple>
+#include <vector>
+
+#include "cpu/layout.h"
+
+namespace fastmix {
+namespace {
+
+// The images in an order in which each one's source is the next one, as far as it goes: an image read as a source is
+// still in the cache when its own turn comes, so a batch beyond the cache is read from memory once and not twice.
+// Measured, 64x3x224x224, a random permutation: CHAIN_MEASURED
+std::vector<int64_t> chain(const int64_t* next, int64_t n) {
+  std::vector<int64_t> order;
+  order.reserve(static_cast<size_t>(n));
+  std::vector<bool> seen(static_cast<size_t>(n));
+  for (int64_t start = 0; start < n; ++start) {
+    for (int64_t i = start; i >= 0 && !seen[static_cast<size_t>(i)]; i = next[i]) {
+      seen[static_cast<size_t>(i)] = true;
+      order.push_back(i);
+    }
+  }
+  return order;
+}
+
+// The images whose partner is n, for every n, in rising order.
+struct Borrowers {
+  std::vector<int64_t> first, image;
+};
+
+Borrowers borrowers(const int64_t* partner, int64_t n) {
+  Borrowers b{std::vector<int64_t>(static_cast<size_t>(n + 1)), std::vector<int64_t>(static_cast<size_t>(n))};
+  for (int64_t i = 0; i < n; ++i) ++b.first[static_cast<size_t>(partner[i] + 1)];
+  for (size_t i = 1; i < b.first.size(); ++i) b.first[i] += b.first[i - 1];
+  std::vector<int64_t> at(b.first);
+  for (int64_t i = 0; i < n; ++i) b.image[static_cast<size_t>(at[static_cast<size_t>(partner[i])]++)] = i;
+  return b;
+}
+
+// The tensors behind a must outlive it.
+PatchMixArgs arguments(const RowsLike& io, const Tensor& x, const Tensor& partner, const Tensor& mask,
+                       const Tensor& lam) {
+  PatchMixArgs a{};
+  const bool channels_last = io.in.channels_last;
+  a.x = io.in.data;
+  a.image_stride = io.in.stride;
+  a.planes = channels_last ? 1 : x.size(1);
+  a.height = x.size(2);
+  a.row = x.size(3) * (channels_last ? x.size(1) : 1);
+  a.partner = static_cast<const int64_t*>(partner.const_data_ptr());
+  a.mask = static_cast<const uint8_t*>(mask.const_data_ptr());
+  a.h = mask.size(1);
+  a.w = mask.size(2);
+  a.lam = static_cast<const float*>(lam.const_data_ptr());
+  a.lam_step = lam.dim() == 0 ? 0 : 1;
+  a.out = io.out();
+  check_rows("patch_mix", "partner", a.partner, x.size(0), 1, x.size(0));
+  return a;
+}
+
+std::tuple<Tensor, Tensor> patch_mix_cpu(const Tensor& x, const Tensor& partner_in, const Tensor& mask_in,
+                                         const Tensor& lam_in) {
+  const int slot = dtype_slot("patch_mix", x);
+  const Tensor partner = dense(partner_in), mask = dense(mask_in), lam = dense(lam_in);
+  RowsLike io = rows_like(x, RowOrder::kImage);
+  PatchMixArgs a = arguments(io, x, partner, mask, lam);
+  const int64_t n = x.size(0);
+  const Tensor weight = empty_cpu({n, 2}, ScalarType::Float);
+  a.weight = static_cast<float*>(weight.mutable_data_ptr());
+  const std::vector<int64_t> order = chain(a.partner, n);
+  a.order = order.data();
+  const PatchMixImages images = FASTMIX_KERNELS(patch_mix).forward[slot];
+  parallel_items(n, io.in.elements, [&](int64_t begin, int64_t end) { images(a, begin, end); });
+  return {io.result(), weight};
+}
+
+Tensor patch_mix_backward_cpu(const Tensor& grad, const Tensor& partner_in, const Tensor& mask_in,
+                              const Tensor& lam_in) {
+  const int slot = dtype_slot("patch_mix_backward", grad);
+  const Tensor partner = dense(partner_in), mask = dense(mask_in), lam = dense(lam_in);
+  RowsLike io = rows_like(grad, RowOrder::kImage);
+  PatchMixArgs a = arguments(io, grad, partner, mask, lam);
+  const int64_t n = grad.size(0);
+  const Borrowers from = borrowers(a.partner, n);
+  a.borrower = from.image.data();
+  a.first = from.first.data();
+  std::vector<int64_t> next(static_cast<size_t>(n), -1);
+  for (int64_t i = 0; i < n; ++i) next[static_cast<size_t>(a.partner[i])] = i;
+  const std::vector<int64_t> order = chain(next.data(), n);
+  a.order = order.data();
+  const PatchMixImages images = FASTMIX_KERNELS(patch_mix).backward[slot];
+  parallel_items(n, io.in.elements, [&](int64_t begin, int64_t end) { images(a, begin, end); });
+  return io.result();
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(fastmix, CPU, m) {
+  m.impl("patch_mix", TORCH_BOX(&patch_mix_cpu));
+  m.impl("patch_mix_backward", TORCH_BOX(&patch_mix_backward_cpu));
+}
+
+}  // namespace fastmix
