@@ -19,14 +19,12 @@ struct PatchMixArgs {
   int64_t w;                // cells in a row, divides row
   const float* lam;         // (N) or 0-d
   int64_t lam_step;         // 0 for a 0-d lam, else 1
-  const int64_t* order;     // (N) the images in the order in which they are written
   const int64_t* borrower;  // backward: the images whose partner is n are borrower[first[n]] .. borrower[first[n + 1]]
   const int64_t* first;     // (N + 1)
   void* out;                // packed like the images of x
   float* weight;            // (N, 2), forward only
 };
 
-// Images order[begin] .. order[end].
 using PatchMixImages = void (*)(const PatchMixArgs&, int64_t begin, int64_t end);
 
 struct PatchMixKernels {

@@ -125,8 +125,7 @@ void write_weight(const PatchMixArgs& a, int64_t n) {
 template <typename T, typename A = accumulator_t<T>>
 void forward(const PatchMixArgs& a, int64_t begin, int64_t end) {
   A share[kShares];
-  for (int64_t i = begin; i < end; ++i) {
-    const int64_t n = a.order[i];
+  for (int64_t n = begin; n < end; ++n) {
     write_weight(a, n);
     const T* x = static_cast<const T*>(a.x) + n * a.image_stride;
     const T* y = static_cast<const T*>(a.x) + a.partner[n] * a.image_stride;
@@ -161,8 +160,7 @@ template <typename T, typename A = accumulator_t<T>>
 void backward(const PatchMixArgs& a, int64_t begin, int64_t end) {
   A own[kShares], lent[kShares], buffer[kShares];
   const T* all = static_cast<const T*>(a.x);
-  for (int64_t i = begin; i < end; ++i) {
-    const int64_t n = a.order[i];
+  for (int64_t n = begin; n < end; ++n) {
     const int64_t* borrower = a.borrower + a.first[n];
     const int64_t borrowers = a.first[n + 1] - a.first[n];
     const T* g = all + n * a.image_stride;
