@@ -1,28 +1,14 @@
-// patch_mix and its backward on the CPU: arguments, who borrows from whom, registration.
+// patch_mix and its backward on the CPU: arguments, registration.
 
 #include "cpu/patch_mix.h"
 
 #include <tuple>
-#include <vector>
 
+#include "cpu/by_source.h"
 #include "cpu/layout.h"
 
 namespace fastmix {
 namespace {
-
-// The images whose partner is n, for every n, in rising order.
-struct Borrowers {
-  std::vector<int64_t> first, image;
-};
-
-Borrowers borrowers(const int64_t* partner, int64_t n) {
-  Borrowers b{std::vector<int64_t>(static_cast<size_t>(n + 1)), std::vector<int64_t>(static_cast<size_t>(n))};
-  for (int64_t i = 0; i < n; ++i) ++b.first[static_cast<size_t>(partner[i] + 1)];
-  for (size_t i = 1; i < b.first.size(); ++i) b.first[i] += b.first[i - 1];
-  std::vector<int64_t> at(b.first);
-  for (int64_t i = 0; i < n; ++i) b.image[static_cast<size_t>(at[static_cast<size_t>(partner[i])]++)] = i;
-  return b;
-}
 
 // The tensors behind a must outlive it.
 PatchMixArgs arguments(const RowsLike& io, const Tensor& x, const Tensor& partner, const Tensor& mask,
@@ -66,9 +52,9 @@ Tensor patch_mix_backward_cpu(const Tensor& grad, const Tensor& partner_in, cons
   RowsLike io = rows_like(grad, RowOrder::kImage);
   PatchMixArgs a = arguments(io, grad, partner, mask, lam);
   const int64_t n = grad.size(0);
-  const Borrowers from = borrowers(a.partner, n);
-  a.borrower = from.image.data();
-  a.first = from.first.data();
+  const BySource borrowers = by_source("patch_mix_backward", a.partner, n, 1);
+  a.borrower = borrowers.places.data();
+  a.borrower_offset = borrowers.offset.data();
   const PatchMixImages images = FASTMIX_KERNELS(patch_mix).backward[slot];
   parallel_items(n, io.in.elements, [&](int64_t begin, int64_t end) { images(a, begin, end); });
   return io.result();

@@ -4,8 +4,9 @@
 // images are then read without a branch and chosen by comparing the share with 1 and 0: cells of 4 to 56 pixels are
 // too narrow to copy one by one. (A share is compared, not multiplied: 0 * inf must not leak in.)
 
-#include "core/patch_rule.h"
 #include "cpu/patch_mix.h"
+
+#include "core/patch_rule.h"
 #include "cpu/simd.h"
 
 namespace fastmix {
@@ -73,33 +74,40 @@ void for_each_run(const PatchMixArgs& a, const LayOut& lay_out, const Run& run) 
   }
 }
 
-// Whether T is its own accumulation type; the half types are not.
-template <typename T>
-constexpr bool kIsWide = sizeof(T) == sizeof(accumulator_t<T>);
+// share * x + (1 - share) * y, and where the share is 1 or 0 the bits of x or y.
+template <typename A>
+void mix(const A* x, const A* y, const A* share, int64_t n, A* out) {
+#pragma omp simd
+  for (int64_t i = 0; i < n; ++i) {
+    const A mixed = share[i] * x[i] + (A(1) - share[i]) * y[i];
+    out[i] = share[i] == A(1) ? x[i] : share[i] == A(0) ? y[i] : mixed;
+  }
+}
 
-template <typename T, typename A = accumulator_t<T>>
-void mix(const T* x, const T* y, const A* share, int64_t n, T* out) {
-  if constexpr (kIsWide<T>) {
+void mix(const bf16* x, const bf16* y, const float* share, int64_t n, bf16* out) {
 #pragma omp simd
-    for (int64_t i = 0; i < n; ++i) {
-      const T mixed = share[i] * x[i] + (T(1) - share[i]) * y[i];
-      out[i] = share[i] == T(1) ? x[i] : share[i] == T(0) ? y[i] : mixed;
-    }
-  } else {
-    A x_buffer[kBlock], y_buffer[kBlock], mixed[kBlock];
-    T rounded[kBlock];
-    for (int64_t at = 0; at < n; at += kBlock) {
-      const int64_t m = smaller(n - at, kBlock);
-      const A* xs = load_block(x + at, x_buffer, m);
-      const A* ys = load_block(y + at, y_buffer, m);
-      const A* s = share + at;
+  for (int64_t i = 0; i < n; ++i) {
+    bf16 mixed;
+    store(&mixed, share[i] * to_float(x[i]) + (1.0f - share[i]) * to_float(y[i]));
+    out[i].bits = share[i] == 1.0f ? x[i].bits : share[i] == 0.0f ? y[i].bits : mixed.bits;
+  }
+}
+
+// Halves have instructions of their own, a block at a time.
+void mix(const f16* x, const f16* y, const float* share, int64_t n, f16* out) {
+  float x_buffer[kBlock], y_buffer[kBlock], mixed[kBlock];
+  f16 rounded[kBlock];
+  for (int64_t at = 0; at < n; at += kBlock) {
+    const int64_t m = smaller(n - at, kBlock);
+    const float* xs = load_block(x + at, x_buffer, m);
+    const float* ys = load_block(y + at, y_buffer, m);
+    const float* s = share + at;
 #pragma omp simd
-      for (int64_t i = 0; i < m; ++i) mixed[i] = s[i] * xs[i] + (A(1) - s[i]) * ys[i];
-      store_block(rounded, mixed, m);
+    for (int64_t i = 0; i < m; ++i) mixed[i] = s[i] * xs[i] + (1.0f - s[i]) * ys[i];
+    store_block(rounded, mixed, m);
 #pragma omp simd
-      for (int64_t i = 0; i < m; ++i) {
-        out[at + i].bits = s[i] == A(1) ? x[at + i].bits : s[i] == A(0) ? y[at + i].bits : rounded[i].bits;
-      }
+    for (int64_t i = 0; i < m; ++i) {
+      out[at + i].bits = s[i] == 1.0f ? x[at + i].bits : s[i] == 0.0f ? y[at + i].bits : rounded[i].bits;
     }
   }
 }
@@ -158,11 +166,12 @@ void add_part(const T* g, const A* share, int64_t n, bool first, A* sum) {
 // dx[n] = own share * g[n] + sum over the images that borrow from n of (1 - their own share) * their g.
 template <typename T, typename A = accumulator_t<T>>
 void backward(const PatchMixArgs& a, int64_t begin, int64_t end) {
-  A own[kShares], lent[kShares], buffer[kShares];
+  constexpr bool kInPlace = sizeof(T) == sizeof(A);  // sums are kept in the output, else rounded into it once
+  A own[kShares], lent[kShares], buffer[kInPlace ? 1 : kShares];
   const T* all = static_cast<const T*>(a.x);
   for (int64_t n = begin; n < end; ++n) {
-    const int64_t* borrower = a.borrower + a.first[n];
-    const int64_t borrowers = a.first[n + 1] - a.first[n];
+    const int64_t* borrower = a.borrower + a.borrower_offset[n];
+    const int64_t borrowers = a.borrower_offset[n + 1] - a.borrower_offset[n];
     const T* g = all + n * a.image_stride;
     T* out = static_cast<T*>(a.out) + n * a.planes * a.height * a.row;
     for_each_run(
@@ -173,14 +182,14 @@ void backward(const PatchMixArgs& a, int64_t begin, int64_t end) {
         },
         [&](const Piece& p, int64_t at, int64_t count) {
           A* sum = buffer;
-          if constexpr (kIsWide<T>) sum = out + at;
+          if constexpr (kInPlace) sum = out + at;
           add_part(g + at, own, count, true, sum);
           for (int64_t b = 0; b < borrowers; ++b) {
             // A permutation has one borrower an image, whose shares lie ready; more are laid out for every run.
             if (borrowers > 1) lay_out_shares(a, borrower[b], p, true, lent);
             add_part(all + borrower[b] * a.image_stride + at, lent, count, false, sum);
           }
-          if constexpr (!kIsWide<T>) store_block(out + at, sum, count);
+          if constexpr (!kInPlace) store_block(out + at, sum, count);
         });
   }
 }
