@@ -88,14 +88,8 @@ void copy(const PasteArgs& a, const PasteScratch& scratch, int64_t item, int64_t
 
 template <typename T, typename A = accumulator_t<T>>
 void add_span(A* to, const T* from, int64_t n) {
-  A buffer[kBlock];
-  for (int64_t at = 0; at < n; at += kBlock) {
-    const int64_t m = n - at < kBlock ? n - at : kBlock;
-    const A* v = load_block(from + at, buffer, m);
-    A* sum = to + at;
 #pragma omp simd
-    for (int64_t i = 0; i < m; ++i) sum[i] += v[i];
-  }
+  for (int64_t i = 0; i < n; ++i) to[i] += to_float(from[i]);
 }
 
 // Adds to sums, rows [row, stop) of image m with sum_plane elements between planes, what place (n, k) shows of it.
