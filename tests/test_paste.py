@@ -76,13 +76,23 @@ def test_many_images_in_one(variant):
     ((0, 0, 4, 6), "all"), ((0, 0, 0, 6), "none"), ((1, 2, 3, 0), "none"), ((1, 1, -2, 3), "none"),
     ((-5, -5, 5, 5), "none"), ((4, 0, 2, 2), "none"), ((0, 6, 2, 2), "none"), ((-2, -1, BIG, BIG), "all"),
     ((BIG, BIG, BIG, BIG), "none"), ((-BIG - 1, 0, BIG, 6), "none"), ((0, 0, BIG, BIG), "all"),
-    ((0, 0, -BIG - 1, -BIG - 1), "none"), ((-BIG - 1, -BIG - 1, -BIG - 1, -BIG - 1), "none")])
+    ((0, 0, -BIG - 1, -BIG - 1), "none"), ((-BIG - 1, 0, -1, 6), "none"),
+    ((0, -1 - BIG, 4, -1), "none"), ((-BIG - 1, -BIG - 1, -BIG - 1, -BIG - 1), "none")])
 def test_edges_of_a_box(variant, box, visible):
     x = torch.randn(2, 1, 4, 6)
     boxes = torch.tensor([[box]] * 2, dtype=torch.int32)
     y, grad = value_and_grad(lambda v: F.paste(v, torch.tensor([[0, 1], [1, 0]]), boxes), x, x + 1)
     assert same_bits(y, x.flip(0) if visible == "all" else x)
     assert same_bits(grad, (x + 1).flip(0) if visible == "all" else x + 1)
+
+
+def test_height_and_width_beyond_int32_when_added(variant):
+    x = torch.randn(2, 1, 4, 6)
+    boxes = torch.tensor([[[1, 2, BIG, BIG]]] * 2, dtype=torch.int32)
+    y = F.paste(x, torch.tensor([[0, 1], [1, 1]]), boxes)
+    want = x[0].clone()
+    want[:, 1:, 2:] = x[1, :, 1:, 2:]
+    assert same_bits(y[0], want)
 
 
 def test_empty_box_hides_nothing(variant):
@@ -104,11 +114,11 @@ def test_special_values_stay_where_they_are(variant):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=dtype_id)
-@pytest.mark.parametrize("layout", [*LAYOUTS, "expanded", "batch_inside", "flipped_copy"])
+@pytest.mark.parametrize("layout", [*LAYOUTS, "expanded", "batch_inside", "columns_apart"])
 def test_layouts(variant, layout, dtype):
     x = torch.randn(5, 3, 6, 10).to(dtype)
     make = {**LAYOUTS, "expanded": expanded, "batch_inside": lambda v: v.transpose(0, 1).contiguous().transpose(0, 1),
-            "flipped_copy": lambda v: v.flip(-1)}[layout]
+            "columns_apart": lambda v: LAYOUTS["channels_last"](v.repeat_interleave(2, 3))[..., ::2]}[layout]
     strided = make(x)
     index, boxes = cuts(5, 3, 6, 10)
     got = F.paste(strided, index, boxes)
