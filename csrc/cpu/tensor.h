@@ -13,6 +13,11 @@
 #include <stdexcept>
 #include <string>
 
+// torch 2.10's headers have the macro under its older name only.
+#ifndef STABLE_TORCH_ERROR_CODE_CHECK
+#define STABLE_TORCH_ERROR_CODE_CHECK TORCH_ERROR_CODE_CHECK
+#endif
+
 namespace fastmix {
 
 using torch::headeronly::ScalarType;
