@@ -15,7 +15,7 @@ from fastmix import reference
 NAN, INF = float("nan"), float("inf")
 SHAPES = [((0, 3, 8, 8), (2, 2)), ((1, 1, 1, 1), (1, 1)), ((3, 3, 32, 32), (4, 4)), ((5, 1, 8, 12), (2, 4)),
           ((2, 4, 10, 6), (10, 6)), ((3, 7, 9, 15), (3, 5)), ((1, 3, 6, 1030), (1, 2)), ((2, 2, 5, 7), (1, 1)),
-          ((1, 3, 20, 30), (20, 10)), ((1, 600, 3, 4), (3, 2))]
+          ((1, 3, 20, 30), (20, 10)), ((1, 600, 3, 4), (3, 2)), ((1, 3, 80, 30), (2, 3))]
 
 
 def gradient(shape, dtype=torch.float32):
@@ -112,7 +112,7 @@ VALUES = {
     "negative": lambda shape: torch.randn(shape),
     "ties": lambda shape: torch.randint(-2, 3, shape).float(),
     "constant": lambda shape: torch.full(shape, 0.3),
-    "zeros_of_both_signs": lambda shape: torch.randint(0, 2, shape).float() * 0.0 * -1.0,
+    "zeros_of_both_signs": lambda shape: torch.where(torch.rand(shape) < 0.5, 0.0, -0.0),
     "nan": lambda shape: torch.where(torch.rand(shape) < 0.3, NAN, torch.randn(shape)),
     "negative_nan": lambda shape: torch.where(torch.rand(shape) < 0.3, -torch.tensor(NAN), torch.randn(shape)),
     "all_nan": lambda shape: torch.full(shape, NAN),
