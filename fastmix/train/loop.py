@@ -166,8 +166,9 @@ def train_epoch(setup: Setup, epoch: int, timer: StepTimer, advance: Callable[[]
         setup.scheduler.step()
         guard.see(loss, rate)
         hard = target.hard() if isinstance(target, SoftTarget) else target
-        totals += torch.stack([loss.double() * len(y), (logits.argmax(1) == hard).sum().double(),
-                               torch.tensor(len(y), dtype=torch.float64)])
+        totals[0] += loss.double() * len(y)
+        totals[1] += (logits.argmax(1) == hard).sum()
+        totals[2] += len(y)
         advance()
     guard.stop_if_bad()
     loss_sum, correct, count = processes.sum(totals).tolist()
@@ -189,8 +190,9 @@ def evaluate(setup: Setup, split: data.Split) -> dict[str, float]:
         with setup.autocast():
             logits = setup.model(setup.inputs(images, None))
         logits = logits.float()
-        totals += torch.stack([nn.functional.cross_entropy(logits, y, reduction="sum").double(),
-                               (logits.argmax(1) == y).sum().double(), torch.tensor(len(y), dtype=torch.float64)])
+        totals[0] += nn.functional.cross_entropy(logits, y, reduction="sum")
+        totals[1] += (logits.argmax(1) == y).sum()
+        totals[2] += len(y)
         calibration.update(logits.softmax(1), y)
     loss, correct, count = processes.sum(totals).tolist()
     return {"loss": loss / count, "accuracy": correct / count, "ece": float(calibration.compute())}

@@ -1,0 +1,221 @@
+"""python -m fastmix train: flags, the runs they ask for, their order."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .. import data
+from .._cli import FAILURE, INTERRUPTED, CommandError, Parser, UsageError, require
+from . import compare, methods, options, report
+from .distributed import Processes, processes
+from .options import FREE_ON_RESUME, Options
+from .run import CONFIG, Run, check_extras, finished, load_data
+
+EPILOG = """\
+examples:
+  python -m fastmix train --method rmix
+  python -m fastmix train --compare none,mixup,rmix --data mnist5k --out runs/mnist5k
+  python -m fastmix train --compare none,rmix --data fashion-mnist --limit 5000 --seeds 3
+  python -m fastmix train --resume --out runs/rmix-digits-cnn-seed0
+  torchrun --nproc-per-node 2 -m fastmix train --method cutmix --data cifar10 --root DIR --model preact-resnet18
+
+The folder of a run gets config.json, metrics.jsonl (a line an epoch), report.json, curves.png, samples.png and
+checkpoint.pt, the state after the last finished epoch. Exit status: 0, 1 failed, 2 wrong usage, 130 interrupted.
+"""
+
+
+def parser() -> Parser:
+    p = Parser(prog="python -m fastmix train", description="Train an image classifier with a mixing method.",
+               epilog=EPILOG, argument_default=None)
+    choice = p.add_mutually_exclusive_group()
+    about = "; ".join(f"{name}: {method.about}" for name, method in methods.METHODS.items())
+    choice.add_argument("--method", choices=tuple(methods.METHODS), help=about)
+    choice.add_argument("--compare", type=options.methods, metavar="M,M,...",
+                        help="train each of these methods with the same seeds and print one table")
+    p.add_argument("--seeds", type=options.count, metavar="N", help="train N times, with seeds SEED, SEED + 1, ...")
+    options.add_data_flags(p)
+    options.add_training_flags(p)
+    options.add_method_flags(p)
+    options.add_machine_flags(p)
+    group = p.add_argument_group("output")
+    group.add_argument("--out", type=Path, metavar="DIR", help="folder of the run (runs/NAME, numbered if it exists)")
+    group.add_argument("--resume", action="store_true", help="continue what is in the folder; finished runs are kept")
+    group.add_argument("--overwrite", action="store_true", help="replace the run in the folder")
+    for action in p._actions:  # only what was given: a resumed run takes the rest from its folder
+        if action.dest != "help":
+            action.default = "==SUPPRESS=="
+    return p
+
+
+@dataclasses.dataclass
+class Job:
+    """One run to do: its options and its folder."""
+
+    options: Options
+    folder: Path
+
+
+@dataclasses.dataclass
+class Request:
+    """What the command line asks for. together: several runs, with a table and a plot of all."""
+
+    jobs: list[Job]
+    folder: Path
+    together: bool
+    resume: bool
+
+
+def _fresh(name: str, resume: bool) -> Path:
+    """runs/NAME, or runs/NAME-2, ...: the first that does not exist, or to resume the last that does."""
+    candidates = (Path("runs") / (name if i == 1 else f"{name}-{i}") for i in itertools.count(1))
+    previous = None
+    for folder in candidates:
+        if not folder.exists():
+            if resume and previous is None:
+                raise UsageError(f"--resume: there is no {folder}; name the folder with --out")
+            return previous if resume and previous is not None else folder
+        previous = folder
+    raise AssertionError
+
+
+def _occupied(folder: Path) -> bool:
+    return any((folder / name).exists() for name in (CONFIG, compare.NAME)) or any(folder.glob(f"*/{CONFIG}"))
+
+
+def _merge(stored: Options, given: dict[str, Any], folder: Path) -> Options:
+    """A resumed run's options: its own, and the flags that only say where to compute."""
+    for name, value in given.items():
+        if name not in FREE_ON_RESUME and getattr(stored, name) != value:
+            raise UsageError(f"--resume: {folder} was trained with {name} = {getattr(stored, name)!r}, not {value!r}; "
+                             "leave the flag out, or start a run of its own with another --out")
+    return dataclasses.replace(stored, **{k: v for k, v in given.items() if k in FREE_ON_RESUME})
+
+
+def request(argv: list[str]) -> Request:
+    """The runs that these flags ask for. UsageError if they make no sense."""
+    given = vars(parser().parse_args(argv))
+    out, resume = given.pop("out", None), given.pop("resume", False)
+    overwrite = given.pop("overwrite", False)
+    names, seeds = given.pop("compare", None), given.pop("seeds", None)
+    if resume and overwrite:
+        raise UsageError("--resume and --overwrite exclude each other")
+    single = names is None and seeds is None
+    stored = sorted(out.glob(f"*/{CONFIG}")) if resume and out is not None and single else []
+    if stored and not (out / CONFIG).exists():  # the folder of a comparison says itself what it is made of
+        jobs = [Job(_merge(Options.from_json(path), given, path.parent), path.parent) for path in stored]
+        return Request(jobs, out, True, True)
+    if resume and out is not None and not _occupied(out):
+        raise UsageError(f"--resume: there is no run in {out}")
+    if single and resume and out is not None:
+        return Request([Job(_merge(Options.from_json(out / CONFIG), given, out), out)], out, False, True)
+
+    first = Options(**given)
+    names = names or [first.method]
+    options.check(first)
+    methods.check_flags(names, set(given))
+    variants = [dataclasses.replace(first, method=name, seed=first.seed + i)
+                for name in names for i in range(seeds or 1)]
+    if single:
+        folder = out or _fresh(first.label(), resume)
+        jobs = [Job(first, folder)]
+    else:
+        folder = out or _fresh(f"compare-{'-'.join(names)}-{first.data}-{first.model.replace(':', '-')}", resume)
+        jobs = [Job(variant, folder / f"{variant.method}-seed{variant.seed}") for variant in variants]
+    if not resume and not overwrite and _occupied(folder):
+        raise UsageError(f"{folder} already holds a run: --resume continues it, --overwrite replaces it, or take "
+                         "another --out")
+    if resume:
+        for job in jobs:
+            if (job.folder / CONFIG).exists():
+                job.options = _merge(Options.from_json(job.folder / CONFIG), given, job.folder)
+    return Request(jobs, folder, not single, resume)
+
+
+def _progress(first: bool) -> Callable[[int, int, int], Callable[[], None]]:
+    """A bar on stderr if a person watches it."""
+    if not first or not sys.stderr.isatty():
+        return lambda epoch, epochs, steps: lambda: None
+    progress = require("rich.progress", "rich", "the progress bar")
+    console = require("rich.console", "rich", "the progress bar").Console(stderr=True)
+
+    def begin(epoch: int, epochs: int, steps: int) -> Callable[[], None]:
+        bar = progress.Progress(console=console, transient=True)
+        task = bar.add_task(f"epoch {epoch}/{epochs}", total=steps)
+        bar.start()
+        left = steps
+
+        def advance() -> None:
+            nonlocal left
+            left -= 1
+            bar.advance(task)
+            if left == 0:
+                bar.stop()
+        return advance
+    return begin
+
+
+def _say(first: bool) -> Callable[[str], None]:
+    return (lambda line: print(line, flush=True)) if first else (lambda line: None)
+
+
+def _do(wanted: Request, here: Processes) -> None:
+    say = _say(here.first)
+    dataset: data.Dataset | None = None
+    results: dict[str, list[dict[str, Any]]] = {}
+    folders: dict[str, list[Path]] = {}
+    for number, job in enumerate(wanted.jobs, 1):
+        result = finished(job.folder) if wanted.resume else None
+        here.barrier()  # all have looked before the first process writes
+        if result is None:
+            if dataset is None:
+                dataset = load_data(job.options)
+            say(f"{job.options.method}, seed {job.options.seed}" +
+                (f" ({number} of {len(wanted.jobs)})" if wanted.together else "") + f": {job.folder}")
+            run = Run(job.options, dataset, here, job.folder, say, _progress(here.first))
+            run.start(wanted.resume)
+            run.train()
+            result = run.report()
+        results.setdefault(job.options.method, []).append(result)
+        folders.setdefault(job.options.method, []).append(job.folder)
+    if not here.first:
+        return
+    used = wanted.jobs[0].options
+    sample = next(iter(results.values()))[0]
+    title = (f"{used.data}, {sample['train_images']} training images, {used.model}, {used.epochs} epochs"
+             + (f", {len(next(iter(results.values())))} seeds" if wanted.together else f", seed {used.seed}"))
+    if wanted.together:
+        compare.write(wanted.folder, results, folders, title)
+    report.show(title, results)
+    print(report.EXPLANATION)
+    print(f"written to {wanted.folder}", flush=True)
+
+
+def main(argv: list[str]) -> int:
+    wanted = request(argv)
+    check_extras()
+    first = wanted.jobs[0].options
+    if first.threads is not None:
+        torch.set_num_threads(first.threads)
+    with processes(first.device) as here:
+        try:
+            _do(wanted, here)
+        except KeyboardInterrupt:
+            if here.first:
+                print(f"\nfastmix: interrupted; the last finished epoch is kept, continue with: python -m fastmix train "
+                      f"--resume --out {wanted.folder}", file=sys.stderr)
+            return INTERRUPTED
+        except CommandError as error:
+            if here.world > 1 and not here.first:
+                return error.code  # said once
+            raise
+        except torch.OutOfMemoryError as error:
+            print(f"fastmix: out of memory ({str(error).splitlines()[0]}); try a smaller --batch", file=sys.stderr)
+            return FAILURE
+    return 0
