@@ -34,6 +34,6 @@ def paste_areas(boxes: Tensor, size: tuple[int, int]) -> Tensor:
     seen_width = ((left + wide).clamp(0, width) - left.clamp(0, width)).clamp(min=0)
     area = seen_height * seen_width
     pixels = height * width
-    outer = torch.cat([torch.full_like(area[:, :1], pixels), area], 1)
-    shown = outer - torch.cat([area, torch.zeros_like(area[:, :1])], 1)
+    canvas = area.new_full((area.shape[0], 1), pixels)  # not sliced from area, which has no column at K = 1
+    shown = torch.cat([canvas, area], 1) - torch.cat([area, torch.zeros_like(canvas)], 1)
     return shown.to(torch.float32) / pixels
