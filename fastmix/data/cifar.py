@@ -13,7 +13,7 @@ import json
 import pickle
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -36,9 +36,10 @@ _RECONSTRUCT = np.empty(0).__reduce__()[0]  # its module has moved between numpy
 class _ArraysOnly(pickle.Unpickler):
     """A pickle may run any code: these files need nothing but numpy arrays."""
 
-    ALLOWED = {("numpy", "ndarray"): np.ndarray, ("numpy", "dtype"): np.dtype, ("_codecs", "encode"): codecs.encode,
-               ("numpy.core.multiarray", "_reconstruct"): _RECONSTRUCT,
-               ("numpy._core.multiarray", "_reconstruct"): _RECONSTRUCT}
+    ALLOWED: ClassVar = {("numpy", "ndarray"): np.ndarray, ("numpy", "dtype"): np.dtype,
+                         ("_codecs", "encode"): codecs.encode,
+                         ("numpy.core.multiarray", "_reconstruct"): _RECONSTRUCT,
+                         ("numpy._core.multiarray", "_reconstruct"): _RECONSTRUCT}
 
     def find_class(self, module: str, name: str) -> Any:
         try:

@@ -1,4 +1,4 @@
-"""A directory per class. With `train` and `test` (or `val`) directories those are the splits, else 20 % are held out."""
+"""A directory per class. `train` and `test` (or `val`) directories are the splits; without, 20 % are kept for test."""
 
 from __future__ import annotations
 

@@ -21,8 +21,8 @@ from .base import Dataset, MemorySplit
 GET = {
     "fashion-mnist": "apt-get install dataset-fashion-mnist (Debian, Ubuntu), "
                      "or the four .gz files of github.com/zalandoresearch/fashion-mnist, and --root DIR",
-    "mnist": "the four .gz files of MNIST (train-images-idx3-ubyte.gz, ...) from a mirror of yann.lecun.com/exdb/mnist, "
-             "and --root DIR",
+    "mnist": "the four .gz files of MNIST (train-images-idx3-ubyte.gz, ...) from a mirror of "
+             "yann.lecun.com/exdb/mnist, and --root DIR",
 }
 CLASSES = {
     "fashion-mnist": ["T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot"],

@@ -35,7 +35,8 @@ class PreActResNet(nn.Module):
         width: channels of the first stage; doubled in every further one.
     """
 
-    def __init__(self, channels: int, num_classes: int, blocks: tuple[int, ...] = (2, 2, 2, 2), width: int = 64) -> None:
+    def __init__(self, channels: int, num_classes: int, blocks: tuple[int, ...] = (2, 2, 2, 2),
+                 width: int = 64) -> None:
         super().__init__()
         self.stem = nn.Conv2d(channels, width, 3, 1, 1, bias=False)
         layers: list[nn.Module] = []

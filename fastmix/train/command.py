@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import itertools
 import sys
@@ -33,7 +34,7 @@ checkpoint.pt, the state after the last finished epoch. Exit status: 0, 1 failed
 
 def parser() -> Parser:
     p = Parser(prog="python -m fastmix train", description="Train an image classifier with a mixing method.",
-               epilog=EPILOG, argument_default=None)
+               epilog=EPILOG)
     choice = p.add_mutually_exclusive_group()
     about = "; ".join(f"{name}: {method.about}" for name, method in methods.METHODS.items())
     choice.add_argument("--method", choices=tuple(methods.METHODS), help=about)
@@ -50,7 +51,7 @@ def parser() -> Parser:
     group.add_argument("--overwrite", action="store_true", help="replace the run in the folder")
     for action in p._actions:  # only what was given: a resumed run takes the rest from its folder
         if action.dest != "help":
-            action.default = "==SUPPRESS=="
+            action.default = argparse.SUPPRESS
     return p
 
 
@@ -208,8 +209,8 @@ def main(argv: list[str]) -> int:
             _do(wanted, here)
         except KeyboardInterrupt:
             if here.first:
-                print(f"\nfastmix: interrupted; the last finished epoch is kept, continue with: python -m fastmix train "
-                      f"--resume --out {wanted.folder}", file=sys.stderr)
+                print("\nfastmix: interrupted; the last finished epoch is kept, continue with: "
+                      f"python -m fastmix train --resume --out {wanted.folder}", file=sys.stderr)
             return INTERRUPTED
         except CommandError as error:
             if here.world > 1 and not here.first:

@@ -141,7 +141,8 @@ def compare(groups: dict[str, list[dict[str, Any]]], histories: dict[str, list[l
     for colour, name in zip(COLOURS * len(names), names, strict=False):
         runs = torch.tensor([[100 * entry["test_accuracy"] for entry in history] for history in histories[name]])
         epochs = [entry["epoch"] for entry in histories[name][0]]
-        curve.plot(epochs, runs.mean(0), color=colour, linewidth=1.6, label=name, marker="o" if len(epochs) < 3 else None)
+        curve.plot(epochs, runs.mean(0), color=colour, linewidth=1.6, label=name,
+                   marker="o" if len(epochs) < 3 else None)
         if len(runs) > 1:
             curve.fill_between(epochs, runs.amin(0), runs.amax(0), color=colour, alpha=0.15, linewidth=0)
         everything += runs.flatten().tolist()
@@ -151,7 +152,8 @@ def compare(groups: dict[str, list[dict[str, Any]]], histories: dict[str, list[l
     curve.legend(fontsize=8, frameon=False, loc="lower right")
 
     for i, name in enumerate(names):
-        for key, colour, mark in (("train_accuracy", "#888888", "s"), ("test_accuracy", COLOURS[i % len(COLOURS)], "o")):
+        own = COLOURS[i % len(COLOURS)]
+        for key, colour, mark in (("train_accuracy", "#888888", "s"), ("test_accuracy", own, "o")):
             values = [100 * report[key] for report in groups[name]]
             final.scatter(values, [i] * len(values), color=colour, marker=mark, s=28, zorder=3,
                           label="train, clean" if key == "train_accuracy" and i == 0 else None)

@@ -9,7 +9,8 @@ from typing import Any
 from .._cli import require
 from .timing import PHASES
 
-COLUMNS = ("method", "test acc %", "best %", "train acc %", "ECE %", "ms/step", "vs plain step", *(f"{p} %" for p in PHASES))
+COLUMNS = ("method", "test acc %", "best %", "train acc %", "ECE %", "ms/step", "vs plain step",
+           *(f"{p} %" for p in PHASES))
 
 
 def spread(values: list[float], digits: int) -> str:
@@ -33,9 +34,11 @@ def row(name: str, reports: list[dict[str, Any]]) -> list[str]:
 
 def plain(title: str, columns: tuple[str, ...], rows: list[list[str]]) -> str:
     widths = [max(len(line[i]) for line in [list(columns), *rows]) for i in range(len(columns))]
+
     def render(line: list[str]) -> str:
-        cells = [cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(line, widths, strict=True))]
-        return "  ".join(cells).rstrip()
+        cells = [cell.rjust(width) for cell, width in zip(line, widths, strict=True)]
+        return "  ".join([line[0].ljust(widths[0]), *cells[1:]])
+
     return "\n".join([title, render(list(columns)), "  ".join("-" * w for w in widths), *map(render, rows)])
 
 

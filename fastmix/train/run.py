@@ -158,8 +158,8 @@ class Run:
         test = evaluate(setup, setup.dataset.test)
         # The last update of an epoch may be the one that diverged: no loss has seen it, the test set does.
         if not math.isfinite(test["loss"]):
-            raise NotFinite(f"the test loss after epoch {epoch} is not a finite number (learning rate {entry['lr']:.4g} "
-                            f"at step {steps}, the last)")
+            raise NotFinite(f"the test loss after epoch {epoch} is not a finite number: step {steps} of the epoch, the "
+                            f"last, diverged (learning rate {entry['lr']:.4g})")
         return entry | {f"test_{key}": value for key, value in test.items()}
 
     def _save(self, entry: dict[str, Any]) -> None:

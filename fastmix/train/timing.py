@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import statistics
 import time
 
@@ -46,7 +47,7 @@ class StepTimer:
         # The first steps of an epoch warm caches and allocators.
         for marks in self._steps[min(3, len(self._steps) - 1):]:
             step = dict.fromkeys(PHASES, 0.0)
-            for (_, before), (phase, now) in zip(marks, marks[1:], strict=False):
+            for (_, before), (phase, now) in itertools.pairwise(marks):
                 step[phase] += self._between(before, now)
             times["step"].append(sum(step.values()))
             for phase in PHASES:
