@@ -38,4 +38,5 @@ class WideResNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out")
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.classifier(F.relu(self.norm(self.blocks(self.stem(x)))).mean((2, 3)))
+        features = F.relu(self.norm(self.blocks(self.stem(x))))
+        return self.classifier(F.adaptive_avg_pool2d(features, 1).flatten(1))

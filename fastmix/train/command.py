@@ -188,9 +188,9 @@ def _do(wanted: Request, here: Processes) -> None:
     if not here.first:
         return
     used = wanted.jobs[0].options
-    sample = next(iter(results.values()))[0]
+    sample, seeds = next(iter(results.values()))[0], max(len(reports) for reports in results.values())
     title = (f"{used.data}, {sample['train_images']} training images, {used.model}, {used.epochs} epochs"
-             + (f", {len(next(iter(results.values())))} seeds" if wanted.together else f", seed {used.seed}"))
+             + (f", {seeds} seeds" if seeds > 1 else f", seed {used.seed}"))
     if wanted.together:
         compare.write(wanted.folder, results, folders, title)
     report.show(title, results)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -74,17 +74,34 @@ def shares(target: SoftTarget, classes: list[str], row: int) -> list[str]:
     for label, weight in zip(target.index[row].tolist(), target.weight[row].tolist(), strict=True):
         total[label] = total.get(label, 0.0) + weight
     ordered = sorted(total.items(), key=lambda item: -item[1])
-    lines = [f"{classes[label]} {100 * weight:.0f} %" for label, weight in ordered if weight >= 0.005]
-    return lines or [f"{classes[ordered[0][0]]} 0 %"]
+    lines = [f"{classes[label]}: {100 * weight:.0f} %" for label, weight in ordered if weight >= 0.005]
+    return lines or [f"{classes[ordered[0][0]]}: 0 %"]
 
 
 def _show(axis: Any, image: Tensor) -> None:
-    grey = image.shape[-1] == 1
-    axis.imshow(image.squeeze(-1).numpy() if grey else image.numpy(), cmap="gray" if grey else None, vmin=0, vmax=1,
-                interpolation="nearest")
+    """image: (H, W) values in colours, (H, W, 1) grey or (H, W, 3)."""
+    colours = {"cmap": "inferno"} if image.ndim == 2 else {"cmap": "gray"}
+    axis.imshow(image.squeeze(-1).numpy(), vmin=0, vmax=1, interpolation="nearest", **colours)
 
 
-def samples(before: Tensor, after: Tensor | None, names: list[str], lines: list[list[str]], heat: Tensor | None,
+class Look(NamedTuple):
+    """Where a method looks. heat: (N, H, W) in [0, 1]. mask: (N, H, W) bool, the patches it calls salient, or None."""
+
+    heat: Tensor
+    mask: Tensor | None
+
+    @classmethod
+    def of(cls, grad: Tensor, mask: Tensor | None) -> Look:
+        """grad: (N, C, H, W) input gradient; mask: (>= N, h, w) bool of a plan."""
+        heat = grad.float().square().mean(1).sqrt()
+        heat = heat / heat.amax((1, 2), keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
+        if mask is not None:
+            n, h, w = grad.shape[0], *mask.shape[1:]
+            mask = mask[:n].repeat_interleave(grad.shape[2] // h, 1).repeat_interleave(grad.shape[3] // w, 2).cpu()
+        return cls(heat.sqrt().cpu(), mask)  # sqrt lifts the small values
+
+
+def samples(before: Tensor, after: Tensor | None, names: list[str], lines: list[list[str]], look: Look | None,
             title: str, path: Path) -> None:
     """Images before a method, where it looks, and after it.
 
@@ -92,39 +109,34 @@ def samples(before: Tensor, after: Tensor | None, names: list[str], lines: list[
         before, after: (N, H, W, C) in [0, 1]; after None draws one row.
         names: of the images' classes, N.
         lines: what to write under the mixed images, N lists.
-        heat: (N, H, W) saliency, or None.
+        look: what to draw in between, or None.
     """
     count = len(before)
-    rows = 1 + (heat is not None) + (after is not None)
+    rows: list[tuple[str, Tensor]] = [("before", before)]
+    if look is not None:
+        rows.append(("saliency", look.heat))
+        if look.mask is not None:
+            # Patches that are not salient are faded to a middle blue-grey, which no grey image holds.
+            faded = 0.25 * before + 0.75 * torch.tensor([0.35, 0.42, 0.55])
+            rows.append(("salient\npatches", torch.where(look.mask.unsqueeze(-1), before, faded)))
+    if after is not None:
+        rows.append(("after", after))
     text = max((len(entry) for entry in lines), default=1)
-    figure, axes = _new(rows, count, (1.35 * count + 0.6, 1.5 * rows + 0.13 * text + 0.6))
-    small = 7.5 if max((len(line) for entry in lines for line in entry), default=0) < 16 else 6.5
-    for i in range(count):
-        column = list(axes[:, i])
-        _show(column[0], before[i])
-        column[0].set_xlabel(names[i], fontsize=8, labelpad=2)
-        row = 1
-        if heat is not None:
-            _show(column[row], before[i].mean(-1, keepdim=True) * 0.5)
-            column[row].imshow(heat[i].numpy(), cmap="inferno", alpha=0.75, interpolation="nearest")
-            row += 1
-        if after is not None:
-            _show(column[row], after[i])
-            column[row].set_xlabel("\n".join(lines[i]), fontsize=small, labelpad=2)
-        for axis in column:
+    longest = max((len(line) for entry in lines for line in entry), default=0)
+    figure, axes = _new(len(rows), count, (1.35 * count + 0.7, 1.42 * len(rows) + 0.15 * text + 0.75))
+    for r, (heading, images) in enumerate(rows):
+        for i in range(count):
+            axis = axes[r, i]
+            _show(axis, images[i])
             axis.set_xticks([])
             axis.set_yticks([])
-    headings = ["before"] + ["saliency"] * (heat is not None) + ["after"] * (after is not None)
-    for axis, heading in zip(axes[:, 0], headings, strict=True):
-        axis.set_ylabel(heading, fontsize=9)
+            if heading == "before":
+                axis.set_xlabel(names[i], fontsize=8, labelpad=2)
+            elif heading == "after":
+                axis.set_xlabel("\n".join(lines[i]), fontsize=8 if longest < 16 else 6.5, labelpad=2)
+        axes[r, 0].set_ylabel(heading, fontsize=9)
     figure.suptitle(title, fontsize=11)
     _save(figure, path)
-
-
-def saliency_heat(grad: Tensor) -> Tensor:
-    """(N, H, W) in [0, 1] for drawing: sqrt lifts the small values."""
-    heat = grad.float().square().mean(1).sqrt()
-    return (heat / heat.amax((1, 2), keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)).sqrt().cpu()
 
 
 def compare(groups: dict[str, list[dict[str, Any]]], histories: dict[str, list[list[dict[str, Any]]]], title: str,

@@ -202,36 +202,39 @@ def _device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
 
 
-def _first_images(setup: Setup, split: data.Split, count: int) -> tuple[Tensor, Tensor]:
-    index = torch.linspace(0, len(split.labels) - 1, min(count, len(split.labels))).long()
+def _some_images(setup: Setup, split: data.Split, count: int) -> tuple[Tensor, Tensor]:
+    """The same random images every time."""
+    index = torch.randperm(len(split.labels), generator=torch.Generator().manual_seed(0))[:count]
     images, y = next(split.batches([index]))
     return setup.inputs(images, None), y
 
 
 def step_ratio(setup: Setup, repeats: int = 15) -> float:
-    """Time of this method's step over that of a plain step of the same model, on copies: medians of alternating steps,
-    so that a slow moment of the machine meets both. Draws from the global generators."""
+    """Time of this method's step over that of a plain step of the same model, on copies: the median over pairs of
+    steps, one after the other, so that a slow moment of the machine meets both. Draws from the global generators."""
     torch.manual_seed(0)
     model = copy.deepcopy(setup.model).train()
     alone = dataclasses.replace(setup, model=model, parallel=model, optimizer=_optimizer(setup.options, model))
     plain = dataclasses.replace(alone, mixer=None)
-    x, y = _first_images(setup, setup.dataset.train, setup.options.batch)
-    timers = {}
-    for _ in range(repeats + 3):
-        for name, variant in (("plain", plain), ("mixed", alone)):
-            timer = timers.setdefault(name, StepTimer(setup.device))
-            timer.start()
-            training_step(variant, x, y, 1.0, timer)
-    return timers["mixed"].collect()["step"] / timers["plain"].collect()["step"]
+    x, y = _some_images(setup, setup.dataset.train, setup.options.batch)
+
+    def step(variant: Setup) -> float:
+        timer = StepTimer(setup.device)
+        timer.start()
+        training_step(variant, x, y, 1.0, timer)
+        return timer.collect()["step"]
+
+    pairs = [(step(alone), step(plain)) for _ in range(repeats + 3)]
+    return statistics.median(mixed / unmixed for mixed, unmixed in pairs[3:])
 
 
 def draw_samples(setup: Setup, split: data.Split, path: Path, count: int = SHOWN) -> None:
     """A picture of what the method makes of a batch, with the model as it is now. Drawn the same every time.
 
-    Mixed as one batch with others: a batch of eight would often mix an image with itself.
+    Mixed as one batch with others: in a batch of eight an image often meets itself.
     """
     seed_everything(setup.options.seed, SAMPLES)
-    x, y = _first_images(setup, split, 8 * count)
+    x, y = _some_images(setup, split, 8 * count)
     names = [setup.dataset.classes[label] for label in y.tolist()]
     title = f"{setup.options.method} on {setup.options.data}"
     before = setup.preprocess.displayable(x[:count])
@@ -242,10 +245,12 @@ def draw_samples(setup: Setup, split: data.Split, path: Path, count: int = SHOWN
     setup.model.eval()
     if setup.mixer.needs_saliency:
         grad = fastmix.input_saliency(setup.model, x, y)
-    mixed, target = setup.mixer(x, y, grad)
+    plan = setup.mixer.plan(x, grad)
+    target = plan.target(y)
+    after = setup.preprocess.displayable(plan.apply(x)[:count])
     lines = [pictures.shares(target, setup.dataset.classes, row) for row in range(len(before))]
-    heat = None if grad is None else pictures.saliency_heat(grad[:count])
-    pictures.samples(before, setup.preprocess.displayable(mixed[:count]), names[:count], lines, heat, title, path)
+    look = None if grad is None else pictures.Look.of(grad[:count], getattr(plan, "mask", None))
+    pictures.samples(before, after, names[:count], lines, look, title, path)
 
 
 def check_extras() -> None:
