@@ -14,10 +14,10 @@ import torch
 
 from .. import data
 from .._cli import FAILURE, INTERRUPTED, CommandError, Parser, UsageError, require
-from . import compare, methods, options, report
+from . import checkpoint, compare, methods, options, report
 from .distributed import Processes, processes
 from .options import FREE_ON_RESUME, Options
-from .run import CONFIG, Run, check_extras, finished, load_data
+from .run import CONFIG, Run, check_extras, clear, finished, load_data
 
 EPILOG = """\
 examples:
@@ -87,7 +87,7 @@ def _fresh(name: str, resume: bool) -> Path:
 
 
 def _occupied(folder: Path) -> bool:
-    return any((folder / name).exists() for name in (CONFIG, compare.NAME)) or any(folder.glob(f"*/{CONFIG}"))
+    return any((folder / name).exists() for name in (CONFIG, compare.NAME))
 
 
 def _merge(stored: Options, given: dict[str, Any], folder: Path) -> Options:
@@ -108,9 +108,9 @@ def request(argv: list[str]) -> Request:
     if resume and overwrite:
         raise UsageError("--resume and --overwrite exclude each other")
     single = names is None and seeds is None
-    stored = sorted(out.glob(f"*/{CONFIG}")) if resume and out is not None and single else []
-    if stored and not (out / CONFIG).exists():  # the folder of a comparison says itself what it is made of
-        jobs = [Job(_merge(Options.from_json(path), given, path.parent), path.parent) for path in stored]
+    members = compare.members(out) if resume and out is not None and single else None
+    if out is not None and members is not None:
+        jobs = [Job(_merge(Options.from_json(path / CONFIG), given, path), path) for path in members]
         return Request(jobs, out, True, True)
     if resume and out is not None and not _occupied(out):
         raise UsageError(f"--resume: there is no run in {out}")
@@ -166,8 +166,26 @@ def _say(first: bool) -> Callable[[str], None]:
     return (lambda line: print(line, flush=True)) if first else (lambda line: None)
 
 
+def _prepare(wanted: Request) -> None:
+    """The folders, with the configurations of all runs, so that a resume needs no other flag."""
+    if not wanted.resume:
+        for folder in [wanted.folder, *(compare.members(wanted.folder) or [])]:
+            clear(folder)
+        for name in (compare.NAME, compare.PICTURE):
+            (wanted.folder / name).unlink(missing_ok=True)
+    if wanted.together and not (wanted.resume and compare.members(wanted.folder)):
+        compare.begin(wanted.folder, [job.folder for job in wanted.jobs])
+    for job in wanted.jobs:
+        if not (job.folder / CONFIG).exists():
+            job.folder.mkdir(parents=True, exist_ok=True)
+            checkpoint.write_json(job.folder / CONFIG, job.options.to_json())
+
+
 def _do(wanted: Request, here: Processes) -> None:
     say = _say(here.first)
+    if here.first:
+        _prepare(wanted)
+    here.barrier()
     dataset: data.Dataset | None = None
     results: dict[str, list[dict[str, Any]]] = {}
     folders: dict[str, list[Path]] = {}

@@ -68,6 +68,12 @@ def check_flags(methods: list[str], given: set[str]) -> None:
             raise UsageError(f"--{flag} means nothing to {', '.join(methods)}; it is for {readers}")
 
 
+def needs_saliency(options: Options, shape: Shape = (3, 32, 32)) -> bool:
+    """Whether the method of these options looks at an input gradient, which takes labels."""
+    mixer = METHODS[options.method].build(options, shape)
+    return mixer is not None and mixer.needs_saliency
+
+
 def build(options: Options, shape: Shape, device: torch.device) -> Any:
     """The mixer of options.method, tried on two blank images so that a wrong value is found before training."""
     method = METHODS[options.method]

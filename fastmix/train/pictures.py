@@ -34,6 +34,7 @@ def _save(figure: Any, path: Path) -> None:
 def _grid(axis: Any, title: str, xlabel: str | None = "epoch") -> None:
     axis.set_title(title, fontsize=10)
     axis.grid(alpha=0.3, linewidth=0.6)
+    axis.set_axisbelow(True)
     axis.spines[["top", "right"]].set_visible(False)
     axis.tick_params(labelsize=8)
     if xlabel == "epoch":
@@ -123,7 +124,8 @@ def samples(before: Tensor, after: Tensor | None, names: list[str], lines: list[
         rows.append(("after", after))
     text = max((len(entry) for entry in lines), default=1)
     longest = max((len(line) for entry in lines for line in entry), default=0)
-    figure, axes = _new(len(rows), count, (1.35 * count + 0.7, 1.42 * len(rows) + 0.15 * text + 0.75))
+    height = 1.42 * len(rows) + 0.15 * text + (0.75 if len(rows) > 1 else 0.3)
+    figure, axes = _new(len(rows), count, (1.35 * count + 0.7, height))
     for r, (heading, images) in enumerate(rows):
         for i in range(count):
             axis = axes[r, i]
@@ -173,6 +175,7 @@ def compare(groups: dict[str, list[dict[str, Any]]], histories: dict[str, list[l
             if key == "test_accuracy":
                 final.annotate(f"{mean:.2f}", (mean, i), xytext=(0, 7), textcoords="offset points", ha="center",
                                fontsize=8)
+    final.margins(x=0.12)
     _rows(final, names, "final accuracy, % (squares: clean training images)")
 
     for i, name in enumerate(names):
@@ -182,7 +185,8 @@ def compare(groups: dict[str, list[dict[str, Any]]], histories: dict[str, list[l
             cost.barh(i, width, left=left, height=0.55, color=colour, label=phase if i == 0 else None)
             left += width
         ratio = sum(report["step_ratio"] for report in groups[name]) / len(groups[name])
-        cost.annotate(f" {left:.1f} ms, {ratio:.2f}x", (left, i), va="center", fontsize=8)
+        step = sum(report["ms"]["step"] for report in groups[name]) / len(groups[name])
+        cost.annotate(f" {step:.1f} ms, {ratio:.2f}x", (left, i), va="center", fontsize=8)
     cost.set_xlim(right=cost.get_xlim()[1] * 1.35)
     cost.legend(fontsize=7, frameon=False, ncols=len(PHASES), loc="upper center", bbox_to_anchor=(0.5, -0.1),
                 handlelength=1, columnspacing=1)

@@ -27,6 +27,7 @@ from .timing import StepTimer
 WEIGHTS, SAMPLES = 0, 4  # more streams of random numbers, see loop.py
 SHOWN = 8
 CONFIG, METRICS, REPORT = "config.json", "metrics.jsonl", "report.json"
+FILES = (CONFIG, METRICS, REPORT, checkpoint.NAME, "curves.png", "samples.png")
 
 
 def _optimizer(options: Options, model: nn.Module) -> torch.optim.Optimizer:
@@ -118,8 +119,7 @@ class Run:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         if state is None:
-            for name in (checkpoint.NAME, REPORT, "curves.png", "samples.png"):
-                (self.folder / name).unlink(missing_ok=True)
+            clear(self.folder)
         checkpoint.write_json(self.folder / CONFIG, self.options.to_json())
         # A kill may have come between a checkpoint and its line, or within a line.
         lines = "".join(json.dumps(entry) + "\n" for entry in self.history)
@@ -203,8 +203,8 @@ def _device_name(device: torch.device) -> str:
 
 
 def _some_images(setup: Setup, split: data.Split, count: int) -> tuple[Tensor, Tensor]:
-    """The same random images every time."""
-    index = torch.randperm(len(split.labels), generator=torch.Generator().manual_seed(0))[:count]
+    """Random images, the same for every method."""
+    index = torch.randperm(len(split.labels), generator=torch.Generator().manual_seed(setup.options.seed))[:count]
     images, y = next(split.batches([index]))
     return setup.inputs(images, None), y
 
@@ -251,6 +251,24 @@ def draw_samples(setup: Setup, split: data.Split, path: Path, count: int = SHOWN
     lines = [pictures.shares(target, setup.dataset.classes, row) for row in range(len(before))]
     look = None if grad is None else pictures.Look.of(grad[:count], getattr(plan, "mask", None))
     pictures.samples(before, after, names[:count], lines, look, title, path)
+
+
+def clear(folder: Path) -> None:
+    """Removes what a run has written, and nothing else."""
+    for name in FILES:
+        (folder / name).unlink(missing_ok=True)
+
+
+def load_weights(model: nn.Module, folder: Path) -> None:
+    """The weights of the run in this folder, which must be of such a model."""
+    state = checkpoint.load(folder)
+    if state is None:
+        raise CommandError(f"{folder} has no {checkpoint.NAME}: no epoch was finished")
+    try:
+        model.load_state_dict(state["model"])
+    except RuntimeError as error:
+        raise CommandError(f"the weights in {folder} are those of another model or of other images "
+                           f"({str(error).splitlines()[0]})") from None
 
 
 def check_extras() -> None:
