@@ -28,7 +28,8 @@ def read_image(path: Path, size: int) -> Tensor:
     w, h = picture.size
     side = min(w, h)
     left, top = (w - side) // 2, (h - side) // 2
-    picture = picture.resize((size, size), image.Resampling.BILINEAR, box=(left, top, left + side, top + side))
+    # Not resize(box=...): its filter would take in pixels outside the box.
+    picture = picture.crop((left, top, left + side, top + side)).resize((size, size), image.Resampling.BILINEAR)
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous()
 
 

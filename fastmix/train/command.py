@@ -6,7 +6,8 @@ import argparse
 import dataclasses
 import itertools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from .._cli import FAILURE, INTERRUPTED, CommandError, Parser, UsageError, requi
 from . import checkpoint, compare, methods, options, report
 from .distributed import Processes, processes
 from .options import FREE_ON_RESUME, Options
-from .run import CONFIG, Run, check_extras, clear, finished, load_data
+from .run import CONFIG, Bar, Run, check_extras, clear, finished, load_data, setup
 
 EPILOG = """\
 examples:
@@ -139,27 +140,23 @@ def request(argv: list[str]) -> Request:
     return Request(jobs, folder, not single, resume)
 
 
-def _progress(first: bool) -> Callable[[int, int, int], Callable[[], None]]:
+def _progress(first: bool) -> Bar:
     """A bar on stderr if a person watches it."""
+    @contextmanager
+    def silent(epoch: int, epochs: int, steps: int) -> Iterator[Callable[[], None]]:
+        yield lambda: None
+
     if not first or not sys.stderr.isatty():
-        return lambda epoch, epochs, steps: lambda: None
+        return silent
     progress = require("rich.progress", "rich", "the progress bar")
     console = require("rich.console", "rich", "the progress bar").Console(stderr=True)
 
-    def begin(epoch: int, epochs: int, steps: int) -> Callable[[], None]:
-        bar = progress.Progress(console=console, transient=True)
-        task = bar.add_task(f"epoch {epoch}/{epochs}", total=steps)
-        bar.start()
-        left = steps
-
-        def advance() -> None:
-            nonlocal left
-            left -= 1
-            bar.advance(task)
-            if left == 0:
-                bar.stop()
-        return advance
-    return begin
+    @contextmanager
+    def bar(epoch: int, epochs: int, steps: int) -> Iterator[Callable[[], None]]:
+        with progress.Progress(console=console, transient=True) as shown:
+            task = shown.add_task(f"epoch {epoch}/{epochs}", total=steps)
+            yield lambda: shown.advance(task)
+    return bar
 
 
 def _say(first: bool) -> Callable[[str], None]:
@@ -183,18 +180,20 @@ def _prepare(wanted: Request) -> None:
 
 def _do(wanted: Request, here: Processes) -> None:
     say = _say(here.first)
+    done = [finished(job.folder) if wanted.resume else None for job in wanted.jobs]
+    dataset: data.Dataset | None = None
+    if None in done:
+        dataset = load_data(wanted.jobs[0].options)
+        for job in {job.options.method: job for job in wanted.jobs}.values():
+            setup(job.options, dataset, dataclasses.replace(here, world=1))  # what is wrong, before any file is touched
+    here.barrier()  # all have looked before the first process writes
     if here.first:
         _prepare(wanted)
     here.barrier()
-    dataset: data.Dataset | None = None
     results: dict[str, list[dict[str, Any]]] = {}
     folders: dict[str, list[Path]] = {}
-    for number, job in enumerate(wanted.jobs, 1):
-        result = finished(job.folder) if wanted.resume else None
-        here.barrier()  # all have looked before the first process writes
-        if result is None:
-            if dataset is None:
-                dataset = load_data(job.options)
+    for number, (job, result) in enumerate(zip(wanted.jobs, done, strict=True), 1):
+        if result is None and dataset is not None:
             say(f"{job.options.method}, seed {job.options.seed}" +
                 (f" ({number} of {len(wanted.jobs)})" if wanted.together else "") + f": {job.folder}")
             run = Run(job.options, dataset, here, job.folder, say, _progress(here.first))

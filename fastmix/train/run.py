@@ -8,6 +8,7 @@ import json
 import math
 import statistics
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from .timing import StepTimer
 WEIGHTS, SAMPLES = 0, 4  # more streams of random numbers, see loop.py
 SHOWN = 8
 CONFIG, METRICS, REPORT = "config.json", "metrics.jsonl", "report.json"
+Bar = Callable[[int, int, int], AbstractContextManager[Callable[[], None]]]
 FILES = (CONFIG, METRICS, REPORT, checkpoint.NAME, "curves.png", "samples.png")
 
 
@@ -83,11 +85,11 @@ def setup(options: Options, dataset: data.Dataset, processes: Processes) -> Setu
 class Run:
     """A run in its folder; only the first process writes there.
 
-    say: prints a line of progress. bar: called with (epoch, epochs, steps) and returns what to call after a step.
+    say: prints a line of progress. bar: called with (epoch, epochs, steps), yields what to call after a step.
     """
 
     def __init__(self, options: Options, dataset: data.Dataset, processes: Processes, folder: Path,
-                 say: Callable[[str], None], bar: Callable[[int, int, int], Callable[[], None]]) -> None:
+                 say: Callable[[str], None], bar: Bar) -> None:
         self.folder, self.say, self.bar = folder, say, bar
         self.setup = setup(options, dataset, processes)
         self.history: list[dict[str, Any]] = []
@@ -154,7 +156,8 @@ class Run:
         steps = len(data.training_steps(len(setup.dataset.train.labels), self.options.batch, 0, 0,
                                         setup.processes.world))
         entry: dict[str, Any] = {"epoch": epoch}
-        entry |= train_epoch(setup, epoch, timer, self.bar(epoch, self.options.epochs, steps))
+        with self.bar(epoch, self.options.epochs, steps) as advance:
+            entry |= train_epoch(setup, epoch, timer, advance)
         test = evaluate(setup, setup.dataset.test)
         # The last update of an epoch may be the one that diverged: no loss has seen it, the test set does.
         if not math.isfinite(test["loss"]):
