@@ -38,6 +38,11 @@ class Parser(argparse.ArgumentParser):
         raise UsageError(f"{message} (see {self.prog} --help)")
 
 
+def first_line(error: BaseException) -> str:
+    """An error of another library in a few words."""
+    return next(iter(str(error).splitlines()), "") or type(error).__name__
+
+
 def require(module: str, package: str, need: str) -> ModuleType:
     """Import a module of the ``train`` extra, or say what to install. need: what asks for it."""
     try:

@@ -7,7 +7,7 @@ import re
 import torch
 from torch import Tensor, nn
 
-from .._cli import CommandError, UsageError
+from .._cli import CommandError, UsageError, first_line
 from .preact_resnet import PreActResNet
 from .small_cnn import SmallCNN
 from .wide_resnet import WideResNet
@@ -83,8 +83,8 @@ def _check(model: nn.Module, name: str, num_classes: int, shape: tuple[int, int,
         with torch.no_grad():
             logits = model(torch.zeros(2, *shape))
     except (RuntimeError, AssertionError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UsageError(f"--model {name} cannot take images of {shape[1]}x{shape[2]} pixels: {reason}") from None
+        size = f"{shape[1]}x{shape[2]} pixels"
+        raise UsageError(f"--model {name} cannot take images of {size}: {first_line(error)}") from None
     finally:
         model.train(training)
     if not isinstance(logits, Tensor) or logits.shape != (2, num_classes):

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from .._cli import CommandError
+from .._cli import CommandError, first_line
 
 FORMAT = 1
 NAME = "checkpoint.pt"
@@ -58,7 +58,7 @@ def load(folder: Path) -> dict[str, Any] | None:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
-        raise CommandError(f"{path} is damaged or no checkpoint ({str(error).splitlines()[0]})") from None
+        raise CommandError(f"{path} is damaged or no checkpoint ({first_line(error)})") from None
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise CommandError(f"{path} is no checkpoint of this version of fastmix")
     return state

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from .. import data
-from .._cli import FAILURE, INTERRUPTED, CommandError, Parser, UsageError, require
+from .._cli import FAILURE, INTERRUPTED, CommandError, Parser, UsageError, first_line, require
 from . import checkpoint, compare, methods, options, report
 from .distributed import Processes, processes
 from .options import FREE_ON_RESUME, Options
@@ -234,6 +234,6 @@ def main(argv: list[str]) -> int:
                 return error.code  # said once
             raise
         except torch.OutOfMemoryError as error:
-            print(f"fastmix: out of memory ({str(error).splitlines()[0]}); try a smaller --batch", file=sys.stderr)
+            print(f"fastmix: out of memory ({first_line(error)}); try a smaller --batch", file=sys.stderr)
             return FAILURE
     return 0

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 import fastmix
 
 from .. import data, models
-from .._cli import CommandError, UsageError, require
+from .._cli import CommandError, UsageError, first_line, require
 from . import checkpoint, methods, pictures
 from .distributed import Processes
 from .loop import NotFinite, Setup, evaluate, seed_everything, train_epoch, training_step
@@ -271,7 +271,7 @@ def load_weights(model: nn.Module, folder: Path) -> None:
         model.load_state_dict(state["model"])
     except RuntimeError as error:
         raise CommandError(f"the weights in {folder} are those of another model or of other images "
-                           f"({str(error).splitlines()[0]})") from None
+                           f"({first_line(error)})") from None
 
 
 def check_extras() -> None:
