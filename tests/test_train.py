@@ -63,8 +63,9 @@ def test_methods_see_the_same_images_in_the_same_order(digits):
     """What a method draws must not move the order, the crops or the first weights of a run."""
     flipped = dataclasses.replace(digits, flips=True)
     seen = {}
-    for method in ("none", "mixup", "rmix"):
-        setup = make(flipped, method=method)
+    for name, dataset, method in (("none", flipped, "none"), ("mixup", flipped, "mixup"), ("rmix", flipped, "rmix"),
+                                  ("uncropped", digits, "none")):
+        setup = make(dataset, method=method)
         weights = [p.detach().clone() for p in setup.model.parameters()]
         inputs, original = [], setup.inputs
 
@@ -74,9 +75,10 @@ def test_methods_see_the_same_images_in_the_same_order(digits):
 
         setup.inputs = spy
         train_epoch(setup, 1, StepTimer(HERE.device), lambda: None)
-        seen[method] = weights + inputs
+        seen[name] = weights + inputs
     for method in ("mixup", "rmix"):
         assert all(torch.equal(a, b) for a, b in zip(seen["none"], seen[method], strict=True))
+    assert not torch.equal(seen["none"][-1], seen["uncropped"][-1])
 
 
 def test_epochs_differ_and_seeds_differ(digits):
@@ -127,7 +129,10 @@ def test_the_shortest_runs_have_a_schedule(digits, schedule, epochs, batch):
 
 def test_bf16_and_label_smoothing_train(digits):
     setup = make(digits, method="rmix", amp="bf16", label_smoothing=0.1)
+    seen = set()
+    setup.model.classifier.register_forward_hook(lambda module, inputs, output: seen.add(output.dtype))
     assert train_epoch(setup, 1, StepTimer(HERE.device), lambda: None)["train_loss"] > 0
+    assert seen == {torch.bfloat16}  # the saliency pass and the training pass
     assert next(setup.model.parameters()).dtype == torch.float32
 
 
