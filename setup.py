@@ -14,7 +14,7 @@ import sysconfig
 from importlib.util import find_spec
 from pathlib import Path
 
-from setuptools import Extension, find_packages, setup
+from setuptools import Extension, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 
@@ -113,6 +113,6 @@ setup(
     ext_modules=[Extension("fastmix._C", sources=[], py_limited_api=True)],
     cmdclass={"build_ext": NinjaBuild, "bdist_wheel": StableWheel},
     setup_requires=[] if torch_folder() is not None else ["torch>=2.10"],
-    packages=[*find_packages(include=["fastmix", "fastmix.*"]), "fastmix.kernels"],
+    packages=["fastmix", "fastmix.ops", "fastmix.reference", "fastmix.kernels"],
     package_dir={"fastmix.kernels": "kernels"},
 )
