@@ -11,6 +11,7 @@ import torch
 
 import fastmix
 
+from . import _library
 from ._cli import Parser
 from .backend import AUTO, BACKENDS, OPERATORS, _State, why_not
 
@@ -23,9 +24,10 @@ def _version(package: str) -> str:
 
 
 def _instruction_set() -> str:
-    """What the C++ kernels chose at run time."""
-    chosen = getattr(torch.ops.fastmix, "_cpu_isa", None)
-    return str(chosen()) if chosen is not None else "not reported by this build"
+    """What the C++ kernels chose at run time: the levels of csrc/cpu/isa.h."""
+    if _library.missing is not None:
+        return f"none: {_library.missing}"
+    return ("portable", "AVX2", "AVX-512")[torch.ops.fastmix._cpu_isa(-1)]
 
 
 def _cuda() -> str:
