@@ -79,8 +79,9 @@ template <typename A>
 void mix(const A* x, const A* y, const A* share, int64_t n, A* out) {
 #pragma omp simd
   for (int64_t i = 0; i < n; ++i) {
-    const A mixed = share[i] * x[i] + (A(1) - share[i]) * y[i];
-    out[i] = share[i] == A(1) ? x[i] : share[i] == A(0) ? y[i] : mixed;
+    A v = share[i] * x[i] + (A(1) - share[i]) * y[i];
+    v = share[i] == A(0) ? y[i] : v;
+    out[i] = share[i] == A(1) ? x[i] : v;
   }
 }
 
