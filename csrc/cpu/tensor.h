@@ -17,6 +17,7 @@ namespace fastmix {
 
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
+using Dims = torch::headeronly::IntHeaderOnlyArrayRef;
 
 // Position of a kernel in its table of four: float, bfloat16, half, double.
 inline int dtype_slot(const char* op, const Tensor& x) {
@@ -35,6 +36,15 @@ inline int dtype_slot(const char* op, const Tensor& x) {
   return 0;
 }
 
+inline Tensor empty_strided_cpu(Dims sizes, Dims strides, ScalarType dtype) {
+  AtenTensorHandle handle = nullptr;
+  STABLE_TORCH_ERROR_CODE_CHECK(
+      aoti_torch_empty_strided(static_cast<int64_t>(sizes.size()), sizes.data(), strides.data(),
+                               torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype)),
+                               aoti_torch_device_type_cpu(), 0, &handle));
+  return Tensor(handle);
+}
+
 inline Tensor empty_cpu(std::initializer_list<int64_t> sizes, ScalarType dtype) {
   int64_t strides[8];
   int64_t step = 1;
@@ -42,12 +52,7 @@ inline Tensor empty_cpu(std::initializer_list<int64_t> sizes, ScalarType dtype) 
     strides[i] = step;
     step *= sizes.begin()[i] > 0 ? sizes.begin()[i] : 1;
   }
-  AtenTensorHandle handle = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(
-      aoti_torch_empty_strided(static_cast<int64_t>(sizes.size()), sizes.begin(), strides,
-                               torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype)),
-                               aoti_torch_device_type_cpu(), 0, &handle));
-  return Tensor(handle);
+  return empty_strided_cpu(Dims(sizes.begin(), sizes.size()), Dims(strides, sizes.size()), dtype);
 }
 
 inline Tensor dense(const Tensor& t) { return t.is_contiguous() ? t : torch::stable::contiguous(t); }
