@@ -1,6 +1,10 @@
 // What the CPU registrations share: allocation, dtype dispatch, parallel loops, and the errors of bad indices.
 #pragma once
 
+#ifdef __linux__
+#include <sys/mman.h>
+#include <unistd.h>
+#endif
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
@@ -36,13 +40,31 @@ inline int dtype_slot(const char* op, const Tensor& x) {
   return 0;
 }
 
+// Fresh memory for a large output arrives page by page as it is first written, and 4 KB pages cost several times the
+// writing (measured: clone of 38 MB 9.4 ms, 2.7 ms with 2 MB pages). Where transparent huge pages are allowed on
+// request (the usual setting), this requests them; torch does the same under THP_MEM_ALLOC_ENABLE=1.
+inline void request_huge_pages(const Tensor& t, size_t bytes) {
+#ifdef __linux__
+  constexpr size_t kWorthwhile = size_t{4} << 20;
+  if (bytes < kWorthwhile) return;
+  static const size_t page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
+  const uintptr_t data = reinterpret_cast<uintptr_t>(t.mutable_data_ptr());
+  const uintptr_t begin = data / page * page, end = (data + bytes) / page * page;
+  madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);  // advice: failing changes nothing
+#else
+  (void)t, (void)bytes;
+#endif
+}
+
 inline Tensor empty_strided_cpu(Dims sizes, Dims strides, ScalarType dtype) {
   AtenTensorHandle handle = nullptr;
   STABLE_TORCH_ERROR_CODE_CHECK(
       aoti_torch_empty_strided(static_cast<int64_t>(sizes.size()), sizes.data(), strides.data(),
                                torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype)),
                                aoti_torch_device_type_cpu(), 0, &handle));
-  return Tensor(handle);
+  Tensor t(handle);
+  request_huge_pages(t, static_cast<size_t>(t.numel()) * t.element_size());
+  return t;
 }
 
 inline Tensor empty_cpu(std::initializer_list<int64_t> sizes, ScalarType dtype) {

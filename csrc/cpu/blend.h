@@ -1,0 +1,34 @@
+// What the registration hands to the kernels of blend.
+#pragma once
+
+#include <cstdint>
+
+#include "cpu/isa.h"
+
+namespace fastmix {
+
+// Row m of dst is the sum of weight[i] * row source[i] of src, over i in [offset[m], offset[m + 1]).
+struct BlendArgs {
+  const void* src;
+  int64_t src_stride;     // elements between rows
+  void* dst;              // rows follow each other
+  int64_t elements;       // of a row
+  const int64_t* offset;  // null: [m * k, (m + 1) * k)
+  int64_t k;
+  const int64_t* source;
+  const float* weight;
+};
+
+// Work is split into pieces of a row, so that a small batch of large rows keeps every thread busy.
+constexpr int64_t kBlendPiece = 8192;
+inline int64_t blend_pieces(int64_t elements) { return (elements + kBlendPiece - 1) / kBlendPiece; }
+
+using BlendPieces = void (*)(const BlendArgs&, int64_t begin, int64_t end);
+
+struct BlendKernels {
+  BlendPieces pieces[4];  // float, bfloat16, half, double
+};
+
+FASTMIX_DECLARE_KERNELS(BlendKernels, blend)
+
+}  // namespace fastmix

@@ -1,0 +1,76 @@
+// paste and its gradient on the CPU: checks, clipped boxes, registration.
+
+#include "cpu/paste.h"
+
+#include <vector>
+
+#include "cpu/by_source.h"
+#include "cpu/layout.h"
+
+namespace fastmix {
+namespace {
+
+std::vector<Box> clipped(const Tensor& boxes_in, int64_t height, int64_t width) {
+  const Tensor boxes = dense(boxes_in);
+  const int32_t* values = static_cast<const int32_t*>(boxes.const_data_ptr());
+  std::vector<Box> clipped(static_cast<size_t>(boxes.size(0) * boxes.size(1)));
+  for (size_t i = 0; i < clipped.size(); ++i) clipped[i] = clip_box(values + 4 * i, height, width);
+  return clipped;
+}
+
+// Rows of all images, by a kernel that needs sum_size bytes for each element of a tile (0: no tile).
+Tensor run(const Tensor& x, const Tensor& boxes_in, PasteArgs a, PasteRows kernel, size_t sum_size) {
+  RowsLike rows = rows_like(x, RowOrder::kImage);
+  const Dims sizes = x.sizes();
+  a.src = rows.in.data;
+  a.src_stride = rows.in.stride;
+  a.dst = rows.out();
+  a.planes = rows.in.channels_last ? 1 : sizes[1];
+  a.height = sizes[2];
+  a.width = sizes[3];
+  a.pixel = rows.in.channels_last ? sizes[1] : 1;
+  a.element_size = static_cast<int64_t>(x.element_size());
+  if (sizes[0] > 0 && rows.in.elements > 0) {
+    const std::vector<Box> boxes = clipped(boxes_in, a.height, a.width);
+    a.boxes = boxes.data();
+    const size_t tile = sum_size * static_cast<size_t>(tile_rows(a) * a.planes * a.width * a.pixel);
+    parallel_items(sizes[0] * a.height, 2 * a.planes * a.width * a.pixel, [&](int64_t begin, int64_t end) {
+      std::vector<Span> spans(static_cast<size_t>(2 * a.k));
+      std::vector<char> sums(tile);
+      kernel(a, {spans.data(), sums.data()}, begin, end);
+    });
+  }
+  return rows.result();
+}
+
+Tensor paste_cpu(const Tensor& x, const Tensor& index_in, const Tensor& boxes) {
+  const Tensor index = dense(index_in);
+  PasteArgs a{};
+  a.index = static_cast<const int64_t*>(index.const_data_ptr());
+  a.k = index.size(1);
+  check_rows("paste", "index", a.index, x.size(0), a.k, x.size(0));
+  return run(x, boxes, a, FASTMIX_KERNELS(paste).copy, 0);
+}
+
+// dx[m] = sum over the (n, k) with index[n, k] = m, in their order, of grad[n] where image k shows.
+Tensor paste_backward_cpu(const Tensor& grad, const Tensor& index_in, const Tensor& boxes) {
+  const Tensor index = dense(index_in);
+  const int slot = dtype_slot("paste_backward", grad);
+  PasteArgs a{};
+  a.k = index.size(1);
+  const BySource by =
+      by_source("paste_backward", static_cast<const int64_t*>(index.const_data_ptr()), grad.size(0), a.k);
+  a.offset = by.offset.data();
+  a.places = by.places.data();
+  const bool direct = grad.element_size() >= sizeof(float);
+  return run(grad, boxes, a, FASTMIX_KERNELS(paste).add[slot], direct ? 0 : sizeof(float));
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(fastmix, CPU, m) {
+  m.impl("paste", TORCH_BOX(&paste_cpu));
+  m.impl("paste_backward", TORCH_BOX(&paste_backward_cpu));
+}
+
+}  // namespace fastmix

@@ -1,0 +1,159 @@
+// paste on the CPU: spans of rows copied whole, and their gradient: spans added to the image they came from.
+//
+// Rows between two box edges (a band) have the same spans, at most 2 K - 1. Floor forward: every output element
+// written once, every shown element read once. Backward: dx written once, grad read once, since each of its pixels
+// shows one image.
+
+#include "cpu/paste.h"
+
+#include <cstring>
+
+#include "cpu/simd.h"
+
+namespace fastmix {
+namespace FASTMIX_ISA {
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int64_t kVector = 64;
+#elif defined(__AVX2__)
+constexpr int64_t kVector = 32;
+#else
+constexpr int64_t kVector = 16;
+#endif
+
+// kBytes <= n <= 2 kBytes: two copies that may overlap.
+template <int64_t kBytes>
+FASTMIX_INLINE void copy_ends(char* dst, const char* src, int64_t n) {
+  char head[kBytes], tail[kBytes];
+  std::memcpy(head, src, kBytes);
+  std::memcpy(tail, src + n - kBytes, kBytes);
+  std::memcpy(dst, head, kBytes);
+  std::memcpy(dst + n - kBytes, tail, kBytes);
+}
+
+// Spans are short (a row of a 32 x 32 image: 128 bytes at most), where a call of memcpy costs more than the copy.
+FASTMIX_INLINE void copy_span(char* dst, const char* src, int64_t n) {
+  if (n > 1024) {
+    std::memcpy(dst, src, static_cast<size_t>(n));
+  } else if (n >= kVector) {
+    for (int64_t i = 0; i + kVector < n; i += kVector) std::memcpy(dst + i, src + i, kVector);
+    std::memcpy(dst + n - kVector, src + n - kVector, kVector);
+  } else if (n >= 32) {
+    copy_ends<32>(dst, src, n);
+  } else if (n >= 16) {
+    copy_ends<16>(dst, src, n);
+  } else if (n >= 8) {
+    copy_ends<8>(dst, src, n);
+  } else if (n >= 4) {
+    copy_ends<4>(dst, src, n);
+  } else {
+    for (int64_t i = 0; i < n; ++i) dst[i] = src[i];
+  }
+}
+
+void copy(const PasteArgs& a, const PasteScratch& scratch, int64_t item, int64_t end) {
+  const int64_t pixel = a.pixel * a.element_size, row_bytes = a.width * pixel, plane_bytes = a.height * row_bytes;
+  const char* src = static_cast<const char*>(a.src);
+  while (item < end) {
+    const int64_t n = item / a.height;
+    int64_t row = item % a.height;
+    const int64_t stop = a.height - row < end - item ? a.height : row + end - item;
+    item += stop - row;
+    const Box* boxes = a.boxes + n * (a.k - 1);
+    const int64_t* index = a.index + n * a.k;
+    char* dst = static_cast<char*>(a.dst) + n * a.planes * plane_bytes;
+    for (int64_t next; row < stop; row = next) {
+      next = band_end(boxes, a.k - 1, row, stop);
+      int64_t count = 0;
+      for (int64_t at = 0; at < a.width; at = scratch.spans[count++].end) {
+        scratch.spans[count] = span_at(boxes, a.k - 1, row, at, a.width);
+      }
+      for (int64_t plane = 0; plane < a.planes; ++plane) {
+        for (int64_t i = 0; i < count; ++i) {
+          const Span& span = scratch.spans[i];
+          const char* image = src + index[span.owner] * a.src_stride * a.element_size;
+          int64_t at = plane * plane_bytes + row * row_bytes + span.begin * pixel;
+          if (count == 1) {
+            std::memcpy(dst + at, image + at, static_cast<size_t>((next - row) * row_bytes));
+            break;
+          }
+          const int64_t bytes = (span.end - span.begin) * pixel;
+          for (int64_t r = row; r < next; ++r, at += row_bytes) copy_span(dst + at, image + at, bytes);
+        }
+      }
+    }
+  }
+}
+
+template <typename T, typename A = accumulator_t<T>>
+void add_span(A* to, const T* from, int64_t n) {
+#pragma omp simd
+  for (int64_t i = 0; i < n; ++i) to[i] += to_float(from[i]);
+}
+
+// Adds to sums, rows [row, stop) of image m with sum_plane elements between planes, what place (n, k) shows of it.
+template <typename T, typename A = accumulator_t<T>>
+void add_place(const PasteArgs& a, int64_t place, int64_t row, int64_t stop, A* sums, int64_t sum_plane) {
+  const int64_t n = place / a.k, owner = place % a.k, length = a.width * a.pixel;
+  const Box* boxes = a.boxes + n * (a.k - 1);
+  const T* grad = static_cast<const T*>(a.src) + n * a.src_stride;
+  const int64_t first = row;
+  if (owner > 0) {
+    if (boxes[owner - 1].top > row) row = boxes[owner - 1].top;
+    if (boxes[owner - 1].bottom < stop) stop = boxes[owner - 1].bottom;
+  }
+  for (int64_t next; row < stop; row = next) {
+    next = band_end(boxes, a.k - 1, row, stop);
+    for (int64_t at = 0; at < a.width;) {
+      const Span span = span_at(boxes, a.k - 1, row, at, a.width);
+      at = span.end;
+      if (span.owner != owner) continue;
+      const bool whole = span.end - span.begin == a.width;  // then the rows of the band are one span
+      const int64_t elements = whole ? (next - row) * length : (span.end - span.begin) * a.pixel;
+      for (int64_t plane = 0; plane < a.planes; ++plane) {
+        A* to = sums + plane * sum_plane + (row - first) * length + span.begin * a.pixel;
+        const T* from = grad + (plane * a.height + row) * length + span.begin * a.pixel;
+        for (int64_t r = whole ? next - 1 : row; r < next; ++r, to += length, from += length) {
+          add_span(to, from, elements);
+        }
+      }
+    }
+  }
+}
+
+template <typename T>
+void add(const PasteArgs& a, const PasteScratch& scratch, int64_t item, int64_t end) {
+  using A = accumulator_t<T>;
+  constexpr bool kDirect = sizeof(T) == sizeof(A);
+  const int64_t length = a.width * a.pixel, plane_elements = a.height * length, tile = tile_rows(a);
+  while (item < end) {
+    const int64_t m = item / a.height, row = item % a.height;
+    int64_t stop = a.height - row < end - item ? a.height : row + end - item;
+    if (stop - row > tile) stop = row + tile;
+    item += stop - row;
+    T* dst = static_cast<T*>(a.dst) + m * a.planes * plane_elements + row * length;
+    A* sums = static_cast<A*>(scratch.sums);
+    int64_t sum_plane = tile * length;
+    if constexpr (kDirect) {
+      sums = dst;
+      sum_plane = plane_elements;
+    }
+    for (int64_t plane = 0; plane < a.planes; ++plane) {
+      std::memset(sums + plane * sum_plane, 0, static_cast<size_t>((stop - row) * length) * sizeof(A));
+    }
+    for (int64_t i = a.offset[m]; i < a.offset[m + 1]; ++i) add_place<T>(a, a.places[i], row, stop, sums, sum_plane);
+    if constexpr (!kDirect) {
+      for (int64_t plane = 0; plane < a.planes; ++plane) {
+        store_block(dst + plane * plane_elements, sums + plane * sum_plane, (stop - row) * length);
+      }
+    }
+  }
+}
+
+}  // namespace
+
+extern const PasteKernels paste = {copy, {add<float>, add<bf16>, add<f16>, add<double>}};
+
+}  // namespace FASTMIX_ISA
+}  // namespace fastmix
