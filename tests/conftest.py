@@ -1,12 +1,19 @@
 """Fixtures: poisoned allocations, fixed seeds, and every backend and instruction set that runs here."""
 
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import settings
 
 import fastmix
 from fastmix import _library
-from fastmix.backend import why_not
+
+sys.path.insert(0, str(Path(__file__).parent / "simt"))
+import backend as simt
+import build as simt_build
+from fastmix.backend import OPERATORS
 
 settings.register_profile("fastmix", deadline=None, derandomize=True, max_examples=40)
 settings.load_profile("fastmix")
@@ -20,6 +27,8 @@ def _variants() -> list[str]:
     if _library.missing is None:
         best = torch.ops.fastmix._cpu_isa(-1)
         names += [f"cpu-{isa}" for isa, level in ISA.items() if level <= best]
+        if simt_build.missing() is None:
+            names.append("simt")  # the CUDA kernels, compiled for the CPU
     return names
 
 
@@ -32,7 +41,12 @@ def pytest_generate_tests(metafunc):
 def variant(request):
     """The name of a backend (with its instruction set) that serves every call of the test."""
     name, _, isa = request.param.partition("-")
-    assert why_not("blend", name, "cpu") is None
+    if name == "simt":
+        simt.install()
+    op = request.path.stem.removeprefix("test_")
+    reason = simt.why_not(op if op in OPERATORS else "blend", name)
+    if reason is not None:
+        pytest.skip(reason)
     if isa:
         torch.ops.fastmix._cpu_isa(ISA[isa])
     with fastmix.backend(name):

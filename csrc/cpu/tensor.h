@@ -1,4 +1,5 @@
-// What the CPU registrations share: allocation, dtype dispatch, parallel loops, and the errors of bad indices.
+// What the registrations share: allocation, dtype dispatch, and on the CPU parallel loops and the errors of bad
+// indices.
 #pragma once
 
 #ifdef __linux__
@@ -56,25 +57,49 @@ inline void request_huge_pages(const Tensor& t, size_t bytes) {
 #endif
 }
 
-inline Tensor empty_strided_cpu(Dims sizes, Dims strides, ScalarType dtype) {
+inline Tensor empty_strided_at(int32_t device_type, int32_t device_index, Dims sizes, Dims strides,
+                               ScalarType dtype) {
   AtenTensorHandle handle = nullptr;
   STABLE_TORCH_ERROR_CODE_CHECK(
       aoti_torch_empty_strided(static_cast<int64_t>(sizes.size()), sizes.data(), strides.data(),
-                               torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype)),
-                               aoti_torch_device_type_cpu(), 0, &handle));
-  Tensor t(handle);
+                               torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype)), device_type,
+                               device_index, &handle));
+  return Tensor(handle);
+}
+
+inline Tensor empty_strided_cpu(Dims sizes, Dims strides, ScalarType dtype) {
+  Tensor t = empty_strided_at(aoti_torch_device_type_cpu(), 0, sizes, strides, dtype);
   request_huge_pages(t, static_cast<size_t>(t.numel()) * t.element_size());
   return t;
 }
 
-inline Tensor empty_cpu(std::initializer_list<int64_t> sizes, ScalarType dtype) {
-  int64_t strides[8];
-  int64_t step = 1;
-  for (int64_t i = static_cast<int64_t>(sizes.size()) - 1; i >= 0; --i) {
-    strides[i] = step;
-    step *= sizes.begin()[i] > 0 ? sizes.begin()[i] : 1;
+// On the device of like.
+inline Tensor empty_strided_beside(const Tensor& like, Dims sizes, Dims strides, ScalarType dtype) {
+  if (like.is_cpu()) return empty_strided_cpu(sizes, strides, dtype);
+  int32_t device_type = 0;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device_type));
+  return empty_strided_at(device_type, like.get_device_index(), sizes, strides, dtype);
+}
+
+// Row-major strides of sizes, for empty_strided.
+struct RowMajor {
+  int64_t values[8];
+  explicit RowMajor(std::initializer_list<int64_t> sizes) {
+    int64_t step = 1;
+    for (int64_t i = static_cast<int64_t>(sizes.size()) - 1; i >= 0; --i) {
+      values[i] = step;
+      step *= sizes.begin()[i] > 0 ? sizes.begin()[i] : 1;
+    }
   }
-  return empty_strided_cpu(Dims(sizes.begin(), sizes.size()), Dims(strides, sizes.size()), dtype);
+};
+
+inline Tensor empty_cpu(std::initializer_list<int64_t> sizes, ScalarType dtype) {
+  return empty_strided_cpu(Dims(sizes.begin(), sizes.size()), Dims(RowMajor(sizes).values, sizes.size()), dtype);
+}
+
+inline Tensor empty_beside(const Tensor& like, std::initializer_list<int64_t> sizes, ScalarType dtype) {
+  return empty_strided_beside(like, Dims(sizes.begin(), sizes.size()), Dims(RowMajor(sizes).values, sizes.size()),
+                              dtype);
 }
 
 inline Tensor dense(const Tensor& t) { return t.is_contiguous() ? t : torch::stable::contiguous(t); }
