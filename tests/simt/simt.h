@@ -78,7 +78,7 @@ struct Fiber {
   const unsigned* waits_for = nullptr;  // runnable again once *waits_for != seen
   unsigned seen = 0;
   bool done = false;
-  int barriers = 0;  // block barriers met in this block
+  int barriers = 0;  // barriers met in this block
   void* tsan = nullptr;
   void* fake_stack = nullptr;
 };
@@ -98,8 +98,8 @@ struct Machine {
   simt_dim block, grid, index;
   void (*body)(void*) = nullptr;
   void* argument = nullptr;
-  int drop_barrier = -1;  // the n-th barrier of every block is left out
-  int barriers_met = 0;   // block barriers of thread 0 in the longest block so far
+  int drop_barrier = -1;  // the n-th barrier that a thread meets orders no memory
+  int barriers_met = 0;   // barriers of thread 0 in the longest block so far
   bool reversed = false;
 };
 
@@ -155,17 +155,23 @@ SIMT_UNCHECKED inline int meet(Barrier& b, unsigned members, int value, bool ord
   return *count;
 }
 
-SIMT_UNCHECKED inline int block_barrier(int value) {
+// Counts the barrier that the current thread meets; whether it orders memory, or is the one to leave out.
+SIMT_UNCHECKED inline bool is_kept() {
   Machine& m = machine();
   Fiber& f = m.fibers[m.current];
-  const bool dropped = f.barriers++ == m.drop_barrier;
+  const bool kept = f.barriers++ != m.drop_barrier;
   if (m.current == 0 && f.barriers > m.barriers_met) m.barriers_met = f.barriers;
-  return meet(m.block_barrier, m.block.x, value, !dropped);
+  return kept;
+}
+
+SIMT_UNCHECKED inline int block_barrier(int value) {
+  Machine& m = machine();
+  return meet(m.block_barrier, m.block.x, value, is_kept());
 }
 
 SIMT_UNCHECKED inline void warp_barrier() {
   Machine& m = machine();
-  meet(m.warps[m.current / kWarp].barrier, kWarp, 0, true);
+  meet(m.warps[m.current / kWarp].barrier, kWarp, 0, is_kept());
 }
 
 // What every lane of the warp gave. Orders no memory accesses, as on the GPU.
