@@ -14,7 +14,7 @@ import sysconfig
 from importlib.util import find_spec
 from pathlib import Path
 
-from setuptools import Extension, setup
+from setuptools import Extension, find_packages, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 
@@ -110,10 +110,11 @@ class StableWheel(bdist_wheel):
         super().finalize_options()
 
 
-setup(
-    ext_modules=[Extension("fastmix._C", sources=[], py_limited_api=True)],
-    cmdclass={"build_ext": NinjaBuild, "bdist_wheel": StableWheel},
-    setup_requires=[] if torch_folder() is not None else ["torch>=2.10"],
-    packages=["fastmix", "fastmix.ops", "fastmix.reference", "fastmix.kernels"],
-    package_dir={"fastmix.kernels": "kernels"},
-)
+if __name__ == "__main__":
+    setup(
+        ext_modules=[Extension("fastmix._C", sources=[], py_limited_api=True)],
+        cmdclass={"build_ext": NinjaBuild, "bdist_wheel": StableWheel},
+        setup_requires=[] if torch_folder() is not None else ["torch>=2.10"],
+        packages=[*find_packages(include=["fastmix*"]), "fastmix.kernels"],
+        package_dir={"fastmix.kernels": "kernels"},
+    )

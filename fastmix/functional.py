@@ -1,10 +1,11 @@
 """The operators as functions: every random quantity is an argument."""
 
+from .input_saliency import input_saliency
 from .ops.blend import blend
 from .ops.paste import paste, paste_areas
 from .ops.patch_mix import patch_mix
 from .ops.saliency import percentile_mask, saliency_map, saliency_mask, saliency_peak
 from .ops.soft_target import soft_bce, soft_cross_entropy, soft_kl, soft_target_kl
 
-__all__ = ["blend", "paste", "paste_areas", "patch_mix", "percentile_mask", "saliency_map", "saliency_mask",
-           "saliency_peak", "soft_bce", "soft_cross_entropy", "soft_kl", "soft_target_kl"]
+__all__ = ["blend", "input_saliency", "paste", "paste_areas", "patch_mix", "percentile_mask", "saliency_map",
+           "saliency_mask", "saliency_peak", "soft_bce", "soft_cross_entropy", "soft_kl", "soft_target_kl"]

@@ -3,10 +3,11 @@
 // One read of the gradient. The means of Eq. 2-3 are left out where a positive factor changes nothing: a mask does
 // not see it, a map is normalised. Cells of equal content get equal sums: every column adds its rows in order.
 
+#include "cpu/saliency.h"
+
 #include <cmath>
 
 #include "core/order_keys.h"
-#include "cpu/saliency.h"
 #include "cpu/simd.h"
 
 namespace fastmix {
@@ -180,8 +181,8 @@ void mask_of(const A* values, int64_t n, int64_t rank, Key* keys, uint8_t* mask)
 
 int64_t rank_of(const SaliencyArgs& a, int64_t n) {
   const int64_t at = n * a.q_step;
-  const double q = a.q_is_double ? static_cast<const double*>(a.q)[at]
-                                 : static_cast<double>(static_cast<const float*>(a.q)[at]);
+  const double q =
+      a.q_is_double ? static_cast<const double*>(a.q)[at] : static_cast<double>(static_cast<const float*>(a.q)[at]);
   return percentile_rank(q, a.h * a.w);
 }
 
@@ -269,11 +270,10 @@ void peak_images(const SaliencyArgs& a, int64_t begin, int64_t end, void*) {
 
 }  // namespace
 
-extern const SaliencyKernels saliency = {
-    {map_images<float>, map_images<bf16>, map_images<f16>, map_images<double>},
-    {mask_images<float>, mask_images<bf16>, mask_images<f16>, mask_images<double>},
-    {peak_images<float>, peak_images<bf16>, peak_images<f16>, peak_images<double>},
-    {percentile_images<float>, nullptr, nullptr, percentile_images<double>}};
+extern const SaliencyKernels saliency = {{map_images<float>, map_images<bf16>, map_images<f16>, map_images<double>},
+                                         {mask_images<float>, mask_images<bf16>, mask_images<f16>, mask_images<double>},
+                                         {peak_images<float>, peak_images<bf16>, peak_images<f16>, peak_images<double>},
+                                         {percentile_images<float>, nullptr, nullptr, percentile_images<double>}};
 
 }  // namespace FASTMIX_ISA
 }  // namespace fastmix

@@ -2,10 +2,6 @@
 // indices.
 #pragma once
 
-#ifdef __linux__
-#include <sys/mman.h>
-#include <unistd.h>
-#endif
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
@@ -17,6 +13,11 @@
 #include <optional>
 #include <stdexcept>
 #include <string>
+
+// torch 2.10's headers have the macro under its older name only.
+#ifndef STABLE_TORCH_ERROR_CODE_CHECK
+#define STABLE_TORCH_ERROR_CODE_CHECK TORCH_ERROR_CODE_CHECK
+#endif
 
 namespace fastmix {
 
@@ -41,45 +42,10 @@ inline int dtype_slot(const char* op, const Tensor& x) {
   return 0;
 }
 
-// Fresh memory for a large output arrives page by page as it is first written, and 4 KB pages cost several times the
-// writing (measured: clone of 38 MB 9.4 ms, 2.7 ms with 2 MB pages). Where transparent huge pages are allowed on
-// request (the usual setting), this requests them; torch does the same under THP_MEM_ALLOC_ENABLE=1.
-inline void request_huge_pages(const Tensor& t, size_t bytes) {
-#ifdef __linux__
-  constexpr size_t kWorthwhile = size_t{4} << 20;
-  if (bytes < kWorthwhile) return;
-  static const size_t page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
-  const uintptr_t data = reinterpret_cast<uintptr_t>(t.mutable_data_ptr());
-  const uintptr_t begin = data / page * page, end = (data + bytes) / page * page;
-  madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);  // advice: failing changes nothing
-#else
-  (void)t, (void)bytes;
-#endif
-}
-
-inline Tensor empty_strided_at(int32_t device_type, int32_t device_index, Dims sizes, Dims strides,
-                               ScalarType dtype) {
-  AtenTensorHandle handle = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(
-      aoti_torch_empty_strided(static_cast<int64_t>(sizes.size()), sizes.data(), strides.data(),
-                               torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype)), device_type,
-                               device_index, &handle));
-  return Tensor(handle);
-}
-
-inline Tensor empty_strided_cpu(Dims sizes, Dims strides, ScalarType dtype) {
-  Tensor t = empty_strided_at(aoti_torch_device_type_cpu(), 0, sizes, strides, dtype);
-  request_huge_pages(t, static_cast<size_t>(t.numel()) * t.element_size());
-  return t;
-}
-
+// Every output is allocated by one of these: csrc/cpu/allocate.cpp, and csrc/cuda/allocate.cpp for that library.
+Tensor empty_strided_cpu(Dims sizes, Dims strides, ScalarType dtype);
 // On the device of like.
-inline Tensor empty_strided_beside(const Tensor& like, Dims sizes, Dims strides, ScalarType dtype) {
-  if (like.is_cpu()) return empty_strided_cpu(sizes, strides, dtype);
-  int32_t device_type = 0;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device_type));
-  return empty_strided_at(device_type, like.get_device_index(), sizes, strides, dtype);
-}
+Tensor empty_strided_beside(const Tensor& like, Dims sizes, Dims strides, ScalarType dtype);
 
 // Row-major strides of sizes, for empty_strided.
 struct RowMajor {

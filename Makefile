@@ -1,0 +1,51 @@
+# One command from a fresh clone: `make train` or `make test`. Needs python3 (3.10-3.13, with venv) and a C++ compiler.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check -q
+SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh') fastmix/ops/schemas.def setup.py
+OUT ?= runs
+TESTS ?= tests
+ARGS ?=
+
+.PHONY: help setup train train-fashion test bench lint format clean
+.DELETE_ON_ERROR:
+
+help:  ## this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
+
+# Requirements first, the library second: a changed kernel rebuilds without touching the network.
+$(VENV)/.requirements: constraints.txt pyproject.toml
+	@echo "setup: virtual environment and pinned requirements (a minute or two, once)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(PIP) install -c constraints.txt torch==2.13.0 setuptools ninja numpy
+	@$(PIP) install -c constraints.txt --no-build-isolation -e '.[train,bench,dev]'
+	@$(PIP) install -c constraints.txt --no-deps mlxtend
+	@touch $@
+
+$(VENV)/.library: $(VENV)/.requirements $(SOURCES)
+	@echo "setup: C++ library"
+	@$(BIN)/python setup.py -q build_ext --inplace
+	@touch $@
+
+setup: $(VENV)/.library  ## virtual environment, pinned requirements, C++ library
+
+train: setup  ## R-Mix against none on 5,000 real MNIST images: a table and pictures in under 3 minutes
+	$(BIN)/python -m fastmix train --data mnist5k --compare none,rmix --out $(OUT)/mnist5k $(ARGS)
+
+test: setup  ## the whole test suite
+	$(BIN)/python -m pytest $(TESTS) $(ARGS)
+
+bench: setup  ## every operator against torch.compile, eager and the floor
+	$(BIN)/python -m bench $(ARGS)
+
+lint: setup  ## ruff and clang-format, without changing a file
+	$(BIN)/ruff check .
+	@find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' | xargs $(BIN)/clang-format --dry-run -Werror
+
+format: setup  ## apply both
+	$(BIN)/ruff check --fix .
+	@find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' | xargs $(BIN)/clang-format -i
+
+clean:  ## remove what was built, keep the virtual environment
+	rm -rf build dist *.egg-info fastmix/*.so $(VENV)/.library

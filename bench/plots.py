@@ -1,0 +1,126 @@
+"""Two pictures of one result: how many times faster fastmix is than the others, and how near the roof.
+
+All these operators do a few operations a byte, far left of a classic roofline's ridge: the only roof over them is
+bandwidth, the rate of a clone of the same batch. The second picture therefore draws, case by case, which share of
+that roof each provider reaches (the floor over its time).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from .report import median, ours, peers, speedup
+from .runner import OURS
+
+COLOURS = {"eager": "#9a9a9a", "compile": "#1f77b4", "peer": "#e08214", "ours": "#1b7837"}
+NAMES = {"eager": "PyTorch eager", "compile": "torch.compile", "peer": "fastest peer"}
+TICKS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
+
+
+def draw(results: dict[str, Any], beside: Path) -> list[str]:
+    """Writes <stem>-speedup.png and <stem>-roofline.png next to the JSON; returns a line for each, or why not."""
+    try:
+        import matplotlib
+    except ImportError:
+        return ["no plots: matplotlib is not installed"]
+    matplotlib.use("Agg")
+    backends = [name for name in OURS if any(name in ours(case) for case in results["cases"])]
+    if not backends:
+        return ["no plots: no fastmix backend ran"]
+    cases = [case for case in results["cases"] if ours(case)]
+    lines = []
+    for kind, panel in (("speedup", _speedups), ("roofline", _shares)):
+        path = beside.with_name(f"{beside.stem}-{kind}.png")
+        _figure(results, cases, backends, panel).savefig(path, dpi=110)
+        lines.append(f"wrote {path}")
+    return lines
+
+
+def _figure(results: dict[str, Any], cases: list[dict[str, Any]], backends: list[str], panel: Any) -> Any:
+    """A row per case and a panel per backend; ``panel(axis, cases, backend)`` draws one and returns its values."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.4 + 6 * len(backends), 2 + 0.36 * len(cases)), layout="constrained")
+    axes = figure.subplots(1, len(backends), sharey=True, sharex=True, squeeze=False)[0]
+    for axis in axes:
+        axis.set_xscale("log")  # replaces the tick formatter, so before the panel sets its own
+    values = [v for axis, backend in zip(axes, backends, strict=True) for v in panel(axis, cases, backend)]
+    low, high = min(0.7, 0.8 * min(values, default=1)), max(1.5, 1.3 * max(values, default=1))
+    ticks = [t for t in (TICKS if high / low < 2000 else TICKS[::3]) if low <= t <= high]  # else they overlap
+    for axis, backend in zip(axes, backends, strict=True):
+        axis.axvline(1, color="#b03020", lw=1, zorder=1)
+        axis.set_xlim(low, high)
+        axis.set_xticks(ticks)
+        axis.minorticks_off()
+        axis.grid(axis="x", color="#eeeeee", zorder=0)
+        axis.set_axisbelow(True)
+        axis.set_yticks(range(len(cases)), [_label(case) for case in cases])
+        axis.set_ylim(len(cases) - 0.4, -0.6)
+        axis.set_title(f"fastmix {backend}")
+    handles = {label: handle for axis in axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=5, frameon=False)
+    machine = results["machine"]
+    figure.suptitle(f"{machine['name']}, {machine['threads']} threads, torch {machine['packages'].get('torch', '?')}, "
+                    f"{results['date'][:10]}", fontsize=10)
+    return figure
+
+
+def _label(case: dict[str, Any]) -> str:
+    return f"{case['op']}  {case['case']}{' +backward' if case['mode'] != 'forward' else ''}"
+
+
+def _others(case: dict[str, Any]) -> dict[str, str]:
+    """Kind -> provider, of those that ran."""
+    found = {kind: kind for kind in ("eager", "compile") if median(case, kind) is not None}
+    return found | ({"peer": peers(case)[0]} if peers(case) else {})
+
+
+def _row(axis: Any, row: int, values: list[float]) -> None:
+    axis.plot([min(values), max(values)], [row, row], color="#dddddd", lw=2, zorder=1)
+
+
+def _speedups(axis: Any, cases: list[dict[str, Any]], backend: str) -> list[float]:
+    """How many times as long the others take, with the goals as ticks."""
+    shown = [1.0]
+    for row, case in enumerate(cases):
+        if median(case, backend) is None:
+            continue
+        values = {kind: speedup(case, backend, other) for kind, other in _others(case).items()}
+        _row(axis, row, [1, *values.values()])
+        for kind, value in values.items():
+            axis.scatter(value, row, s=46, color=COLOURS[kind], zorder=3, label=NAMES[kind])
+        goals = {kind: goal for kind, goal in case["goals"].items() if kind in NAMES}
+        for kind, goal in goals.items():
+            axis.scatter(goal, row, marker="|", s=150, lw=2, color=COLOURS[kind], zorder=2,
+                         label=f"goal against {NAMES[kind]}")
+        shown += [*values.values(), *goals.values()]
+    axis.axvspan(1e-3, 1, color="#fbe3e0", zorder=0)
+    axis.xaxis.set_major_formatter(lambda v, _: f"{v:g}x")
+    axis.set_xlabel(f"time of the other / time of fastmix {backend}\nleft of 1: fastmix is slower")
+    return shown
+
+
+def _shares(axis: Any, cases: list[dict[str, Any]], backend: str) -> list[float]:
+    """The share of the roof, and the roof itself in GB/s at the right-hand edge."""
+    shown = [1.0]
+    for row, case in enumerate(cases):
+        roof = case["clone_bytes"] / median(case, "clone") / 1e3
+        axis.annotate(f"{roof:.3g} GB/s", (1, row), xycoords=("axes fraction", "data"), xytext=(4, 0),
+                      textcoords="offset points", va="center", fontsize=8, color="#555555")
+        if median(case, backend) is None:
+            continue
+        values = {kind: case["floor_us"] / median(case, other) for kind, other in _others(case).items()}
+        own = case["floor_us"] / median(case, backend)
+        _row(axis, row, [own, 1, *values.values()])
+        axis.scatter(own, row, s=60, color=COLOURS["ours"], zorder=4, label="fastmix")
+        for kind, value in values.items():
+            axis.scatter(value, row, s=34, color=COLOURS[kind], zorder=3, label=NAMES[kind])
+        if "floor" in case["goals"]:
+            axis.scatter(1 / case["goals"]["floor"], row, marker="|", s=150, lw=2, color=COLOURS["ours"], zorder=2,
+                         label="goal")
+        shown += [own, *values.values()]
+    axis.xaxis.set_major_formatter(lambda v, _: f"{100 * v:g}%")
+    axis.set_xlabel("share of the roof reached (bytes that must move once, at the rate of\n"
+                    "a clone of the batch, whose GB/s stand at the right)")
+    return shown

@@ -1,0 +1,220 @@
+"""Times every provider of a case side by side in one process.
+
+Providers: eager (the reference through the public function), compile (torch.compile of the reference), every fastmix
+backend, the peers, and a clone of the batch, whose rate gives the floor. Each is called once, held against the
+reference, then timed in interleaved repeats whose order rotates, so that a slow minute of the machine hits all alike.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch._dynamo.utils
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+import fastmix
+from fastmix.backend import BACKENDS, why_not
+
+from .cases import Case
+from .machine import other_cpu_seconds
+from .timing import Stats, argument_sets, floor_seconds, peak_extra_bytes, timer
+
+OURS = tuple(name for name in BACKENDS if name != "reference")
+MIN_REPEATS, MAX_REPEATS = 5, 200
+PATIENCE = 15.0  # seconds over its time after which a case with a very slow provider stops at 2 repeats
+# ||provider - reference|| / ||reference||: wide enough for another order of summation and for peers that round
+# intermediate results to the case's dtype, narrow enough to find another function.
+TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4, torch.float16: 5e-3, torch.bfloat16: 3e-2}
+
+
+class WrongResult(Exception):
+    """A provider that does not compute what the reference computes."""
+
+
+@dataclass(frozen=True)
+class Provider:
+    """build: ``build(*args)`` returns the function of the case's arguments. skip: the reason not to run it."""
+
+    name: str
+    build: Callable[..., Callable[..., Any]]
+    context: Callable[[], Any] = contextlib.nullcontext
+    skip: str | None = None
+    checked: bool = True
+    compiled: bool = False
+    clone: bool = False
+
+
+def providers(case: Case, device: torch.device, wanted: list[str] | None = None) -> list[Provider]:
+    """Every provider of the case. wanted: names to keep; the clone always stays."""
+
+    def compiled(*args: Any) -> Callable[..., Any]:
+        return torch.compile(case.reference, fullgraph=True, dynamic=False)
+
+    found = [
+        Provider("clone", lambda *args: lambda x, *rest: x.clone(), checked=False, clone=True),
+        Provider("eager", lambda *args: case.ours, lambda: fastmix.backend("reference")),
+        Provider("compile", compiled, compiled=True),
+    ]
+    for name in OURS:
+        reasons = [why_not(op, name, device.type) for op in case.operators]
+        found.append(Provider(name, lambda *args: case.ours, lambda name=name: fastmix.backend(name),
+                              skip=next(filter(None, reasons), None)))
+    found += [Provider(p.name, p.build, skip=p.why_not(), checked=p.same) for p in case.peers]
+    return [p for p in found if wanted is None or p.clone or p.name in wanted]
+
+
+def step(fn: Callable[..., Any], backward: bool, grad_out: Tensor | None) -> Callable[..., Any]:
+    """What is timed: the function, or with ``backward`` the function and its backward into a fresh ``.grad``."""
+    if not backward:
+        return fn
+
+    def train(leaf: Tensor, *rest: Any) -> Any:
+        leaf.grad = None
+        out = fn(leaf, *rest)
+        (out[0] if isinstance(out, tuple) else out).backward(grad_out)
+        return out
+    return train
+
+
+def tensors_of(result: Any, leaf: Tensor) -> list[Tensor]:
+    grad = [] if leaf.grad is None else [leaf.grad]
+    return [t.detach().clone() for t in [*tree_leaves(result), *grad]]
+
+
+def hold_against(expected: list[Tensor], got: list[Tensor], dtype: torch.dtype) -> None:
+    """WrongResult unless every tensor is the reference's, within TOLERANCE in norm."""
+    if [t.shape for t in expected] != [t.shape for t in got]:
+        raise WrongResult(f"shapes are {[tuple(t.shape) for t in got]}, want {[tuple(t.shape) for t in expected]}")
+    for e, g in zip(expected, got, strict=True):
+        e, g = e.to(torch.float64), g.to(torch.float64)
+        error = float((e - g).norm() / e.norm().clamp(min=1e-30))
+        if not error <= TOLERANCE[dtype]:
+            raise WrongResult(f"differs from the reference by {error:.1e} in norm, allowed {TOLERANCE[dtype]:.0e}")
+
+
+def interleave(timers: dict[str, Callable[[], float]],
+               seconds: float) -> tuple[dict[str, list[float]], dict[str, Exception]]:
+    """Repeats over all timers within about ``seconds``; the order rotates, and turns round every other repeat.
+
+    Returns the times, and the error of every timer that failed: it is not called again.
+    """
+    names = list(timers)
+    times: dict[str, list[float]] = {name: [] for name in names}
+    failed: dict[str, Exception] = {}
+    deadline = time.perf_counter() + seconds
+    for repeat in range(MAX_REPEATS):
+        late = time.perf_counter() - deadline
+        if (repeat >= MIN_REPEATS and late > 0) or (repeat >= 2 and late > PATIENCE):
+            break
+        start = repeat // 2 % len(names)
+        order = names[start:] + names[:start]
+        for name in order if repeat % 2 == 0 else reversed(order):
+            if name in failed:
+                continue
+            try:
+                times[name].append(timers[name]())
+            except Exception as error:
+                failed[name] = error
+    return times, failed
+
+
+@contextlib.contextmanager
+def _quiet_gc() -> Iterator[None]:
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+def _frames_compiled() -> int:
+    return torch._dynamo.utils.counters["frames"]["total"]
+
+
+def run_case(case: Case, device: torch.device, seconds: float, wanted: list[str] | None = None) -> dict[str, Any]:
+    """One entry of the results: the case, and per provider its times (us) or why there are none."""
+    torch._dynamo.reset()
+    first = case.make(device, 0)
+    set_bytes = sum(t.nbytes for t in tree_leaves(first) if isinstance(t, Tensor))
+    sets = [first, *(case.make(device, seed) for seed in range(1, argument_sets(device, set_bytes)))]
+    for args in sets:
+        args[0].requires_grad_(case.backward)
+    x = first[0]
+    out = case.reference(*first)
+    out = out[0] if isinstance(out, tuple) else out
+    grad_out = torch.randn_like(out) if case.backward and out.ndim else None
+    expected = tensors_of(step(case.reference, case.backward, grad_out)(*first), x)
+    del out
+
+    entries: dict[str, dict[str, Any]] = {}
+    calls: dict[str, Callable[..., Any]] = {}
+    contexts: dict[str, Callable[[], Any]] = {}
+    timers: dict[str, Any] = {}
+    chosen = providers(case, device, wanted)
+    for p in chosen:
+        if p.skip is not None:
+            entries[p.name] = {"skipped": p.skip}
+            continue
+        x.grad = None
+        try:
+            with p.context():
+                fn = p.build(*first)
+                call = step(fn, case.backward and not p.clone, grad_out)
+                own_sets = [(args[0].detach(),) for args in sets] if p.clone else sets
+                result = call(*own_sets[0])
+                if p.checked:
+                    hold_against(expected, tensors_of(result, x), x.dtype)
+                del result
+                timers[p.name] = timer(device, call, own_sets)
+        except Exception as error:  # a provider's failure is a line of the table, never the end of the run
+            entries[p.name] = _failure(error)
+            continue
+        calls[p.name], contexts[p.name] = call, p.context
+
+    frames = _frames_compiled()
+    with _quiet_gc():
+        others, start = other_cpu_seconds(), time.perf_counter()
+        times, failed = interleave({name: _within(contexts[name], timers[name]) for name in timers}, seconds)
+        others, timed = other_cpu_seconds() - others, time.perf_counter() - start
+    recompiled = _frames_compiled() != frames
+    for name, call in calls.items():
+        if name in failed:
+            entries[name] = _failure(failed[name])
+            continue
+        x.grad = None
+        stats = Stats.of(times[name])
+        with contexts[name]():
+            extra = peak_extra_bytes(device, call, first)
+        entries[name] = {"median_us": stats.median * 1e6, "q1_us": stats.q1 * 1e6, "q3_us": stats.q3 * 1e6,
+                         "repeats": stats.repeats, "inner": timers[name].inner, "extra_bytes": extra}
+        if device.type == "cuda":
+            entries[name] |= {"host_us": timers[name].host * 1e6, "graph": timers[name].graph}
+    if recompiled and "median_us" in entries.get("compile", {}):
+        entries["compile"] = {"error": "it was compiled again while being timed"}
+    return {
+        "op": case.op, "case": case.name, "mode": case.mode, "formula": case.formula, "moved_bytes": case.moved,
+        "clone_bytes": 2 * x.numel() * x.element_size(), "argument_sets": len(sets), "scratch_bytes": case.scratch,
+        "timed_seconds": round(timed, 3), "cores_used_by_others": round(max(0.0, others) / timed, 2),
+        "goals": dict(case.goals.get(device.type, {})),
+        "floor_us": floor_seconds(case.moved, 2 * x.numel() * x.element_size(), entries["clone"]["median_us"]),
+        "providers": {p.name: entries[p.name] for p in chosen},
+    }
+
+
+def _within(context: Callable[[], Any], measure: Callable[[], float]) -> Callable[[], float]:
+    def run() -> float:
+        with context():
+            return measure()
+    return run
+
+
+def _failure(error: Exception) -> dict[str, str]:
+    return {"error": f"{type(error).__name__}: {(str(error).strip().splitlines() or ['no message'])[0][:200]}"}

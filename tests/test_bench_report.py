@@ -1,0 +1,144 @@
+"""What the bench makes of its results: table, goals, plots, comparison with an older run, the README's table."""
+
+import copy
+import importlib.util
+
+import pytest
+import torch
+
+from bench import compare, plots, readme, report
+from bench.machine import describe, slug
+
+CPU = torch.device("cpu")
+
+
+def times(median_us, spread=0.02, **more):
+    return {"median_us": median_us, "q1_us": median_us * (1 - spread), "q3_us": median_us * (1 + spread),
+            "repeats": 9, "inner": 1, "extra_bytes": 0, **more}
+
+
+def result(**provider_times):
+    """A result of one case of 1 MB moved; floor 100 us."""
+    entries = {"clone": times(100.0), **{k: v if isinstance(v, dict) else times(v) for k, v in provider_times.items()}}
+    case = {"op": "blend", "case": "8x8", "mode": "forward", "formula": "2 N D s", "moved_bytes": 1e6,
+            "clone_bytes": 1e6, "argument_sets": 1, "scratch_bytes": 64, "timed_seconds": 1.0,
+            "cores_used_by_others": 0.0, "goals": {"compile": 2.0, "eager": 3.0, "floor": 1.5},
+            "floor_us": 100.0, "providers": entries}
+    return {"format": report.FORMAT, "date": "2026-01-02T03:04:05+00:00", "machine": describe(CPU, "Test machine"),
+            "settings": {"quick": True, "seconds": 1.0}, "cases": [case]}
+
+
+# ---------------------------------------------------------------- report
+
+def test_goals_and_losses_are_reported():
+    results = result(eager=300.0, compile=100.0, cpu=times(200.0, extra_bytes=1000), peer=150.0)
+    case = results["cases"][0]
+    assert {what: met for what, _, _, met in report.judged(case, "cpu")} == \
+        {"compile": False, "eager": False, "floor": False, "memory": False}
+    text = report.summary(results)
+    assert "goals: 0 met, 4 missed" in text
+    assert "faster 1 times, slower 2 times" in text
+    assert "cpu takes 2.00x the time of compile" in text
+    assert "cpu takes 1.33x the time of peer" in text
+    table = report.case_table(case)
+    assert "vs compile 0.50x (goal >=2x) MISSED" in table
+    better = result(eager=300.0, compile=200.0, cpu=100.0)["cases"][0]
+    assert all(met for *_, met in report.judged(better, "cpu"))
+    assert "MISSED" not in report.case_table(better)
+
+
+def test_reasons_and_failures_are_reported():
+    results = result(cpu={"error": "RuntimeError: no kernel"}, triton={"skipped": "fastmix has no triton kernel for "
+                                                                      "blend yet"})
+    assert "cpu: FAILED: RuntimeError: no kernel" in report.case_table(results["cases"][0])
+    assert "not run (blend): triton: fastmix has no triton kernel for it yet" in report.summary(results)
+    assert report.failures(results) == ["blend 8x8, forward: cpu: RuntimeError: no kernel"]
+
+
+def test_disturbed_cases_are_marked():
+    case = result(cpu=100.0)["cases"][0]
+    assert "disturbed" not in report.case_table(case)
+    assert "other processes used 0.7 cores" in report.case_table(case | {"cores_used_by_others": 0.7})
+
+
+@pytest.mark.parametrize(("text", "what"), [("{", "is not JSON"), ("{}", "is not a result"), (None, "does not exist")])
+def test_load_names_a_bad_file(tmp_path, text, what):
+    if text is not None:
+        (tmp_path / "r.json").write_text(text)
+    with pytest.raises(ValueError, match=what):
+        report.load(tmp_path / "r.json")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("matplotlib") is None, reason="matplotlib is not installed")
+def test_plots_are_drawn(tmp_path):
+    lines = plots.draw(result(eager=300.0, compile=100.0, cpu=200.0, peer=150.0), tmp_path / "r.json")
+    assert len(lines) == 2
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["r-roofline.png", "r-speedup.png"]
+    assert plots.draw(result(eager=300.0), tmp_path / "r.json") == ["no plots: no fastmix backend ran"]
+
+
+def test_machine_is_described():
+    machine = describe(CPU)
+    assert machine["cores"] >= 1 and machine["isa"] and machine["packages"]["torch"]
+    assert slug("AMD EPYC, 2 cores, AVX512") == "amd-epyc-2-cores-avx512"
+
+
+# ---------------------------------------------------------------- compare
+
+@pytest.mark.parametrize(("new", "code"), [
+    (times(109.0), 0),  # below 10 %
+    (times(120.0), 1),
+    (times(120.0, spread=0.2), 0),  # the ranges overlap
+    (times(50.0), 0),
+    ({"error": "RuntimeError: no kernel"}, 1),
+])
+def test_compare_finds_regressions(new, code):
+    text, found = compare.compare(result(cpu=100.0), result(cpu=new))
+    assert found == code
+    assert ("REGRESSION" in text) == bool(code)
+
+
+def test_compare_ignores_peers_and_refuses_what_cannot_be_compared():
+    old = result(cpu=100.0, eager=100.0, peer=100.0)
+    assert compare.compare(old, result(cpu=100.0, eager=900.0, peer=900.0))[1] == 0
+    other = copy.deepcopy(old)
+    other["machine"]["name"] = "Another"
+    text, code = compare.compare(old, other)
+    assert code == 2 and "Another" in text
+    other = copy.deepcopy(old)
+    other["cases"][0]["case"] = "9x9"
+    assert compare.compare(old, other) == ("compare: no case in common", 2)
+
+
+def test_compare_from_files(tmp_path, capsys):
+    report.save(result(cpu=100.0), tmp_path / "old.json")
+    report.save(result(cpu=150.0), tmp_path / "new.json")
+    paths = [str(tmp_path / name) for name in ("old.json", "new.json")]
+    assert compare.main(paths) == 1
+    assert compare.main(paths[:1] * 2) == 0
+    assert compare.main([paths[0], str(tmp_path / "none.json")]) == 2
+    assert "+50%" in capsys.readouterr().out
+
+
+# ---------------------------------------------------------------- README
+
+def test_readme_table_shows_wins_losses_and_the_machine():
+    table = readme.render(result(eager=300.0, compile=100.0, cpu=200.0, peer=150.0), "bench/results/x/r.json")
+    assert "Test machine" in table and "[r.json](bench/results/x/r.json)" in table
+    row = next(line for line in table.splitlines() if line.startswith("| `blend`"))
+    assert row == "| `blend` | 8x8, forward | 200 us (cpu) | **0.5x** (slower) | 1.5x | **0.75x** (slower) `peer` | 2 |"
+
+
+def test_readme_is_written_between_its_markers(tmp_path):
+    page = tmp_path / "README.md"
+    page.write_text(f"# A\n\n{readme.BEGIN}\nold\n{readme.END}\n\nafter\n")
+    report.save(result(cpu=200.0), tmp_path / "r.json")
+    arguments = [str(tmp_path / "r.json"), str(page)]
+    assert readme.main([*arguments, "--check"]) == 1
+    assert readme.main(arguments) == 0
+    text = page.read_text()
+    assert text.startswith("# A\n") and text.endswith("\n\nafter\n") and "old" not in text and "200 us" in text
+    assert readme.main([*arguments, "--check"]) == 0
+    page.write_text("no markers")
+    assert readme.main(arguments) == 2
+    assert page.read_text() == "no markers"
