@@ -65,7 +65,9 @@ FASTMIX_DEVICE void write_weight(const uint8_t* mask, const uint8_t* other, floa
   int turn = 0;
   reduce<kTileThreads>(counts, 0, Plus(), scratch, turn);
   if (threadIdx.x != 0) return;
-  const float mean = static_cast<float>((counts[0] + static_cast<double>(lam) * counts[1]) / cells);
+  // A lambda that no cell uses counts nothing, not even as NaN.
+  const double mixed = counts[1] > 0 ? static_cast<double>(lam) * counts[1] : 0.0;
+  const float mean = static_cast<float>((mixed + counts[0]) / cells);
   weight[0] = mean;
   weight[1] = 1.0f - mean;
 }
@@ -103,8 +105,7 @@ FASTMIX_KERNEL void __launch_bounds__(kTileThreads) patch_mix_kernel(const __gri
   const int64_t cells = static_cast<int64_t>(a.h) * a.w;
   const uint8_t *mask = a.mask + n * cells, *other = a.mask + (valid ? partner : 0) * cells;
   if (t.is_first_block) {
-    // A lambda of NaN makes both weights NaN.
-    write_weight(mask, other, valid ? lam : NAN, static_cast<int>(cells), a.weight + 2 * n);
+    write_weight(mask, other, lam, static_cast<int>(cells), a.weight + 2 * n);
     if (!valid && threadIdx.x == 0) a.weight[2 * n] = a.weight[2 * n + 1] = NAN;
   }
   if (t.first >= s.plane_elements()) return;

@@ -42,7 +42,7 @@ FASTMIX_DEVICE void write_map(const A* cells, int count, int pixels, A* map) {
 }
 
 template <typename T, PixelLoad kLoad>
-FASTMIX_KERNEL void __launch_bounds__(kCellThreads) saliency_cells_kernel(const __grid_constant__ SaliencyParams a) {
+FASTMIX_KERNEL void __launch_bounds__(kCellThreads, 4) saliency_cells_kernel(const __grid_constant__ SaliencyParams a) {
   using A = accumulator_t<T>;
   FASTMIX_DYNAMIC_SHARED(A, shared);
   const CellParams& c = a.image;
@@ -180,6 +180,13 @@ template <typename T>
 bool is_whole(const CellParams& a) {
   return a.cells() <= kWholeCells &&
          static_cast<int64_t>(a.channels) * a.height * a.width * static_cast<int64_t>(sizeof(T)) <= kWholeBytes;
+}
+
+// The shared memory that columns take in the worst of plans, without the cells.
+template <typename T>
+size_t widest_row_bytes(const CellParams& a) {
+  const size_t pixels = static_cast<size_t>(a.width) + kCellThreads * kPack<T>;
+  return pixels * sizeof(accumulator_t<T>);
 }
 
 // out is the map (is_map) or the mask. cells: (N, h * w) workspace unless is_whole; out itself for a map.

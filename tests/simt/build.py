@@ -26,7 +26,7 @@ def missing() -> str | None:
 def _stamp(sources: list[Path], command: list[str]) -> str:
     """Hash of everything that the result depends on."""
     text = hashlib.sha256(" ".join(command).encode() + torch.__version__.encode())
-    headers = [*HERE.glob("*.h"), *(ROOT / "csrc").rglob("*.h"), *(ROOT / "csrc" / "cuda").glob("*.cu*"),
+    headers = [*HERE.glob("*.h"), *(ROOT / "csrc").rglob("*.h"), *(ROOT / "csrc" / "cuda").glob("*.c*"),
                ROOT / "fastmix" / "ops" / "schemas.def"]
     for path in sorted({*headers, *sources}):
         text.update(path.read_bytes())
@@ -48,7 +48,8 @@ def library() -> Path:
     """The shared library with every CUDA registration in the namespace fastmix_simt."""
     include = Path(torch.__file__).parent / "include"
     flags = [*FLAGS, "-O1", "-fPIC", "-DTORCH_TARGET_VERSION=0x020a000000000000", "-isystem", str(include)]
-    sources = [HERE / "operators.cpp", *sorted((ROOT / "csrc" / "cuda").glob("*.cu"))]
+    sources = [HERE / "operators.cpp", *sorted((ROOT / "csrc" / "cuda").glob("*.cu")),
+               *sorted((ROOT / "csrc" / "cuda").glob("*.cpp"))]
     target = BUILD / "fastmix_simt.so"
     stamp = _stamp(sources, flags)
     if _fresh(target, stamp):
