@@ -12,6 +12,7 @@ from fastmix import _library
 
 sys.path.insert(0, str(Path(__file__).parent / "simt"))
 import backend as simt
+
 import build as simt_build
 from fastmix.backend import OPERATORS
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import ctypes
 import importlib
 
-import build
 import torch
 
+import build
 from fastmix.ops import blend, paste, patch_mix, saliency, soft_target
 from fastmix.ops._operator import Operator
 

@@ -65,14 +65,14 @@ def library() -> Path:
     return target
 
 
-def program(sanitizer: str, source: Path = HERE / "cases.cpp", extra: tuple[str, ...] = ()) -> Path:
-    """cases.cpp as a program under ThreadSanitizer ("thread") or AddressSanitizer ("address")."""
+def program(sanitizer: str, source: Path = HERE / "cases.cpp", extra: tuple[str, ...] = (),
+            directory: Path = BUILD) -> Path:
+    """source as a program under ThreadSanitizer ("thread") or AddressSanitizer ("address")."""
     flags = [*extra, *FLAGS, "-O1", "-g1", *SANITIZERS[sanitizer]]
     stamp = _stamp([source], flags)
-    target = BUILD / f"{source.stem}_{sanitizer}_{stamp}"
-    if not target.exists():
-        BUILD.mkdir(parents=True, exist_ok=True)
-        for old in BUILD.glob(f"{source.stem}_{sanitizer}_*"):
-            old.unlink()
+    target = directory / f"{source.stem}_{sanitizer}"
+    if not _fresh(target, stamp):
+        directory.mkdir(parents=True, exist_ok=True)
         _run(["g++", *flags, str(source), "-o", str(target)])
+        target.with_suffix(".stamp").write_text(stamp)
     return target

@@ -10,4 +10,4 @@ STABLE_TORCH_LIBRARY(fastmix_simt, m) {
 }
 
 // For ctypes: whether blocks and threads run in reverse, which must not change a result.
-extern "C" void simt_reverse(int on) { simt::machine().reversed = on != 0; }
+extern "C" __attribute__((visibility("default"))) void simt_reverse(int on) { simt::machine().reversed = on != 0; }
