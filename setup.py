@@ -5,8 +5,8 @@ torch's headers are all the build needs, so a torch in the target environment is
 build environment, and only where there is none does the build ask for one. Without a C++ compiler the package
 installs pure: the reference serves, and `python -m fastmix info` says why.
 
-FASTMIX_CUDA=auto|1|0: auto builds the CUDA library where nvcc is found and the installed torch is a CUDA build (read from
-its version file: a build machine need not have a GPU); 1 builds it for any torch or fails; 0 never.
+FASTMIX_CUDA=auto|1|0: auto builds the CUDA library where nvcc is found and the installed torch is a CUDA build (read
+from its version file: a build machine need not have a GPU); 1 builds it for any torch or fails; 0 never.
 TORCH_CUDA_ARCH_LIST chooses the architectures (default 8.0;9.0;10.0+PTX), CUDA_HOME the toolkit.
 """
 

@@ -59,7 +59,7 @@ def load() -> None:
 def _declare() -> None:
     global _declared
     warnings.warn(f"fastmix: the C++ library is missing: {missing}. The plain PyTorch reference serves instead, "
-                  "slower and with more memory.", RuntimeWarning, stacklevel=3)
+                  "slower and with more memory.", RuntimeWarning, stacklevel=4)
     _declared = torch.library.Library("fastmix", "DEF")
     for schema in schemas().values():
         _declared.define(schema)
