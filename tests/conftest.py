@@ -9,12 +9,11 @@ from hypothesis import settings
 
 import fastmix
 from fastmix import _library
+from fastmix.backend import OPERATORS
 
 sys.path.insert(0, str(Path(__file__).parent / "simt"))
-import backend as simt
-
-import build as simt_build
-from fastmix.backend import OPERATORS
+import simt_backend
+import simt_build
 
 settings.register_profile("fastmix", deadline=None, derandomize=True, max_examples=40)
 settings.load_profile("fastmix")
@@ -22,9 +21,21 @@ settings.load_profile("fastmix")
 ISA = {"portable": 0, "avx2": 1, "avx512": 2}
 
 
-def _variants() -> list[str]:
-    """reference, then the C++ kernels once per instruction set that this processor has."""
+def pytest_addoption(parser):
+    parser.addoption("--device", default="cpu", choices=("cpu", "cuda"),
+                     help="where tests make their tensors, by torch's default device")
+
+
+def pytest_configure(config):
+    if config.getoption("--device") == "cuda":
+        torch.set_default_device("cuda")
+
+
+def _variants(device: str) -> list[str]:
+    """reference, then on the CPU the C++ kernels once per instruction set that this processor has."""
     names = ["reference"]
+    if device == "cuda":
+        return [*names, "triton", "cuda"]
     if _library.missing is None:
         best = torch.ops.fastmix._cpu_isa(-1)
         names += [f"cpu-{isa}" for isa, level in ISA.items() if level <= best]
@@ -35,7 +46,7 @@ def _variants() -> list[str]:
 
 def pytest_generate_tests(metafunc):
     if "variant" in metafunc.fixturenames:
-        metafunc.parametrize("variant", _variants(), indirect=True)
+        metafunc.parametrize("variant", _variants(metafunc.config.getoption("--device")), indirect=True)
 
 
 @pytest.fixture
@@ -43,9 +54,9 @@ def variant(request):
     """The name of a backend (with its instruction set) that serves every call of the test."""
     name, _, isa = request.param.partition("-")
     if name == "simt":
-        simt.install()
+        simt_backend.install()
     op = request.path.stem.removeprefix("test_")
-    reason = simt.why_not(op if op in OPERATORS else "blend", name)
+    reason = simt_backend.why_not(op if op in OPERATORS else "blend", name, request.config.getoption("--device"))
     if reason is not None:
         pytest.skip(reason)
     if isa:

@@ -8,10 +8,11 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import simt_backend
+import simt_build
 import torch
 from support import same_bits
 
-import build as simt_build
 import fastmix
 import fastmix.functional as F
 
@@ -105,9 +106,7 @@ def test_a_barrier_that_not_all_threads_reach_is_reported(tmp_path):
 
 
 def test_results_do_not_depend_on_the_order_of_threads_and_blocks():
-    import backend as simt
-
-    simt.install()
+    simt_backend.install()
     x = torch.randn(6, 3, 8, 12)
     index, partner = torch.randint(0, 6, (6, 3)), torch.randint(0, 6, (6,))
     boxes = torch.randint(-2, 9, (6, 2, 4), dtype=torch.int32)
@@ -124,9 +123,9 @@ def test_results_do_not_depend_on_the_order_of_threads_and_blocks():
 
     with fastmix.backend("simt"):
         forward = results()
-        simt.reverse(True)
+        simt_backend.reverse(True)
         try:
             backward = results()
         finally:
-            simt.reverse(False)
+            simt_backend.reverse(False)
     assert all(same_bits(a, b) for a, b in zip(forward, backward, strict=True))

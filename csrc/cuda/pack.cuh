@@ -30,6 +30,20 @@ FASTMIX_DEVICE Elements<T, N> load_elements(const T* from) {
   }
 }
 
+// The same of memory that the kernel does not write. A plain load of 16 bytes whose elements are used under different
+// conditions may be split into conditional loads of 4 (seen for sm_100); this one stays whole.
+template <typename T, int N>
+FASTMIX_DEVICE Elements<T, N> load_input(const T* from) {
+#ifdef __CUDA_ARCH__
+  if constexpr (N * sizeof(T) == 16) {
+    uint4 v;
+    asm volatile("ld.global.nc.v4.b32 {%0, %1, %2, %3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(from));
+    return bit_cast<Elements<T, N>>(v);
+  }
+#endif
+  return load_elements<T, N>(from);
+}
+
 template <typename T, int N>
 FASTMIX_DEVICE void store_elements(T* to, const Elements<T, N>& e) {
   if constexpr (N * sizeof(T) == 16) {

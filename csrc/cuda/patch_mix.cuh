@@ -80,8 +80,8 @@ FASTMIX_DEVICE void mix_tile(const ImageShape& s, const Tile& t, const T* own, c
   for (int i = 0; i < kTilePlanes; ++i) {
     if (t.plane + i >= s.planes) continue;
     Elements<T, N> x{}, y{};
-    if (shares.other != kAllElements<N>) x = load_elements<T, N>(own + t.offset(s, i));
-    if (shares.own != kAllElements<N>) y = load_elements<T, N>(other + t.offset(s, i));
+    if (shares.other != kAllElements<N>) x = load_input<T, N>(own + t.offset(s, i));
+    if (shares.own != kAllElements<N>) y = load_input<T, N>(other + t.offset(s, i));
 #pragma unroll
     for (int l = 0; l < N; ++l) {
       if (shares.own >> l & 1u) continue;
@@ -96,7 +96,7 @@ FASTMIX_DEVICE void mix_tile(const ImageShape& s, const Tile& t, const T* own, c
 }
 
 template <typename T, int N>
-FASTMIX_KERNEL void __launch_bounds__(kTileThreads) patch_mix_kernel(const __grid_constant__ PatchMixParams a) {
+FASTMIX_KERNEL void __launch_bounds__(kTileThreads, 8) patch_mix_kernel(const __grid_constant__ PatchMixParams a) {
   const ImageShape& s = a.shape;
   const Tile t = tile_of<N>(s, a.per_image);
   const int64_t n = t.image, partner = a.partner[n];
@@ -118,7 +118,7 @@ FASTMIX_KERNEL void __launch_bounds__(kTileThreads) patch_mix_kernel(const __gri
 
 // dx[m] = a_m g[m] + the sum of (1 - a_n) g[n] over the images n whose partner is m, in their order.
 template <typename T, int N>
-FASTMIX_KERNEL void __launch_bounds__(kTileThreads) patch_mix_backward_kernel(const __grid_constant__ PatchMixParams a) {
+FASTMIX_KERNEL void __launch_bounds__(kTileThreads, 5) patch_mix_backward_kernel(const __grid_constant__ PatchMixParams a) {
   using A = accumulator_t<T>;
   const ImageShape& s = a.shape;
   const Tile t = tile_of<N>(s, a.per_image);

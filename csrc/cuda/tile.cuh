@@ -93,7 +93,7 @@ FASTMIX_DEVICE void load_tile(const ImageShape& s, const Tile& t, const T* image
 #pragma unroll
   for (int i = 0; i < kTilePlanes; ++i) {
     if (t.plane + i >= s.planes) continue;
-    const Elements<T, N> e = load_elements<T, N>(image + t.offset(s, i));
+    const Elements<T, N> e = load_input<T, N>(image + t.offset(s, i));
 #pragma unroll
     for (int l = 0; l < N; ++l) {
       if (bits >> l & 1u) to[i].v[l] = e.v[l];
@@ -108,7 +108,7 @@ FASTMIX_DEVICE void add_tile(const ImageShape& s, const Tile& t, const T* image,
 #pragma unroll
   for (int i = 0; i < kTilePlanes; ++i) {
     if (t.plane + i >= s.planes) continue;
-    const Elements<T, N> e = load_elements<T, N>(image + t.offset(s, i));
+    const Elements<T, N> e = load_input<T, N>(image + t.offset(s, i));
 #pragma unroll
     for (int l = 0; l < N; ++l) {
       if (bits >> l & 1u) sums[i][l] += weight * to_float(e.v[l]);

@@ -5,9 +5,9 @@ from __future__ import annotations
 import ctypes
 import importlib
 
+import simt_build
 import torch
 
-import build
 from fastmix.ops import blend, paste, patch_mix, saliency, soft_target
 from fastmix.ops._operator import Operator
 
@@ -21,7 +21,7 @@ def install() -> None:
     global _library
     if _library is not None:
         return
-    path = str(build.library())
+    path = str(simt_build.library())
     torch.ops.load_library(path)
     _library = ctypes.CDLL(path)
     _backend.BACKENDS = (*_backend.BACKENDS, "simt")
@@ -35,10 +35,10 @@ def install() -> None:
     soft_target.add("simt", NAMESPACE)
 
 
-def why_not(op: str, name: str) -> str | None:
-    """Why backend ``name`` cannot serve ``op`` on the CPU, or None."""
+def why_not(op: str, name: str, device_type: str = "cpu") -> str | None:
+    """Why backend ``name`` cannot serve ``op`` there, or None."""
     if name != "simt":
-        return _backend.why_not(op, name, "cpu")
+        return _backend.why_not(op, name, device_type)
     return "blend has no CUDA kernel" if op == "blend" else None
 
 
