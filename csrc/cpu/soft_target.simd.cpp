@@ -119,8 +119,8 @@ void sparse_row(const SoftTargetArgs& a, int64_t n, const T* z, double s, T* gra
     if (!is_first_of_class(t.named, i)) continue;
     const int64_t j = t.named.index[i];
     const A e = exp_nonpositive(static_cast<A>(to_float(z[j]) - row.max));
-    store(grad + j, static_cast<A>(static_cast<double>(e) * s * t.total / row.sum_exp -
-                                   s * (t.base + class_weight(t.named, i))));
+    store(grad + j,
+          static_cast<A>(static_cast<double>(e) * s * t.total / row.sum_exp - s * (t.base + class_weight(t.named, i))));
   }
 }
 

@@ -14,7 +14,7 @@
 #else
 #include <cuda_runtime.h>
 #define FASTMIX_DEVICE static __device__ __forceinline__
-#define FASTMIX_DYNAMIC_SHARED(type, name)                             \
+#define FASTMIX_DYNAMIC_SHARED(type, name)                                \
   extern __shared__ __align__(16) unsigned char fastmix_dynamic_shared[]; \
   type* const name = reinterpret_cast<type*>(fastmix_dynamic_shared)
 #endif
@@ -75,7 +75,7 @@ void launch(void (*kernel)(P...), const LaunchShape& shape, Stream stream, const
   if (shape.shared > 48 * 1024) {
     cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shape.shared));
   }
-  kernel<<<static_cast<unsigned>(shape.blocks), shape.threads, shape.shared, stream>>>(arguments...);
+  kernel<<<static_cast<unsigned>(shape.blocks), shape.threads, shape.shared, stream> > >(arguments...);
 #endif
 }
 

@@ -37,7 +37,9 @@ FASTMIX_DEVICE Elements<T, N> load_input(const T* from) {
 #ifdef __CUDA_ARCH__
   if constexpr (N * sizeof(T) == 16) {
     uint4 v;
-    asm volatile("ld.global.nc.v4.b32 {%0, %1, %2, %3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(from));
+    asm volatile("ld.global.nc.v4.b32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+                 : "l"(from));
     return bit_cast<Elements<T, N>>(v);
   }
 #endif

@@ -1,7 +1,6 @@
 // Registration of paste for CUDA.
-#include "cuda/paste.cuh"
-
 #include "cuda/images.h"
+#include "cuda/paste.cuh"
 
 namespace fastmix {
 namespace {

@@ -2,9 +2,9 @@
 //
 // bytes: N*C*H*W*size read once (one source per pixel) and written once; no flops. Backward the same, K - 1 partial
 // packs along box edges apart, after a launch that inverts the index (by_source.cuh).
-// Shape: 128 threads, 16 bytes of up to 4 planes each. Which elements of a pack a box holds is a set of bits, found once
-// for all planes; a source is read only where its bits are not empty, so inside a box or outside all of them a pack
-// costs one load a plane. Boxes are clipped once a block, into shared memory.
+// Shape: 128 threads, 16 bytes of up to 4 planes each. Which elements of a pack a box holds is a set of bits, found
+// once for all planes; a source is read only where its bits are not empty, so inside a box or outside all of them a
+// pack costs one load a plane. Boxes are clipped once a block, into shared memory.
 #pragma once
 
 #include "core/boxes.h"
@@ -19,9 +19,9 @@ struct PasteParams {
   void* dst;           // images follow each other
   ImageShape shape;
   int k;
-  const int64_t* index;  // (N, K)
-  const int32_t* boxes;  // (N, K - 1, 4)
-  int per_image;         // blocks of an image; set by the launcher
+  const int64_t* index;     // (N, K)
+  const int32_t* boxes;     // (N, K - 1, 4)
+  int per_image;            // blocks of an image; set by the launcher
   const int *first, *next;  // backward: see SourceChains
 };
 

@@ -1,9 +1,8 @@
 // Registration of patch_mix for CUDA.
-#include "cuda/patch_mix.cuh"
-
 #include <tuple>
 
 #include "cuda/images.h"
+#include "cuda/patch_mix.cuh"
 
 namespace fastmix {
 namespace {

@@ -2,8 +2,9 @@
 //
 // bytes: N*C*H*W*size written once; read once per cell of one source, twice per mixed cell (the second image from the
 // second-level cache where the batch fits it); flops: 3 per mixed element.
-// Shape: as paste. A pack's shares are two sets of bits, own and other; the rest is mixed with lambda. A source without a
-// bit is not read, so an inf or NaN of it cannot leak in. The first block of an image counts its cells for the weight.
+// Shape: as paste. A pack's shares are two sets of bits, own and other; the rest is mixed with lambda. A source without
+// a bit is not read, so an inf or NaN of it cannot leak in. The first block of an image counts its cells for the
+// weight.
 #pragma once
 
 #include "core/patch_rule.h"
@@ -23,8 +24,8 @@ struct PatchMixParams {
   const float* lam;        // (N) or one
   int lam_step;            // 0: one for all
   int h, w;
-  float* weight;  // (N, 2)
-  int per_image;  // set by the launcher
+  float* weight;            // (N, 2)
+  int per_image;            // set by the launcher
   const int *first, *next;  // backward
 };
 
@@ -35,8 +36,8 @@ struct Shares {
 };
 
 template <int N>
-FASTMIX_DEVICE Shares shares_of(const ImageShape& s, const Tile& t, const uint8_t* mask, const uint8_t* other, float lam,
-                                int h, int w) {
+FASTMIX_DEVICE Shares shares_of(const ImageShape& s, const Tile& t, const uint8_t* mask, const uint8_t* other,
+                                float lam, int h, int w) {
   Shares shares{0, 0, lam};
   const int cell_height = s.height / h, cell_width = s.row_elements / w;
   for_each_row<N>(s, t, [&](int begin, int length, int row, int column) {
@@ -112,13 +113,14 @@ FASTMIX_KERNEL void __launch_bounds__(kTileThreads, 8) patch_mix_kernel(const __
   const T* x = static_cast<const T*>(a.src);
   T* out = static_cast<T*>(a.dst) + n * s.image_elements();
   if (!valid) return fill_tile<T, N>(s, t, out, nan_of<T>());
-  mix_tile<T, N>(s, t, x + n * a.src_stride, x + partner * a.src_stride,
-                 shares_of<N>(s, t, mask, other, lam, a.h, a.w), out);
+  mix_tile<T, N>(s, t, x + n * a.src_stride, x + partner * a.src_stride, shares_of<N>(s, t, mask, other, lam, a.h, a.w),
+                 out);
 }
 
 // dx[m] = a_m g[m] + the sum of (1 - a_n) g[n] over the images n whose partner is m, in their order.
 template <typename T, int N>
-FASTMIX_KERNEL void __launch_bounds__(kTileThreads, 5) patch_mix_backward_kernel(const __grid_constant__ PatchMixParams a) {
+FASTMIX_KERNEL void __launch_bounds__(kTileThreads, 5)
+    patch_mix_backward_kernel(const __grid_constant__ PatchMixParams a) {
   using A = accumulator_t<T>;
   const ImageShape& s = a.shape;
   const Tile t = tile_of<N>(s, a.per_image);
@@ -127,14 +129,14 @@ FASTMIX_KERNEL void __launch_bounds__(kTileThreads, 5) patch_mix_backward_kernel
   const T* g = static_cast<const T*>(a.src);
   A sums[kTilePlanes][N] = {};
   if (partner >= 0 && partner < s.images) {
-    const Shares own = shares_of<N>(s, t, a.mask + m * cells, a.mask + partner * cells, a.lam[m * a.lam_step], a.h, a.w);
+    const Shares own =
+        shares_of<N>(s, t, a.mask + m * cells, a.mask + partner * cells, a.lam[m * a.lam_step], a.h, a.w);
     const uint32_t mixed = kAllElements<N> & ~own.own & ~own.other;
     if (own.own != 0) add_tile<T, N>(s, t, g + m * a.src_stride, own.own, A(1), sums);
     if (mixed != 0) add_tile<T, N>(s, t, g + m * a.src_stride, mixed, static_cast<A>(own.lam), sums);
   }
   for (int n = a.first[m]; n >= 0; n = a.next[n]) {
-    const Shares theirs =
-        shares_of<N>(s, t, a.mask + n * cells, a.mask + m * cells, a.lam[n * a.lam_step], a.h, a.w);
+    const Shares theirs = shares_of<N>(s, t, a.mask + n * cells, a.mask + m * cells, a.lam[n * a.lam_step], a.h, a.w);
     const uint32_t mixed = kAllElements<N> & ~theirs.own & ~theirs.other;
     if (theirs.other != 0) add_tile<T, N>(s, t, g + n * a.src_stride, theirs.other, A(1), sums);
     if (mixed != 0) add_tile<T, N>(s, t, g + n * a.src_stride, mixed, A(1) - static_cast<A>(theirs.lam), sums);

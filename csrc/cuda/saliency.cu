@@ -1,7 +1,6 @@
 // Registration of saliency_map, saliency_mask, saliency_peak and percentile_mask for CUDA.
-#include "cuda/saliency.cuh"
-
 #include "cuda/binding.h"
+#include "cuda/saliency.cuh"
 
 namespace fastmix {
 namespace {

@@ -15,12 +15,12 @@ struct SaliencyParams {
   CellParams image;
   int64_t images;
   Percentile q;
-  bool whole;       // one block an image, and the result in one launch
-  bool is_map;      // out is the map, else the mask
-  int block_rows;   // cell rows of a block, when not whole
-  int row_blocks;   // blocks of an image, when not whole
-  void* cells;      // (N, h * w) workspace, when not whole and for a map: may be out
-  void* out;        // (N, h * w): map in the accumulation type, or bool
+  bool whole;      // one block an image, and the result in one launch
+  bool is_map;     // out is the map, else the mask
+  int block_rows;  // cell rows of a block, when not whole
+  int row_blocks;  // blocks of an image, when not whole
+  void* cells;     // (N, h * w) workspace, when not whole and for a map: may be out
+  void* out;       // (N, h * w): map in the accumulation type, or bool
 };
 
 constexpr int kWholeCells = 1024;           // 4 keys of 256 threads
@@ -94,10 +94,10 @@ struct Peak {
 struct PeakParams {
   CellParams image;
   int64_t images;
-  int blocks;            // of an image
-  int64_t* keys;         // (images, blocks) workspace when blocks > 1
-  int* pixels;           // the same
-  int64_t* out;          // (images, 2)
+  int blocks;     // of an image
+  int64_t* keys;  // (images, blocks) workspace when blocks > 1
+  int* pixels;    // the same
+  int64_t* out;   // (images, 2)
 };
 
 constexpr int kPeakPixels = 16 * 1024;  // a block reads at least this many

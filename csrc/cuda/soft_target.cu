@@ -1,9 +1,8 @@
 // Registration of soft_target for CUDA.
-#include "cuda/soft_target.cuh"
-
 #include <tuple>
 
 #include "cuda/binding.h"
+#include "cuda/soft_target.cuh"
 
 namespace fastmix {
 namespace {

@@ -123,8 +123,7 @@ FASTMIX_DEVICE void to_accumulators(const Elements<T, N>& e, accumulator_t<T> (&
 
 // f(j, v) for all elements of the row that thread t owns: v[i] is element j + i. packs: where the first pack lies.
 template <int kThreads, int kCached, typename T, typename F>
-FASTMIX_DEVICE void visit(const RowView<T>& row, const T* packs, int t, const RowCache<T, kCached>& cache,
-                          const F& f) {
+FASTMIX_DEVICE void visit(const RowView<T>& row, const T* packs, int t, const RowCache<T, kCached>& cache, const F& f) {
   accumulator_t<T> v[kPack<T>];
   if constexpr (kCached > 0) {
 #pragma unroll
@@ -401,15 +400,17 @@ FASTMIX_DEVICE double sigmoid_row(const SoftTargetParams& a, int64_t n, const T*
       if (!is_first_of_class(named, i)) continue;
       const int64_t j = named.index[i];
       const A logit = static_cast<A>(to_float(z[j])), e = exp_nonpositive(logit > 0 ? -logit : logit);
-      store(grad + j, static_cast<A>(x.scale * ((logit >= 0 ? A(1) : e) / (A(1) + e) - base_of(a, n) -
-                                                class_weight(named, i))));
+      store(grad + j,
+            static_cast<A>(x.scale * ((logit >= 0 ? A(1) : e) / (A(1) + e) - base_of(a, n) - class_weight(named, i))));
     }
   }
   return t < kWarpSize ? sums[0] - dot_named(named, z, 0.0, t) : 0.0;
 }
 
 template <typename T, TargetKind kKind, int kThreads, int kCached, int kBlock>
-FASTMIX_KERNEL void __launch_bounds__(kBlock, sizeof(T) == 8 ? 1 : kBlock == 256 ? 3 : 2)
+FASTMIX_KERNEL void __launch_bounds__(kBlock, sizeof(T) == 8  ? 1
+                                              : kBlock == 256 ? 3
+                                                              : 2)
     soft_target_rows(const __grid_constant__ SoftTargetParams a) {
   using A = accumulator_t<T>;
   constexpr int kSums = kKind == TargetKind::kSparse ? 2 : kKind == TargetKind::kDense ? 4 : 1;
@@ -418,8 +419,8 @@ FASTMIX_KERNEL void __launch_bounds__(kBlock, sizeof(T) == 8 ? 1 : kBlock == 256
   FASTMIX_DYNAMIC_SHARED(T, staging);
   constexpr int kGroups = kBlock / kThreads;
   const double scale = a.reduction == kMean && a.grad != nullptr ? 1.0 / mean_divisor<kBlock>(a) : 1.0;
-  RowContext<T, kThreads, kSums> x{max_scratch, sums_scratch, a.staged ? staging : nullptr, scale,
-                            static_cast<int>(threadIdx.x) % kThreads, 0, 0};
+  RowContext<T, kThreads, kSums> x{
+      max_scratch, sums_scratch, a.staged ? staging : nullptr, scale, static_cast<int>(threadIdx.x) % kThreads, 0, 0};
   for (int64_t n = static_cast<int64_t>(blockIdx.x) * kGroups + threadIdx.x / kThreads; n < a.rows;
        n += static_cast<int64_t>(gridDim.x) * kGroups) {
     const T* z = static_cast<const T*>(a.logits) + n * a.row_stride;
@@ -467,11 +468,11 @@ void launch_rows(const SoftTargetParams& a, Stream stream, size_t shared = 0) {
   // 2048 threads fill a multiprocessor; more blocks would only count the rows more often.
   const int64_t resident = static_cast<int64_t>(multiprocessors()) * (2048 / kBlock);
   const int64_t wanted = ceil_div(a.rows, kBlock / kThreads);
-  launch(soft_target_rows<T, kKind, kThreads, kCached, kBlock>,
-         {wanted < resident ? wanted : resident, kBlock, shared}, stream, a);
+  launch(soft_target_rows<T, kKind, kThreads, kCached, kBlock>, {wanted < resident ? wanted : resident, kBlock, shared},
+         stream, a);
 }
 
-constexpr int kCachedPacks = 4;     // of a thread
+constexpr int kCachedPacks = 4;  // of a thread
 constexpr int kStagedClasses = 32768;
 
 template <typename T>

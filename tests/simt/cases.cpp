@@ -22,7 +22,9 @@ template <typename T>
 struct Buffer {
   std::unique_ptr<T[]> data;
   size_t size;
-  explicit Buffer(size_t n) : data(new T[n]), size(n) { std::memset(static_cast<void*>(data.get()), 0xff, n * sizeof(T)); }
+  explicit Buffer(size_t n) : data(new T[n]), size(n) {
+    std::memset(static_cast<void*>(data.get()), 0xff, n * sizeof(T));
+  }
   operator T*() { return data.get(); }
 };
 

@@ -8,17 +8,17 @@
 // reach is reported as a deadlock, and the schedule can be reversed, which changes the result of order-dependent code.
 #pragma once
 
+#include <ucontext.h>
+
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <cmath>
 #include <memory>
 #include <tuple>
 #include <vector>
-
-#include <ucontext.h>
 
 #if defined(__SANITIZE_THREAD__)
 #include <sanitizer/tsan_interface.h>
@@ -287,10 +287,13 @@ void launch(void (*kernel)(P...), unsigned blocks, unsigned threads, size_t shar
     void (*kernel)(P...);
     std::tuple<std::remove_cv_t<P>...> arguments;
   } call{kernel, {static_cast<P>(arguments)...}};
-  run_grid(blocks, threads, shared, [](void* p) {
-    const Call& c = *static_cast<Call*>(p);
-    std::apply(c.kernel, c.arguments);
-  }, &call);
+  run_grid(
+      blocks, threads, shared,
+      [](void* p) {
+        const Call& c = *static_cast<Call*>(p);
+        std::apply(c.kernel, c.arguments);
+      },
+      &call);
 }
 
 }  // namespace simt
