@@ -2,6 +2,7 @@
 // Under FASTMIX_SIMT (tests/simt) the same registrations serve CPU tensors in a namespace of their own.
 #pragma once
 
+#include "core/float_types.h"
 #include "cpu/layout.h"
 #include "cuda/launch.h"
 
