@@ -1,12 +1,19 @@
-"""Builds fastmix: `_C`, a torch stable-ABI library (every Python >= 3.10, every torch >= 2.10), with ninja.
+"""Builds fastmix: `_C`, a torch stable-ABI library (every Python >= 3.10, every torch >= 2.10), with ninja, and
+`_C_cuda` beside it where nvcc and a CUDA build of torch are found.
 
 torch's headers are all the build needs, so a torch in the target environment is found even from pip's isolated
 build environment, and only where there is none does the build ask for one. Without a C++ compiler the package
 installs pure: the reference serves, and `python -m fastmix info` says why.
+
+FASTMIX_CUDA=auto|1|0: auto builds the CUDA library where nvcc is found and the installed torch is a CUDA build (read
+from its version file: a build machine need not have a GPU); 1 builds it for any torch or fails; 0 never.
+TORCH_CUDA_ARCH_LIST chooses the architectures (default 8.0;9.0;10.0+PTX), CUDA_HOME the toolkit.
 """
 
+import functools
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -29,6 +36,10 @@ FLAGS = ["-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-fno-math-errno",
          "-Wno-maybe-uninitialized", "-DNDEBUG"]
 
 
+NVCC_FLAGS = ["-std=c++17", "-O3", "--expt-relaxed-constexpr", "-Xcompiler=-fPIC,-fvisibility=hidden,-Wno-attributes",
+              "-DNDEBUG", "-DUSE_CUDA"]
+
+
 def torch_folder():
     """The folder of a torch whose headers can be used, or None."""
     spec = find_spec("torch")
@@ -46,6 +57,58 @@ def compiler():
     return next((name for name in names if shutil.which(name.split()[0])), None)
 
 
+@functools.cache
+def cuda_home():
+    """The CUDA toolkit that has an nvcc, or None."""
+    for folder in (os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH")):
+        if folder:
+            return Path(folder) if (Path(folder) / "bin" / "nvcc").is_file() else None
+    found = shutil.which("nvcc")
+    if found is None:
+        return Path("/usr/local/cuda") if Path("/usr/local/cuda/bin/nvcc").is_file() else None
+    # nvcc on the PATH may be a link or a script: it knows its toolkit itself.
+    said = subprocess.run([found, "--dryrun", "-x", "cu", "-c", os.devnull, "-o", os.devnull], capture_output=True,
+                          text=True).stderr
+    top = re.search(r"^#\$ TOP=(.+)$", said, re.M)
+    return Path(top[1].strip()).resolve() if top else Path(found).resolve().parent.parent
+
+
+def cudart_static(home):
+    for folder in ("lib64", "lib", f"targets/{platform.machine()}-linux/lib"):
+        if (home / folder / "libcudart_static.a").is_file():
+            return home / folder / "libcudart_static.a"
+    raise SystemExit(f"fastmix: no libcudart_static.a in {home}")
+
+
+def torch_has_cuda(torch):
+    """Whether torch in this folder is a CUDA build, read from its version file without importing it."""
+    found = re.search(r"^cuda(?::[^=]*)? = '?([^'\n]+)", (torch / "version.py").read_text(), re.M)
+    return found is not None and found[1] != "None"
+
+
+def wants_cuda(torch):
+    """Whether to build the CUDA library; SystemExit where it is asked for and cannot be."""
+    choice = os.environ.get("FASTMIX_CUDA", "auto")
+    if choice not in ("auto", "0", "1"):
+        raise SystemExit(f"fastmix: FASTMIX_CUDA is {choice!r}, want auto, 1 or 0")
+    if choice == "1" and cuda_home() is None:
+        raise SystemExit("fastmix: FASTMIX_CUDA=1 and no nvcc (set CUDA_HOME)")
+    return choice == "1" or (choice == "auto" and cuda_home() is not None and torch is not None
+                             and torch_has_cuda(torch))
+
+
+def gencode():
+    """-gencode flags of TORCH_CUDA_ARCH_LIST; +PTX adds code that later architectures can compile."""
+    flags = []
+    for arch in os.environ.get("TORCH_CUDA_ARCH_LIST", "8.0;9.0;10.0+PTX").replace(" ", ";").split(";"):
+        number = arch.removesuffix("+PTX").replace(".", "")
+        if not number:
+            continue
+        codes = [f"sm_{number}"] + ([f"compute_{number}"] if arch.endswith("+PTX") else [])
+        flags.append(f"-gencode=arch=compute_{number},code=[{','.join(codes)}]")
+    return flags
+
+
 class NinjaBuild(build_ext):
     """One ninja file for the whole library; a missing compiler skips it, a failing one fails the build."""
 
@@ -59,7 +122,10 @@ class NinjaBuild(build_ext):
         target.parent.mkdir(parents=True, exist_ok=True)
         build = Path(self.build_temp).resolve()
         build.mkdir(parents=True, exist_ok=True)
-        (build / "build.ninja").write_text(self.ninja_file(cxx, torch, target))
+        lines = self.cuda_ninja_file if ext.name.endswith("_cuda") else self.ninja_file
+        build = build / ext.name.split(".")[-1]
+        build.mkdir(parents=True, exist_ok=True)
+        (build / "build.ninja").write_text(lines(cxx, torch, target))
         ninja = self.ninja()
         subprocess.check_call([*ninja, "-C", str(build)])
 
@@ -72,10 +138,36 @@ class NinjaBuild(build_ext):
         raise RuntimeError("fastmix: the build needs ninja (pip install ninja)")
 
     @staticmethod
-    def ninja_file(cxx, torch, target):
-        def esc(path):
-            return str(path).replace("$", "$$").replace(" ", "$ ").replace(":", "$:")
+    def cuda_ninja_file(cxx, torch, target):
+        home = cuda_home()
+        defines = (f"-DTORCH_TARGET_VERSION={TORCH_MINIMUM} -DPy_LIMITED_API=0x030a0000 -DUSE_CUDA "
+                   f"-I{ROOT / 'csrc'} -isystem {torch / 'include'} -isystem {home / 'include'}")
+        # CPU builds of torch have no libtorch_cuda: its symbols are then resolved when a CUDA torch loads the library.
+        torch_cuda = "-ltorch_cuda" if (torch / "lib" / "libtorch_cuda.so").is_file() else ""
+        lines = [
+            f"nvcc_flags = {' '.join([*NVCC_FLAGS, *gencode()])} -ccbin {cxx} {defines}",
+            f"flags = {' '.join(FLAGS)} {defines}",
+            "rule nvcc",
+            f"  command = {esc(home / 'bin' / 'nvcc')} $nvcc_flags -MD -MF $out.d -c $in -o $out",
+            "  depfile = $out.d",
+            "  deps = gcc",
+            "rule cxx",
+            f"  command = {cxx} $flags -MMD -MF $out.d -c $in -o $out",
+            "  depfile = $out.d",
+            "  deps = gcc",
+            "rule link",
+            f"  command = {cxx} -shared $in -o $out -L{torch / 'lib'} -ltorch -ltorch_cpu {torch_cuda} "
+            f"{cudart_static(home)} -lrt -ldl -lpthread -Wl,--as-needed -s",
+        ]
+        objects = []
+        for source in sorted((ROOT / "csrc" / "cuda").glob("*.cu")) + sorted((ROOT / "csrc" / "cuda").glob("*.cpp")):
+            objects.append(source.name + ".o")
+            lines.append(f"build {objects[-1]}: {'nvcc' if source.suffix == '.cu' else 'cxx'} {esc(source)}")
+        lines.append(f"build {esc(target)}: link {' '.join(objects)}")
+        return "\n".join(lines) + "\n"
 
+    @staticmethod
+    def ninja_file(cxx, torch, target):
         include = f"-I{ROOT / 'csrc'} -isystem {torch / 'include'}"
         lines = [
             f"flags = {' '.join(FLAGS)} -DTORCH_TARGET_VERSION={TORCH_MINIMUM} -DPy_LIMITED_API=0x030a0000 {include}",
@@ -102,6 +194,10 @@ class NinjaBuild(build_ext):
         return "\n".join(lines) + "\n"
 
 
+def esc(path):
+    return str(path).replace("$", "$$").replace(" ", "$ ").replace(":", "$:")
+
+
 class StableWheel(bdist_wheel):
     """cp310-abi3: the library uses no Python API at all."""
 
@@ -112,7 +208,8 @@ class StableWheel(bdist_wheel):
 
 if __name__ == "__main__":
     setup(
-        ext_modules=[Extension("fastmix._C", sources=[], py_limited_api=True)],
+        ext_modules=[Extension(f"fastmix.{name}", sources=[], py_limited_api=True)
+                 for name in (["_C", "_C_cuda"] if wants_cuda(torch_folder()) else ["_C"])],
         cmdclass={"build_ext": NinjaBuild, "bdist_wheel": StableWheel},
         setup_requires=[] if torch_folder() is not None else ["torch>=2.10"],
         packages=[*find_packages(include=["fastmix*"]), "fastmix.kernels"],

@@ -19,6 +19,8 @@ _transforms_active = torch._C._are_functorch_transforms_active
 BACKENDS = ("reference", "cpu", "triton", "cuda")
 OPERATORS = ("soft_target", "blend", "paste", "patch_mix", "saliency")
 
+CUDA_OPERATORS = ("soft_target", "paste", "patch_mix", "saliency")
+
 # The backend that auto takes, by device type; missing entries mean the reference. The C++ kernels won every
 # case of `python -m bench` against the reference, eager and compiled (bench/results).
 AUTO: dict[str, dict[str, str]] = {op: {"cpu": "cpu"} for op in OPERATORS}
@@ -45,7 +47,17 @@ def why_not(op: str, name: str, device_type: str) -> str | None:
         if device_type != "cpu":
             return f"it serves CPU tensors, this one is on {device_type}"
         return None if _library.missing is None else f"the C++ library is missing: {_library.missing}"
+    if name == "cuda":
+        return _why_not_cuda(op, device_type)
     return f"fastmix has no {name} kernel for {op} yet"
+
+
+def _why_not_cuda(op: str, device_type: str) -> str | None:
+    if op not in CUDA_OPERATORS:
+        return f"fastmix has no cuda kernel for {op}"
+    if device_type != "cuda":
+        return f"it serves CUDA tensors, this one is on {device_type}"
+    return _library.cuda_missing
 
 
 def select(op: str, x: Tensor) -> str:
@@ -103,7 +115,9 @@ def configure_from_environment() -> None:
 
 
 def select_auto() -> None:
-    """Without the C++ library the reference serves the CPU."""
-    for table in AUTO.values():
+    """Without the C++ library the reference serves the CPU; the CUDA library serves the GPU where it is loaded."""
+    for op, table in AUTO.items():
         if _library.missing is not None:
             table.pop("cpu", None)
+        if op in CUDA_OPERATORS and _library.cuda_missing is None:
+            table["cuda"] = "cuda"

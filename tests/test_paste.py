@@ -4,7 +4,18 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from support import DTYPES, LAYOUTS, OFFSETS, compiled, dtype_id, embedded, expanded, same_bits, within_budget
+from support import (
+    DTYPES,
+    LAYOUTS,
+    NAN_ROWS,
+    OFFSETS,
+    compiled,
+    dtype_id,
+    embedded,
+    expanded,
+    same_bits,
+    within_budget,
+)
 
 import fastmix
 import fastmix.functional as F
@@ -277,6 +288,12 @@ def test_areas_clip_the_outer_box():
 def test_index_out_of_range(variant, bad):
     x, boxes = torch.randn(3, 1, 4, 4), torch.zeros(3, 1, 4, dtype=torch.int32)
     index = torch.tensor([[0, 1], [2, 0], [bad, 0]])
+    if variant in NAN_ROWS:
+        out = F.paste(x.requires_grad_(), index, boxes)
+        assert out[2].isnan().all() and same_bits(out[:2].detach(), x[[0, 2]].detach())
+        grad, = torch.autograd.grad(out[:2].sum(), x)
+        assert grad.flatten(1).sum(1).tolist() == [16, 0, 16]
+        return
     with pytest.raises(IndexError, match=rf"paste: index of row 2 is {bad}, want a value in \[0, 3\)"):
         F.paste(x, index, boxes)
     with pytest.raises(IndexError, match=rf"paste_backward: index of row 2 is {bad}, want"):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from support import DTYPES, LAYOUTS, compiled, dtype_id, embedded, expanded, same_bits, within_budget
+from support import DTYPES, LAYOUTS, NAN_ROWS, compiled, dtype_id, embedded, expanded, same_bits, within_budget
 
 import fastmix.functional as F
 from fastmix import reference
@@ -271,6 +271,11 @@ def test_partner_out_of_range(variant):
     x, partner, mask, lam = make((8, 3, 4, 4), (2, 2))
     for bad in (9, 8, -1, 2**40):
         partner[3] = bad
+        if variant in NAN_ROWS:
+            mixed, weight = F.patch_mix(x, partner, mask, lam)
+            rows = [i for i in range(8) if mixed[i].isnan().any()]
+            assert rows == [3] and mixed[3].isnan().all() and weight.isnan().any(1).nonzero().tolist() == [[3]]
+            continue
         with pytest.raises(IndexError, match=rf"^patch_mix: partner of row 3 is {bad}, want a value in \[0, 8\)$"):
             F.patch_mix(x, partner, mask, lam)
 

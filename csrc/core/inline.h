@@ -4,6 +4,8 @@
 
 #ifdef __CUDACC__
 #define FASTMIX_INLINE static __host__ __device__ __forceinline__
+#define FASTMIX_METHOD __host__ __device__ __forceinline__
 #else
 #define FASTMIX_INLINE static inline __attribute__((always_inline))
+#define FASTMIX_METHOD inline __attribute__((always_inline))
 #endif

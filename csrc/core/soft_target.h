@@ -2,13 +2,20 @@
 #pragma once
 
 #include <cmath>
+#include <cstdint>
 
 #include "core/float_types.h"
 
 namespace fastmix {
 
+enum SoftTargetLoss : int64_t { kCrossEntropy = 0, kKl = 1, kBce = 2 };
+enum Reduction : int64_t { kNone = 0, kMean = 1, kSum = 2 };
+
 // exp(x) for x <= 0, within 1 ulp; 0 below -87.3 (exp(-inf) is exactly 0); NaN stays NaN.
 FASTMIX_INLINE float exp_nonpositive(float x) {
+#ifdef __CUDA_ARCH__
+  return __expf(x);  // its absolute error stays below 1 ulp of 1; the polynomial would cost more than the memory
+#else
   const float kMagic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer kept in the low mantissa bits
   const float clamped = x < -87.0f ? -87.0f : x;
   const float shifted = clamped * 1.44269504088896341f + kMagic;
@@ -26,6 +33,7 @@ FASTMIX_INLINE float exp_nonpositive(float x) {
   const uint32_t exponent = bit_cast<uint32_t>(shifted) - bit_cast<uint32_t>(kMagic) + 127u;
   const float result = p * bit_cast<float>(exponent << 23);
   return x < -87.3f ? 0.0f : result;
+#endif
 }
 FASTMIX_INLINE double exp_nonpositive(double x) { return std::exp(x); }
 
@@ -47,6 +55,33 @@ FASTMIX_INLINE double log1p_unit(double u) { return std::log1p(u); }
 
 // t log t with 0 log 0 = 0.
 FASTMIX_INLINE double xlogx(double t) { return t == 0.0 ? 0.0 : t * std::log(t); }
+
+// The named classes of one row: index and weight (K) or null for 1, with keep = 1 - smoothing.
+struct NamedClasses {
+  const int64_t* index;
+  const float* weight;
+  int64_t k;
+  double keep;
+};
+FASTMIX_INLINE double named_weight(const NamedClasses& t, int64_t i) {
+  return t.keep * (t.weight != nullptr ? static_cast<double>(t.weight[i]) : 1.0);
+}
+FASTMIX_INLINE bool is_first_of_class(const NamedClasses& t, int64_t i) {
+  for (int64_t j = 0; j < i; ++j) {
+    if (t.index[j] == t.index[i]) return false;
+  }
+  return true;
+}
+// Weight of the class index[i], repetitions added up.
+FASTMIX_INLINE double class_weight(const NamedClasses& t, int64_t i) {
+  double sum = 0;
+  for (int64_t j = 0; j < t.k; ++j) sum += t.index[j] == t.index[i] ? named_weight(t, j) : 0.0;
+  return sum;
+}
+// What every class of a row has: base after smoothing, eps / J included.
+FASTMIX_INLINE double smoothed_base(double base, double smoothing, int64_t classes) {
+  return base * (1.0 - smoothing) + smoothing / static_cast<double>(classes);
+}
 
 // weight * value where a weight of 0 counts nothing, not even times infinity.
 FASTMIX_INLINE double weighted(double weight, double value) { return weight == 0.0 ? 0.0 : weight * value; }

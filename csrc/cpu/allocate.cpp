@@ -50,6 +50,10 @@ Tensor empty_strided_cpu(Dims sizes, Dims strides, ScalarType dtype) {
   return t;
 }
 
+Tensor empty_strided_beside(const Tensor&, Dims sizes, Dims strides, ScalarType dtype) {
+  return empty_strided_cpu(sizes, strides, dtype);
+}
+
 STABLE_TORCH_LIBRARY_IMPL(fastmix, CompositeExplicitAutograd, m) { m.impl("_cpu_poison", TORCH_BOX(&set_poison)); }
 
 }  // namespace fastmix

@@ -72,9 +72,9 @@ inline bool same_rows(Dims sizes, Dims a, Dims b) {
 }
 
 // torch.empty_like(x): the same strides where x fills memory, else torch's choice.
-inline Tensor empty_like_cpu(const Tensor& x) {
+inline Tensor empty_like_layout(const Tensor& x) {
   const Dims sizes = x.sizes(), strides = x.strides();
-  return is_packed(sizes, strides, 0) ? empty_strided_cpu(sizes, strides, x.scalar_type())
+  return is_packed(sizes, strides, 0) ? empty_strided_beside(x, sizes, strides, x.scalar_type())
                                       : torch::stable::empty_like(x);
 }
 
@@ -111,18 +111,18 @@ struct RowsLike {
 
 inline RowsLike rows_like(const Tensor& x, RowOrder order) {
   const Dims sizes = x.sizes();
-  const Tensor like_x = empty_like_cpu(x);
+  const Tensor like_x = empty_like_layout(x);
   const Dims strides = like_x.strides();
   const int64_t elements = row_elements(sizes);
   if (can_read(sizes, strides, order) && (sizes[0] <= 1 || elements <= 1 || strides[0] == elements)) {
     if (same_rows(sizes, x.strides(), strides)) return {read_rows(x, order), like_x, like_x};
-    Tensor copy = empty_strided_cpu(sizes, strides, x.scalar_type());
+    Tensor copy = empty_strided_beside(x, sizes, strides, x.scalar_type());
     torch::stable::copy_(copy, x);
     return {read_rows(copy, order), like_x, like_x};
   }
   // The batch is not the outermost dimension, or images lie in an order of their own.
   const Tensor copy = torch::stable::contiguous(x);
-  return {read_rows(copy, order), empty_strided_cpu(sizes, copy.strides(), x.scalar_type()), like_x};
+  return {read_rows(copy, order), empty_strided_beside(x, sizes, copy.strides(), x.scalar_type()), like_x};
 }
 
 }  // namespace fastmix

@@ -10,8 +10,6 @@
 namespace fastmix {
 namespace {
 
-enum Reduction : int64_t { kNone = 0, kMean = 1, kSum = 2 };
-
 const char* public_name(int64_t loss) {
   return loss == kCrossEntropy ? "soft_cross_entropy" : loss == kKl ? "soft_kl" : "soft_bce";
 }

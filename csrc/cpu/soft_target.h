@@ -3,11 +3,10 @@
 
 #include <cstdint>
 
+#include "core/soft_target.h"
 #include "cpu/isa.h"
 
 namespace fastmix {
-
-enum SoftTargetLoss : int64_t { kCrossEntropy = 0, kKl = 1, kBce = 2 };
 
 struct SoftTargetArgs {
   const void* logits;          // (N, J), classes contiguous

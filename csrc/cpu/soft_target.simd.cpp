@@ -59,36 +59,16 @@ Row<A> row_sums(const T* z, int64_t classes, bool want_shifted, A* exps) {
 
 // The target of one row after smoothing: base, weights, and their sum T.
 struct Target {
-  double base, keep, total;
-  const int64_t* index;
-  const float* weight;
-  int64_t k;
-
-  double w(int64_t i) const { return keep * (weight != nullptr ? static_cast<double>(weight[i]) : 1.0); }
-  bool first(int64_t i) const {
-    for (int64_t j = 0; j < i; ++j) {
-      if (index[j] == index[i]) return false;
-    }
-    return true;
-  }
-  // Weight of the class index[i] without base, repetitions added up.
-  double of_class(int64_t i) const {
-    double sum = 0;
-    for (int64_t j = 0; j < k; ++j) sum += index[j] == index[i] ? w(j) : 0.0;
-    return sum;
-  }
+  double base, total;
+  NamedClasses named;
 };
 
 Target target_of(const SoftTargetArgs& a, int64_t n) {
   Target t;
-  t.keep = 1.0 - a.smoothing;
-  t.base = (a.base != nullptr ? static_cast<double>(a.base[n]) * t.keep : 0.0) +
-           a.smoothing / static_cast<double>(a.classes);
-  t.index = a.index + n * a.k;
-  t.weight = a.weight != nullptr ? a.weight + n * a.k : nullptr;
-  t.k = a.k;
+  t.named = {a.index + n * a.k, a.weight != nullptr ? a.weight + n * a.k : nullptr, a.k, 1.0 - a.smoothing};
+  t.base = smoothed_base(a.base != nullptr ? static_cast<double>(a.base[n]) : 0.0, a.smoothing, a.classes);
   t.total = t.base * static_cast<double>(a.classes);
-  for (int64_t i = 0; i < t.k; ++i) t.total += t.w(i);
+  for (int64_t i = 0; i < a.k; ++i) t.total += named_weight(t.named, i);
   return t;
 }
 
@@ -104,15 +84,16 @@ void sparse_row(const SoftTargetArgs& a, int64_t n, const T* z, double s, T* gra
   A* exps = kKeepsExp ? reinterpret_cast<A*>(grad) : nullptr;
   const Row<A> row = row_sums(z, a.classes, t.base != 0.0, exps);
   double loss = t.total * std::log(row.sum_exp) - weighted(t.base, row.sum_shifted);
-  for (int64_t i = 0; i < t.k; ++i) {
-    loss -= weighted(t.w(i), static_cast<double>(to_float(z[t.index[i]])) - static_cast<double>(row.max));
+  for (int64_t i = 0; i < t.named.k; ++i) {
+    loss -= weighted(named_weight(t.named, i),
+                     static_cast<double>(to_float(z[t.named.index[i]])) - static_cast<double>(row.max));
   }
   if (a.loss == kKl) {
     int64_t distinct = 0;
-    for (int64_t i = 0; i < t.k; ++i) {
-      if (!t.first(i)) continue;
+    for (int64_t i = 0; i < t.named.k; ++i) {
+      if (!is_first_of_class(t.named, i)) continue;
       ++distinct;
-      loss += xlogx(t.base + t.of_class(i));
+      loss += xlogx(t.base + class_weight(t.named, i));
     }
     loss += static_cast<double>(a.classes - distinct) * xlogx(t.base);
   }
@@ -134,11 +115,12 @@ void sparse_row(const SoftTargetArgs& a, int64_t n, const T* z, double s, T* gra
     }
   }
   // The named classes once more, rounded once: subtracting from a stored half would round twice.
-  for (int64_t i = 0; i < t.k; ++i) {
-    if (!t.first(i)) continue;
-    const A e = exp_nonpositive(static_cast<A>(to_float(z[t.index[i]]) - row.max));
-    store(grad + t.index[i],
-          static_cast<A>(static_cast<double>(e) * s * t.total / row.sum_exp - s * (t.base + t.of_class(i))));
+  for (int64_t i = 0; i < t.named.k; ++i) {
+    if (!is_first_of_class(t.named, i)) continue;
+    const int64_t j = t.named.index[i];
+    const A e = exp_nonpositive(static_cast<A>(to_float(z[j]) - row.max));
+    store(grad + j,
+          static_cast<A>(static_cast<double>(e) * s * t.total / row.sum_exp - s * (t.base + class_weight(t.named, i))));
   }
 }
 
@@ -206,14 +188,15 @@ void bce_row(const SoftTargetArgs& a, int64_t n, const T* z, double s, T* grad) 
     if (grad != nullptr) store_block(grad + at, values, m);
   }
   if (a.index != nullptr) {
-    const Target named = target_of(a, n);
+    const Target target = target_of(a, n);
+    const NamedClasses& named = target.named;
     for (int64_t i = 0; i < named.k; ++i) {
       const double logit = static_cast<double>(to_float(z[named.index[i]]));
-      loss -= weighted(named.w(i), logit);
-      if (grad == nullptr || !named.first(i)) continue;
+      loss -= weighted(named_weight(named, i), logit);
+      if (grad == nullptr || !is_first_of_class(named, i)) continue;
       const double e = std::exp(logit > 0 ? -logit : logit);
       const double sigmoid = (logit >= 0 ? 1.0 : e) / (1.0 + e);
-      store(grad + named.index[i], static_cast<A>(s * (sigmoid - named.base - named.of_class(i))));
+      store(grad + named.index[i], static_cast<A>(s * (sigmoid - target.base - class_weight(named, i))));
     }
   }
   a.row_loss[n] = loss;

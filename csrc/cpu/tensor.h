@@ -1,4 +1,5 @@
-// What the CPU registrations share: allocation, dtype dispatch, parallel loops, and the errors of bad indices.
+// What the registrations share: allocation, dtype dispatch, and on the CPU parallel loops and the errors of bad
+// indices.
 #pragma once
 
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
@@ -41,17 +42,30 @@ inline int dtype_slot(const char* op, const Tensor& x) {
   return 0;
 }
 
-// Every output is allocated here (csrc/cpu/allocate.cpp).
+// Every output is allocated by one of these: csrc/cpu/allocate.cpp, and csrc/cuda/allocate.cpp for that library.
 Tensor empty_strided_cpu(Dims sizes, Dims strides, ScalarType dtype);
+// On the device of like.
+Tensor empty_strided_beside(const Tensor& like, Dims sizes, Dims strides, ScalarType dtype);
+
+// Row-major strides of sizes, for empty_strided.
+struct RowMajor {
+  int64_t values[8];
+  explicit RowMajor(std::initializer_list<int64_t> sizes) {
+    int64_t step = 1;
+    for (int64_t i = static_cast<int64_t>(sizes.size()) - 1; i >= 0; --i) {
+      values[i] = step;
+      step *= sizes.begin()[i] > 0 ? sizes.begin()[i] : 1;
+    }
+  }
+};
 
 inline Tensor empty_cpu(std::initializer_list<int64_t> sizes, ScalarType dtype) {
-  int64_t strides[8];
-  int64_t step = 1;
-  for (int64_t i = static_cast<int64_t>(sizes.size()) - 1; i >= 0; --i) {
-    strides[i] = step;
-    step *= sizes.begin()[i] > 0 ? sizes.begin()[i] : 1;
-  }
-  return empty_strided_cpu(Dims(sizes.begin(), sizes.size()), Dims(strides, sizes.size()), dtype);
+  return empty_strided_cpu(Dims(sizes.begin(), sizes.size()), Dims(RowMajor(sizes).values, sizes.size()), dtype);
+}
+
+inline Tensor empty_beside(const Tensor& like, std::initializer_list<int64_t> sizes, ScalarType dtype) {
+  return empty_strided_beside(like, Dims(sizes.begin(), sizes.size()), Dims(RowMajor(sizes).values, sizes.size()),
+                              dtype);
 }
 
 inline Tensor dense(const Tensor& t) { return t.is_contiguous() ? t : torch::stable::contiguous(t); }

@@ -31,21 +31,27 @@ class Operator:
 
     def __init__(self, name: str, fake: Callable[..., Any], *, setup: Callable[..., None] | None = None,
                  backward: Callable[..., Any] | None = None) -> None:
+        self._name, self._fake, self._setup, self._backward = name, fake, setup, backward
         self._overloads: dict[str, Any] = {}
         self._functions: dict[str, type[torch.autograd.Function]] = {}
-        registered: set[str] = set()
+        self._registered: set[str] = set()
         for backend, namespace in NAMESPACES.items():
-            overload = getattr(getattr(torch.ops, namespace), name).default
-            self._overloads[backend] = overload
-            if backward is not None:
-                self._functions[backend] = _function(overload, backend, setup, backward)
-            if namespace in registered:
-                continue
-            registered.add(namespace)
-            torch.library.register_fake(f"{namespace}::{name}", fake)
-            if backward is not None:
-                torch.library.register_autograd(f"{namespace}::{name}", backward,
-                                                setup_context=_with_backend(setup, backend))
+            self.add(backend, namespace)
+
+    def add(self, backend: str, namespace: str) -> None:
+        """Serve ``backend`` by the operator of this name in ``namespace``, whose schema exists."""
+        name, setup, backward = self._name, self._setup, self._backward
+        overload = getattr(getattr(torch.ops, namespace), name).default
+        self._overloads[backend] = overload
+        if backward is not None:
+            self._functions[backend] = _function(overload, backend, setup, backward)
+        if namespace in self._registered:
+            return
+        self._registered.add(namespace)
+        torch.library.register_fake(f"{namespace}::{name}", self._fake)
+        if backward is not None:
+            torch.library.register_autograd(f"{namespace}::{name}", backward,
+                                            setup_context=_with_backend(setup, backend))
 
     def __call__(self, backend: str, x: torch.Tensor, *args: Any) -> Any:
         if torch.compiler.is_compiling():

@@ -12,6 +12,7 @@ instead of two reads and a write. Backward hands it on as it is where the incomi
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -63,6 +64,16 @@ def _reference_loss(logits: Tensor, args: tuple[Any, ...]) -> Tensor:
                                         ignore_index=ignore_index, reduction=name, kl=loss == LOSSES["kl"])
 
 
+@functools.cache
+def _scale_operator(namespace: str, device_type: str) -> Any:
+    """``grad *= g`` in one launch that touches nothing where g, which is on the device, is 1; None without a kernel."""
+    name = f"{namespace}::scale_gradient_"
+    key = {"cpu": "CPU", "cuda": "CUDA"}.get(device_type)
+    if key is None or not torch._C._dispatch_has_kernel_for_dispatch_key(name, key):
+        return None
+    return getattr(torch.ops, namespace).scale_gradient_.default
+
+
 def _gradient(grad: Tensor | None, g: Tensor, logits: Tensor, overload: Any, args: tuple[Any, ...],
               owned: bool) -> Tensor:
     """d logits from the stored gradient (None: consumed by an earlier backward) and the incoming g.
@@ -74,6 +85,11 @@ def _gradient(grad: Tensor | None, g: Tensor, logits: Tensor, overload: Any, arg
     if grad is None:
         with _BelowAutograd():
             grad = overload(logits, *args, True)[1]
+    scale = _scale_operator(overload.namespace, grad.device.type) if owned else None
+    if scale is not None:
+        with _BelowAutograd():
+            scale(grad, g)
+        return grad
     if g.ndim == 1:
         g = g.unsqueeze(1)
     return grad.mul_(g) if owned else grad * g.to(grad.dtype)
@@ -117,15 +133,24 @@ def _registered_backward(overload: Any) -> Any:
 
 
 _OVERLOADS: dict[str, tuple[Any, Any]] = {}
+_registered: set[str] = set()
+
+
+def add(backend: str, namespace: str) -> None:
+    """As `_operator.Operator.add`."""
+    ops = getattr(torch.ops, namespace)
+    _OVERLOADS[backend] = (ops.soft_target.default, ops.soft_target_dense.default)
+    if namespace in _registered:
+        return
+    _registered.add(namespace)
+    for overload, fake in zip(_OVERLOADS[backend], (_fake, _fake_dense), strict=True):
+        name = overload._schema.name
+        torch.library.register_fake(name, fake)
+        torch.library.register_autograd(name, _registered_backward(overload), setup_context=_setup)
+
+
 for _backend, _namespace in NAMESPACES.items():
-    _ops = getattr(torch.ops, _namespace)
-    _OVERLOADS[_backend] = (_ops.soft_target.default, _ops.soft_target_dense.default)
-for _namespace in sorted(set(NAMESPACES.values())):
-    for _name, _fake_of in (("soft_target", _fake), ("soft_target_dense", _fake_dense)):
-        _overload = getattr(getattr(torch.ops, _namespace), _name).default
-        torch.library.register_fake(f"{_namespace}::{_name}", _fake_of)
-        torch.library.register_autograd(f"{_namespace}::{_name}", _registered_backward(_overload),
-                                        setup_context=_setup)
+    add(_backend, _namespace)
 
 
 # ---------------------------------------------------------------- public functions

@@ -1,0 +1,79 @@
+"""One small case of every CUDA kernel, for compute-sanitizer: `python -m bench.device_cases`.
+
+The C++/CUDA backend and, where it has a kernel, Triton: forward and backward, packs and odd sizes.
+"""
+
+from __future__ import annotations
+
+import importlib
+
+import torch
+
+import fastmix
+import fastmix.functional as F
+
+backend = importlib.import_module("fastmix.backend")
+
+
+def images(dtype: torch.dtype, size: tuple[int, int], channels_last: bool) -> torch.Tensor:
+    x = torch.randn(6, 3, *size, device="cuda").to(dtype)
+    return x.contiguous(memory_format=torch.channels_last) if channels_last else x
+
+
+def run(name: str) -> int:
+    """Every operator that this backend serves; how many cases ran."""
+    count = 0
+    gpu = {"device": "cuda"}
+
+    def served(op: str) -> bool:
+        return backend.why_not(op, name, "cuda") is None
+
+    for dtype in (torch.float32, torch.bfloat16):
+        for size, grid in (((16, 32), (4, 4)), ((7, 9), (7, 3)), ((64, 96), (32, 48))):
+            for channels_last in (False, True):
+                x = images(dtype, size, channels_last).requires_grad_()
+                index, lam = torch.randint(0, 6, (6, 3), **gpu), torch.rand(6, **gpu)
+                boxes = torch.randint(-4, 12, (6, 2, 4), dtype=torch.int32, **gpu)
+                mask = torch.rand(6, *grid, **gpu) < 0.5
+                outputs = []
+                if served("paste"):
+                    outputs.append(F.paste(x, index, boxes))
+                if served("blend"):
+                    outputs.append(F.blend(x, index, torch.rand(6, 3, **gpu)))
+                if served("patch_mix"):
+                    outputs.append(F.patch_mix(x, index[:, 0], mask, lam)[0])
+                if outputs:
+                    torch.autograd.grad(sum(out.float().sum() for out in outputs), x)
+                if served("saliency"):
+                    F.saliency_map(x, grid), F.saliency_mask(x, grid, lam), F.saliency_peak(x)
+                count += len(outputs) + 3 * served("saliency")
+        for classes in (10, 1001, 9001, 40001):
+            if not served("soft_target"):
+                continue
+            z = torch.randn(12, classes, **gpu).to(dtype).requires_grad_()
+            target = fastmix.SoftTarget(torch.randint(0, classes, (12, 3), **gpu), torch.rand(12, 3, **gpu))
+            for loss in (F.soft_cross_entropy, F.soft_kl, F.soft_bce):
+                for t in (target, torch.rand(12, classes, **gpu)):
+                    torch.autograd.grad(loss(z, t) * 2, z)
+                    count += 1
+    if served("saliency"):
+        for cells in (10, 30, 100, 130):
+            F.percentile_mask(torch.rand(2, cells, cells, **gpu), torch.tensor(0.7, **gpu))
+            count += 1
+    return count
+
+
+def main() -> None:
+    for name in ("cuda", "triton"):
+        reason = backend.why_not("paste", name, "cuda")
+        if reason is not None:
+            print(f"{name}: {reason}")
+            continue
+        with fastmix.backend(name):
+            count = run(name)
+        torch.cuda.synchronize()
+        print(f"{name}: {count} cases ran")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,169 @@
+// patch_mix on the GPU, and its backward. Not yet run on a GPU.
+//
+// bytes: N*C*H*W*size written once; read once per cell of one source, twice per mixed cell (the second image from the
+// second-level cache where the batch fits it); flops: 3 per mixed element.
+// Shape: as paste. A pack's shares are two sets of bits, own and other; the rest is mixed with lambda. A source without
+// a bit is not read, so an inf or NaN of it cannot leak in. The first block of an image counts its cells for the
+// weight.
+#pragma once
+
+#include "core/patch_rule.h"
+#include "cuda/by_source.cuh"
+#include "cuda/reduce.cuh"
+#include "cuda/tile.cuh"
+
+namespace fastmix {
+
+struct PatchMixParams {
+  const void* src;
+  int64_t src_stride;
+  void* dst;
+  ImageShape shape;
+  const int64_t* partner;  // (N)
+  const uint8_t* mask;     // (N, h, w) bool
+  const float* lam;        // (N) or one
+  int lam_step;            // 0: one for all
+  int h, w;
+  float* weight;            // (N, 2)
+  int per_image;            // set by the launcher
+  const int *first, *next;  // backward
+};
+
+// Which elements of a tile are the image's own, and which its partner's; lambda is for the others.
+struct Shares {
+  uint32_t own, other;
+  float lam;
+};
+
+template <int N>
+FASTMIX_DEVICE Shares shares_of(const ImageShape& s, const Tile& t, const uint8_t* mask, const uint8_t* other,
+                                float lam, int h, int w) {
+  Shares shares{0, 0, lam};
+  const int cell_height = s.height / h, cell_width = s.row_elements / w;
+  for_each_row<N>(s, t, [&](int begin, int length, int row, int column) {
+    const int line = row / cell_height * w;
+    int cell = column / cell_width;
+    for (int at = 0; at < length; ++cell) {
+      const int left = (cell + 1) * cell_width - column - at, run = left < length - at ? left : length - at;
+      const float a = own_share(mask[line + cell] != 0, other[line + cell] != 0, lam);
+      const uint32_t bits = element_bits(begin + at, begin + at + run);
+      if (a == 1.0f) shares.own |= bits;
+      if (a == 0.0f) shares.other |= bits;
+      at += run;
+    }
+  });
+  return shares;
+}
+
+// weight[n] = (mean of a, the rest), by the whole block.
+FASTMIX_DEVICE void write_weight(const uint8_t* mask, const uint8_t* other, float lam, int cells, float* weight) {
+  __shared__ Scratch<int, kTileThreads, 2> scratch;
+  int counts[2] = {0, 0};  // cells of the image alone, mixed cells
+  for (int i = static_cast<int>(threadIdx.x); i < cells; i += kTileThreads) {
+    counts[0] += mask[i] != 0 && other[i] == 0;
+    counts[1] += (mask[i] != 0) == (other[i] != 0);
+  }
+  int turn = 0;
+  reduce<kTileThreads>(counts, 0, Plus(), scratch, turn);
+  if (threadIdx.x != 0) return;
+  // A lambda that no cell uses counts nothing, not even as NaN.
+  const double mixed = counts[1] > 0 ? static_cast<double>(lam) * counts[1] : 0.0;
+  const float mean = static_cast<float>((mixed + counts[0]) / cells);
+  weight[0] = mean;
+  weight[1] = 1.0f - mean;
+}
+
+template <typename T, int N, typename A = accumulator_t<T>>
+FASTMIX_DEVICE void mix_tile(const ImageShape& s, const Tile& t, const T* own, const T* other, const Shares& shares,
+                             T* out) {
+  const A a = static_cast<A>(shares.lam);
+#pragma unroll
+  for (int i = 0; i < kTilePlanes; ++i) {
+    if (t.plane + i >= s.planes) continue;
+    Elements<T, N> x{}, y{};
+    if (shares.other != kAllElements<N>) x = load_input<T, N>(own + t.offset(s, i));
+    if (shares.own != kAllElements<N>) y = load_input<T, N>(other + t.offset(s, i));
+#pragma unroll
+    for (int l = 0; l < N; ++l) {
+      if (shares.own >> l & 1u) continue;
+      if (shares.other >> l & 1u) {
+        x.v[l] = y.v[l];
+      } else {
+        store(&x.v[l], a * to_float(x.v[l]) + (A(1) - a) * to_float(y.v[l]));
+      }
+    }
+    store_elements<T, N>(out + t.offset(s, i), x);
+  }
+}
+
+template <typename T, int N>
+FASTMIX_KERNEL void __launch_bounds__(kTileThreads, 8) patch_mix_kernel(const __grid_constant__ PatchMixParams a) {
+  const ImageShape& s = a.shape;
+  const Tile t = tile_of<N>(s, a.per_image);
+  const int64_t n = t.image, partner = a.partner[n];
+  const bool valid = partner >= 0 && partner < s.images;
+  const float lam = a.lam[n * a.lam_step];
+  const int64_t cells = static_cast<int64_t>(a.h) * a.w;
+  const uint8_t *mask = a.mask + n * cells, *other = a.mask + (valid ? partner : 0) * cells;
+  if (t.is_first_block) {
+    write_weight(mask, other, lam, static_cast<int>(cells), a.weight + 2 * n);
+    if (!valid && threadIdx.x == 0) a.weight[2 * n] = a.weight[2 * n + 1] = NAN;
+  }
+  if (t.first >= s.plane_elements()) return;
+  const T* x = static_cast<const T*>(a.src);
+  T* out = static_cast<T*>(a.dst) + n * s.image_elements();
+  if (!valid) return fill_tile<T, N>(s, t, out, nan_of<T>());
+  mix_tile<T, N>(s, t, x + n * a.src_stride, x + partner * a.src_stride, shares_of<N>(s, t, mask, other, lam, a.h, a.w),
+                 out);
+}
+
+// dx[m] = a_m g[m] + the sum of (1 - a_n) g[n] over the images n whose partner is m, in their order.
+template <typename T, int N>
+FASTMIX_KERNEL void __launch_bounds__(kTileThreads, 5)
+    patch_mix_backward_kernel(const __grid_constant__ PatchMixParams a) {
+  using A = accumulator_t<T>;
+  const ImageShape& s = a.shape;
+  const Tile t = tile_of<N>(s, a.per_image);
+  if (t.first >= s.plane_elements()) return;
+  const int64_t m = t.image, partner = a.partner[m], cells = static_cast<int64_t>(a.h) * a.w;
+  const T* g = static_cast<const T*>(a.src);
+  A sums[kTilePlanes][N] = {};
+  if (partner >= 0 && partner < s.images) {
+    const Shares own =
+        shares_of<N>(s, t, a.mask + m * cells, a.mask + partner * cells, a.lam[m * a.lam_step], a.h, a.w);
+    const uint32_t mixed = kAllElements<N> & ~own.own & ~own.other;
+    if (own.own != 0) add_tile<T, N>(s, t, g + m * a.src_stride, own.own, A(1), sums);
+    if (mixed != 0) add_tile<T, N>(s, t, g + m * a.src_stride, mixed, static_cast<A>(own.lam), sums);
+  }
+  for (int n = a.first[m]; n >= 0; n = a.next[n]) {
+    const Shares theirs = shares_of<N>(s, t, a.mask + n * cells, a.mask + m * cells, a.lam[n * a.lam_step], a.h, a.w);
+    const uint32_t mixed = kAllElements<N> & ~theirs.own & ~theirs.other;
+    if (theirs.other != 0) add_tile<T, N>(s, t, g + n * a.src_stride, theirs.other, A(1), sums);
+    if (mixed != 0) add_tile<T, N>(s, t, g + n * a.src_stride, mixed, A(1) - static_cast<A>(theirs.lam), sums);
+  }
+  store_tile<T, N>(s, t, static_cast<T*>(a.dst) + m * s.image_elements(), sums);
+}
+
+template <typename T, int N>
+void launch_patch_mix(PatchMixParams a, bool backward, Stream stream) {
+  const int64_t per_image = blocks_per_image<N>(a.shape);
+  a.per_image = static_cast<int>(per_image);
+  const LaunchShape shape{per_image * a.shape.images, kTileThreads};
+  if (backward) {
+    launch(patch_mix_backward_kernel<T, N>, shape, stream, a);
+  } else {
+    launch(patch_mix_kernel<T, N>, shape, stream, a);
+  }
+}
+
+// backward: src is the gradient, and a.first and a.next are linked by link_sources before.
+template <typename T>
+void patch_mix(const PatchMixParams& a, bool backward, Stream stream) {
+  if (can_pack<T>(a.shape, a.src, a.src_stride, a.dst)) {
+    launch_patch_mix<T, kPack<T>>(a, backward, stream);
+  } else {
+    launch_patch_mix<T, 1>(a, backward, stream);
+  }
+}
+
+}  // namespace fastmix
