@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import os
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -19,9 +20,15 @@ _transforms_active = torch._C._are_functorch_transforms_active
 BACKENDS = ("reference", "cpu", "triton", "cuda")
 OPERATORS = ("soft_target", "blend", "paste", "patch_mix", "saliency")
 
-# The backend that auto takes, by device type; missing entries mean the reference. The C++ kernels won every
-# case of `python -m bench` against the reference, eager and compiled (bench/results).
-AUTO: dict[str, dict[str, str]] = {op: {"cpu": "cpu"} for op in OPERATORS}
+# The backend that auto takes, by device type; missing entries mean the reference.
+# cpu: the C++ kernels won every case of `python -m bench` against the reference, eager and compiled (bench/results).
+# cuda: Triton, the only GPU kernels there are so far. By bytes they beat the reference, which makes several passes;
+# measured on a GPU neither has been yet.
+AUTO: dict[str, dict[str, str]] = {op: {"cpu": "cpu", "cuda": "triton"} for op in OPERATORS}
+
+# Triton reads the variable when a kernel is defined, so one that is set later has no effect.
+_TRITON_INSTALLED = find_spec("triton") is not None
+_TRITON_INTERPRETED = os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "yes", "on", "y")
 
 
 class _State:
@@ -45,6 +52,12 @@ def why_not(op: str, name: str, device_type: str) -> str | None:
         if device_type != "cpu":
             return f"it serves CPU tensors, this one is on {device_type}"
         return None if _library.missing is None else f"the C++ library is missing: {_library.missing}"
+    if name == "triton":
+        if not _TRITON_INSTALLED:
+            return "triton is not installed (pip install triton)"
+        if device_type == "cpu" and not _TRITON_INTERPRETED:
+            return "Triton serves CPU tensors in its interpreter alone (start Python with TRITON_INTERPRET=1)"
+        return None if device_type in ("cpu", "cuda") else f"it serves CUDA tensors, this one is on {device_type}"
     return f"fastmix has no {name} kernel for {op} yet"
 
 
@@ -103,7 +116,9 @@ def configure_from_environment() -> None:
 
 
 def select_auto() -> None:
-    """Without the C++ library the reference serves the CPU."""
+    """Without the C++ library the reference serves the CPU, without Triton it serves CUDA."""
     for table in AUTO.values():
         if _library.missing is not None:
             table.pop("cpu", None)
+        if not _TRITON_INSTALLED:
+            table.pop("cuda", None)

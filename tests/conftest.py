@@ -1,5 +1,7 @@
 """Fixtures: poisoned allocations, fixed seeds, and every backend and instruction set that runs here."""
 
+import os
+
 import pytest
 import torch
 from hypothesis import settings
@@ -12,10 +14,16 @@ settings.register_profile("fastmix", deadline=None, derandomize=True, max_exampl
 settings.load_profile("fastmix")
 
 ISA = {"portable": 0, "avx2": 1, "avx512": 2}
+INTERPRETED = why_not("blend", "triton", "cpu") is None
 
 
 def _variants() -> list[str]:
-    """reference, then the C++ kernels once per instruction set that this processor has."""
+    """reference, then the C++ kernels once per instruction set that this processor has.
+
+    In Triton's interpreter (TRITON_INTERPRET=1, read when a kernel is defined, hence a run of its own) triton alone.
+    """
+    if INTERPRETED:
+        return ["triton"]
     names = ["reference"]
     if _library.missing is None:
         best = torch.ops.fastmix._cpu_isa(-1)
@@ -26,6 +34,15 @@ def _variants() -> list[str]:
 def pytest_generate_tests(metafunc):
     if "variant" in metafunc.fixturenames:
         metafunc.parametrize("variant", _variants(), indirect=True)
+
+
+def pytest_collection_modifyitems(config, items):
+    """TRITON_INTERPRET=1 pytest runs what takes a variant; with FASTMIX_BACKEND=triton as well, every test."""
+    if not INTERPRETED or os.environ.get("FASTMIX_BACKEND", "auto") != "auto":
+        return
+    kept = [item for item in items if "variant" in item.fixturenames or "interpreted" in item.keywords]
+    config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+    items[:] = kept
 
 
 @pytest.fixture
@@ -39,6 +56,14 @@ def variant(request):
         yield request.param
     if isa:
         torch.ops.fastmix._cpu_isa(-2)
+
+
+@pytest.fixture
+def index_errors(variant):
+    """Bad indices raise, as they do on the CPU; on a device rows become NaN unless the check is asked for."""
+    fastmix.set_debug(variant == "triton")
+    yield
+    fastmix.set_debug(False)
 
 
 @pytest.fixture(autouse=True)
