@@ -9,6 +9,7 @@ from hypothesis import settings
 import fastmix
 from fastmix import _library
 from fastmix.backend import why_not
+from fastmix.ops._operator import NAMESPACES
 
 settings.register_profile("fastmix", deadline=None, derandomize=True, max_examples=40)
 settings.load_profile("fastmix")
@@ -56,6 +57,12 @@ def variant(request):
         yield request.param
     if isa:
         torch.ops.fastmix._cpu_isa(-2)
+
+
+@pytest.fixture
+def operators(variant):
+    """The namespace of the variant's registered operators."""
+    return getattr(torch.ops, NAMESPACES.get(variant.partition("-")[0], "fastmix"))
 
 
 @pytest.fixture

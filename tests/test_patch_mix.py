@@ -267,7 +267,7 @@ def test_functorch_grad():
     torch.testing.assert_close(got, want)
 
 
-def test_partner_out_of_range(variant):
+def test_partner_out_of_range(variant, index_errors):
     x, partner, mask, lam = make((8, 3, 4, 4), (2, 2))
     for bad in (9, 8, -1, 2**40):
         partner[3] = bad
