@@ -18,7 +18,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ._common import launch
+from ._common import device, launch
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Config:
 CONFIG = Config()
 
 
-@triton.jit
+@device
 def _key(index_ptr, place, places, rows, columns):
     """The index at a place; rows where its row of index leaves the batch, rows + 1 outside the table."""
     held = place < places

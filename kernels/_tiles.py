@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ._common import image_rows, next_power_of_2, vector
+from ._common import device, image_rows, next_power_of_2, vector
 
 # Reasoned, not measured. 16 KB a program: four warps with eight 16-byte loads a thread and source.
 TILE_BYTES = 16384
@@ -54,7 +54,7 @@ class Tiles:
         return cls(rows, length, pixel, vec, tile_rows, columns, column_chunks, programs, warps)
 
 
-@triton.jit
+@device
 def tile(batch, column_chunks, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
     """(n, rows (R, 1), columns (1, L)) of this program. Images innermost: programs in flight cover the same tile of
     every image, so a source that several images share comes from the L2 cache."""

@@ -21,13 +21,13 @@ import triton.language as tl
 from torch import Tensor
 
 from ._by_source import by_source
-from ._common import FLOAT, WORD, finish, launch, rows_like, to_float, to_storage
+from ._common import FLOAT, WORD, device, finish, launch, rows_like, to_float, to_storage
 from ._tiles import UNROLLED, Tiles, tile
 
 NAN = {torch.float32: 0x7FC00000, torch.bfloat16: 0x7FC0, torch.float16: 0x7E00, torch.float64: 0x7FF8000000000000}
 
 
-@triton.jit
+@device
 def _box(box_ptr, i, column, height, length, VEC: tl.constexpr, PIXEL: tl.constexpr):
     """(held, touched, filled) of a tile: elements inside the box, their vectors that overlap it, that lie inside.
 
@@ -51,7 +51,7 @@ def _box(box_ptr, i, column, height, length, VEC: tl.constexpr, PIXEL: tl.conste
     return held, touched, filled
 
 
-@triton.jit
+@device
 def _source(x_ptr, index_ptr, valid, batch, image_stride, VEC: tl.constexpr):
     """(the image at index_ptr, valid if it lies in the batch); outside of it image 0, so that nothing else is read."""
     m = tl.load(index_ptr)

@@ -31,7 +31,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ._common import FLOAT, launch, next_power_of_2, to_float, to_storage, vector
+from ._common import FLOAT, device, launch, next_power_of_2, to_float, to_storage, vector
 
 CROSS_ENTROPY, KL, BCE = 0, 1, 2
 NONE, MEAN, SUM = 0, 1, 2
@@ -71,18 +71,18 @@ CONFIG = Config()
 
 # ---------------------------------------------------------------- pieces of a row
 
-@triton.jit
+@device
 def _xlogx(t):
     return tl.where(t == 0, 0.0, t * tl.log(tl.where(t == 0, 1.0, t)))
 
 
-@triton.jit
+@device
 def _weighted(w, value):
     # A weight of 0 counts nothing, not even times infinity.
     return tl.where(w == 0, 0.0, w * value)
 
 
-@triton.jit
+@device
 def _log1p_unit(u, ACC: tl.constexpr):
     """log(1 + u) for u in [0, 1], relative error of a few ulp, without libdevice."""
     if ACC == tl.float64:
@@ -101,20 +101,20 @@ def _log1p_unit(u, ACC: tl.constexpr):
     return result
 
 
-@triton.jit
+@device
 def _sigmoid(z):
     e = tl.exp(-tl.abs(z))
     return tl.where(z >= 0, 1.0, e) / (1.0 + e)
 
 
-@triton.jit
+@device
 def _bce_terms(z, t, held, ACC: tl.constexpr):
     e = tl.exp(-tl.abs(z))
     terms = tl.where(z > 0, z, 0.0) + _log1p_unit(e, ACC) - _weighted(t, z)
     return tl.where(held, terms, 0.0)
 
 
-@triton.jit
+@device
 def _count(index_ptr, counts_ptr, rows, index_stride, ignore_index, BLOCK: tl.constexpr, PARTIAL: tl.constexpr):
     """The number of rows that are not ignored, from index or from the partial counts of `_count_rows`."""
     at = tl.arange(0, BLOCK)
@@ -161,7 +161,7 @@ def _scale_kernel(grad_ptr, g_ptr, total, BLOCK: tl.constexpr):
 
 # ---------------------------------------------------------------- rows
 
-@triton.jit
+@device
 def _load(logits_ptr, target_ptr, start, target_start, at, body, is_row, base, keep, ACC: tl.constexpr):
     """(which lanes are classes, logits, targets) of a piece of each row; lanes outside hold -inf and target 0."""
     held = (at < body) & is_row

@@ -92,8 +92,8 @@ def test_source_without_use_gets_zero_gradient(variant):
 def test_gradcheck(variant):
     x = torch.randn(4, 2, 3, dtype=torch.float64, requires_grad=True)
     index, weight = mixing(4, 3)
-    torch.autograd.gradcheck(lambda v: F.blend(v, index, weight), x)
-    torch.autograd.gradgradcheck(lambda v: F.blend(v, index, weight) ** 2, x)
+    torch.autograd.gradcheck(lambda v: F.blend(v, index, weight), x, fast_mode=variant == "triton")
+    torch.autograd.gradgradcheck(lambda v: F.blend(v, index, weight) ** 2, x, fast_mode=variant == "triton")
 
 
 def test_sum_backward_expands_its_gradient(variant):
@@ -107,8 +107,9 @@ def test_sum_backward_expands_its_gradient(variant):
 @pytest.mark.parametrize("dtype", DTYPES, ids=dtype_id)
 def test_repeatable_and_independent_of_threads(variant, threads, dtype, operators):
     backward = operators.blend_backward.default
-    x, g = torch.randn(9, 3, 64, 65).to(dtype), torch.randn(9, 3, 64, 65).to(dtype)
-    index, weight = mixing(9, 6)
+    n = 2 if variant == "triton" else 9  # the interpreter has no threads and is slow
+    x, g = torch.randn(n, 3, 64, 65).to(dtype), torch.randn(n, 3, 64, 65).to(dtype)
+    index, weight = mixing(n, 6)
     results = []
     for count in (1, 2, 2):
         threads(count)

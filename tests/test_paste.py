@@ -145,8 +145,8 @@ def test_nothing_outside_is_read(variant, offset, dtype, operators):
 def test_gradcheck(variant):
     x = torch.randn(3, 2, 3, 4, dtype=torch.float64, requires_grad=True)
     index, boxes = cuts(3, 3, 3, 4)
-    torch.autograd.gradcheck(lambda v: F.paste(v, index, boxes), x)
-    torch.autograd.gradgradcheck(lambda v: F.paste(v, index, boxes) ** 2, x)
+    torch.autograd.gradcheck(lambda v: F.paste(v, index, boxes), x, fast_mode=variant == "triton")
+    torch.autograd.gradgradcheck(lambda v: F.paste(v, index, boxes) ** 2, x, fast_mode=variant == "triton")
 
 
 def test_sum_backward_expands_its_gradient(variant):
@@ -163,8 +163,9 @@ def test_sum_backward_expands_its_gradient(variant):
 def test_repeatable_and_independent_of_threads(variant, threads, channels_last, dtype, operators):
     backward = operators.paste_backward.default
     layout = LAYOUTS["channels_last" if channels_last else "contiguous"]
-    x, g = layout(torch.randn(7, 3, 65, 64).to(dtype)), layout(torch.randn(7, 3, 65, 64).to(dtype))
-    index, boxes = cuts(7, 5, 65, 64)
+    n = 2 if variant == "triton" else 7  # the interpreter has no threads and is slow
+    x, g = layout(torch.randn(n, 3, 65, 64).to(dtype)), layout(torch.randn(n, 3, 65, 64).to(dtype))
+    index, boxes = cuts(n, 5, 65, 64)
     results = []
     for count in (1, 2, 2):
         threads(count)

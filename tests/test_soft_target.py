@@ -168,8 +168,8 @@ def test_second_derivative(variant):
     for fn in (lambda v: F.soft_cross_entropy(v, target, sample_weight=sample_weight, label_smoothing=0.1),
                lambda v: F.soft_kl(v, target, reduction="none"),
                lambda v: F.soft_bce(v, target, reduction="sum")):
-        torch.autograd.gradcheck(fn, z)
-        torch.autograd.gradgradcheck(fn, z)
+        torch.autograd.gradcheck(fn, z, fast_mode=variant == "triton")
+        torch.autograd.gradgradcheck(fn, z, fast_mode=variant == "triton")
 
 
 def test_backward_twice_through_one_graph(variant):
@@ -211,7 +211,8 @@ def test_strides(variant, layout):
 
 
 def test_repeatable_and_independent_of_threads(variant, threads):
-    z, target = torch.randn(300, 500), make_target(300, 500)
+    n = 20 if variant == "triton" else 300  # the interpreter has no threads and is slow
+    z, target = torch.randn(n, 500), make_target(n, 500)
     results = []
     for count in (1, 2, 2):
         threads(count)
