@@ -29,7 +29,7 @@ class Config:
     counted: int = 16384
     # Places or rows of a program, and the entries they are compared with at a time.
     block: int = 64
-    entries: int = 128
+    entries: int = 64
 
 
 CONFIG = Config()

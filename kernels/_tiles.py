@@ -15,8 +15,12 @@ from torch import Tensor
 
 from ._common import device, image_rows, next_power_of_2, vector
 
-# Reasoned, not measured. 16 KB a program: four warps with eight 16-byte loads a thread and source.
-TILE_BYTES = 16384
+# Reasoned, not measured. Eight warps with 16 elements a thread: two (halves) or four 16-byte loads a source, and
+# under 128 registers with several sources in flight. At 32 elements a thread the gradient of paste spilled.
+TILE = 4096
+ELEMENTS_PER_THREAD = 16
+# Left alone, ptxas spills 8 bytes of the gradient of paste to fit one more program.
+REGISTERS = 160
 # A tile's rows are at least a cache line, so that both ends of DRAM sectors and lines are used.
 ROW_BYTES = 128
 # Sources whose loop is unrolled, so that their loads do not wait for each other.
@@ -46,11 +50,11 @@ class Tiles:
         columns = min(sizes, key=lambda size: (triton.cdiv(length, size) * size, -size))
         columns = min(columns, next_power_of_2(length))
         group = rows if rows_together is None else rows_together
-        tile_rows = max(1, min(next_power_of_2(group), TILE_BYTES // itemsize // columns))
+        tile_rows = max(1, min(next_power_of_2(group), TILE // columns))
         column_chunks = triton.cdiv(length, columns)
         groups = rows // group if group else 0
         programs = x.shape[0] * groups * triton.cdiv(group, tile_rows) * column_chunks
-        warps = 4 if tile_rows * columns >= 1024 else 2 if tile_rows * columns >= 512 else 1
+        warps = max(1, min(8, tile_rows * columns // ELEMENTS_PER_THREAD // 32))
         return cls(rows, length, pixel, vec, tile_rows, columns, column_chunks, programs, warps)
 
 

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from ._by_source import by_source
 from ._common import FLOAT, WORD, device, finish, launch, rows_like, to_float, to_storage
-from ._tiles import UNROLLED, Tiles, tile
+from ._tiles import REGISTERS, UNROLLED, Tiles, tile
 
 NAN = {torch.float32: 0x7FC00000, torch.bfloat16: 0x7FC0, torch.float16: 0x7E00, torch.float64: 0x7FF8000000000000}
 
@@ -150,5 +150,6 @@ def paste_backward(grad: Tensor, index: Tensor, boxes: Tensor) -> Tensor:
         launch(_paste_backward_kernel, tiles.programs, grad.device, written, source, offset, place, boxes.contiguous(),
                grad.shape[0], tiles.rows, tiles.length, grad.shape[2], tiles.column_chunks,
                source.stride(0), index.shape[1], PIXEL=tiles.pixel, ACC=FLOAT[grad.dtype], VEC=tiles.vec,
-               ROWS=tiles.tile_rows, COLUMNS=tiles.tile_columns, num_warps=tiles.warps)
+               ROWS=tiles.tile_rows, COLUMNS=tiles.tile_columns, num_warps=tiles.warps,
+               maxnreg=REGISTERS)
     return finish(written, result)

@@ -46,16 +46,22 @@ def _cell_tile(batch, group, height, length, row_chunks, column_chunks, cell_hei
 
 
 @device
-def _share(mask_ptr, lam_ptr, n, m, cell, held, cells, lam_stride, ACC: tl.constexpr, VEC: tl.constexpr,
-           SKIP: tl.constexpr):
+def _share(mask_ptr, lam_ptr, n, m, cell, held, cells, lam_stride, ACC: tl.constexpr):
     """The own share of cells of image n with partner m, (1, L)."""
     own = tl.load(mask_ptr + n * cells + cell, mask=held, other=0)
     theirs = tl.load(mask_ptr + m * cells + cell, mask=held, other=0)
-    if SKIP:
-        own = tl.max_constancy(own, [1, VEC])
-        theirs = tl.max_constancy(theirs, [1, VEC])
     lam = tl.load(lam_ptr + n * lam_stride).to(ACC)
     return tl.where(own == theirs, lam, tl.where(own != 0, 1.0, 0.0))
+
+
+@device
+def _needed(inside, used, VEC: tl.constexpr, SKIP: tl.constexpr):
+    """What to read of a source. SKIP: cells are whole vectors, so a vector is used whole or not at all."""
+    if SKIP:
+        needed = tl.max_constancy(inside & used, [1, VEC])
+    else:
+        needed = inside
+    return needed
 
 
 @triton.jit
@@ -73,15 +79,11 @@ def _patch_mix_kernel(
     valid = (partner >= 0) & (partner < batch)
     m = tl.where(valid, partner, 0)
     cell = cell_row * cells_across + column // (cell_length // CELL_VEC * CELL_VEC)
-    a = _share(mask_ptr, lam_ptr, n, m, cell, column < length, cells, lam_stride, ACC, VEC, SKIP)
+    a = _share(mask_ptr, lam_ptr, n, m, cell, column < length, cells, lam_stride, ACC)
     at = row.to(tl.int64) * length + column
     stride = image_stride // VEC * VEC
-    if SKIP:
-        own = tl.load(x_ptr + n * stride + at, mask=inside & (a != 0), other=0)
-        theirs = tl.load(x_ptr + m * stride + at, mask=inside & (a != 1), other=0)
-    else:
-        own = tl.load(x_ptr + n * stride + at, mask=inside, other=0)
-        theirs = tl.load(x_ptr + m * stride + at, mask=inside, other=0)
+    own = tl.load(x_ptr + n * stride + at, mask=_needed(inside, a != 0, VEC, SKIP), other=0)
+    theirs = tl.load(x_ptr + m * stride + at, mask=_needed(inside, a != 1, VEC, SKIP), other=0)
     mixed = a * to_float(own.to(DTYPE, bitcast=True), ACC) + (1.0 - a) * to_float(theirs.to(DTYPE, bitcast=True), ACC)
     mixed = to_storage(mixed, DTYPE).to(out_ptr.dtype.element_ty, bitcast=True)
     mixed = tl.where(a == 1, own, tl.where(a == 0, theirs, mixed))
@@ -121,16 +123,15 @@ def _patch_mix_backward_kernel(
     cell = cell_row * cells_across + column // (cell_length // CELL_VEC * CELL_VEC)
     at = row.to(tl.int64) * length + column
     stride = image_stride // VEC * VEC
-    a = _share(mask_ptr, lam_ptr, m, tl.where(valid, partner, 0), cell, column < length, cells, lam_stride, ACC, VEC,
-               SKIP)
+    a = _share(mask_ptr, lam_ptr, m, tl.where(valid, partner, 0), cell, column < length, cells, lam_stride, ACC)
     used = inside & (a != 0) & valid
-    g = tl.load(grad_ptr + m * stride + at, mask=used if SKIP else inside, other=0.0)
+    g = tl.load(grad_ptr + m * stride + at, mask=_needed(inside, used, VEC, SKIP), other=0.0)
     total = tl.where(used, a * to_float(g, ACC), 0.0)
     for entry in range(tl.load(offset_ptr + m), tl.load(offset_ptr + m + 1)):
         n = tl.load(place_ptr + entry).to(tl.int64)
-        a = _share(mask_ptr, lam_ptr, n, m, cell, column < length, cells, lam_stride, ACC, VEC, SKIP)
+        a = _share(mask_ptr, lam_ptr, n, m, cell, column < length, cells, lam_stride, ACC)
         used = inside & (a != 1)
-        g = tl.load(grad_ptr + n * stride + at, mask=used if SKIP else inside, other=0.0)
+        g = tl.load(grad_ptr + n * stride + at, mask=_needed(inside, used, VEC, SKIP), other=0.0)
         total += tl.where(used, (1.0 - a) * to_float(g, ACC), 0.0)
     tl.store(out_ptr + m * rows * length + at, to_storage(total, out_ptr.dtype.element_ty), mask=inside)
 
