@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import re
+import sys
 import warnings
+from collections.abc import Callable
+from importlib import import_module
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import torch
 
@@ -12,9 +18,18 @@ _HERE = Path(__file__).parent
 
 # Why the C++ library is not there, or None when it is loaded.
 missing: str | None = None
-_declared: torch.library.Library | None = None
 # Why the CUDA library is not there, or None when it is loaded.
 cuda_missing: str | None = None
+_declared: list[torch.library.Library] = []
+
+# The C++ library serves fastmix::<operator> on the CPU and on CUDA, told apart by the dispatch key. Triton serves
+# operators of the same schemas in a namespace of its own, so that both can be there on a CUDA device.
+TRITON_NAMESPACE = "fastmix_triton"
+
+# Operator -> its module in fastmix.kernels, where it is not of the same name.
+_KERNEL_MODULES = {"soft_target_dense": "soft_target", "scale_gradient_": "soft_target", "blend_backward": "blend",
+                   "paste_backward": "paste", "patch_mix_backward": "patch_mix", "saliency_map": "saliency",
+                   "saliency_mask": "saliency", "saliency_peak": "saliency", "percentile_mask": "saliency"}
 
 
 def schemas() -> dict[str, str]:
@@ -47,19 +62,47 @@ def _load_cuda() -> str | None:
     return None
 
 
+def kernels(name: str) -> ModuleType:
+    """fastmix.kernels.<name>. Imports Triton, so only at the first call of a kernel."""
+    root = _HERE.parent
+    if "fastmix.kernels" not in sys.modules and (root / "pyproject.toml").exists():
+        # A checkout: the folder lies beside the package instead of in it, and an installed fastmix is another one.
+        spec = spec_from_file_location("fastmix.kernels", root / "kernels" / "__init__.py")
+        package = module_from_spec(spec)
+        sys.modules["fastmix.kernels"] = package
+        spec.loader.exec_module(package)
+    return import_module(f"fastmix.kernels.{name}")
+
+
+def _at_first_call(name: str) -> Callable[..., Any]:
+    kernel: Callable[..., Any] | None = None
+
+    def call(*args: Any) -> Any:
+        nonlocal kernel
+        if kernel is None:
+            kernel = getattr(kernels(_KERNEL_MODULES.get(name, name)), name)
+        return kernel(*args)
+    return call
+
+
+def _declare(namespace: str) -> torch.library.Library:
+    library = torch.library.Library(namespace, "DEF")
+    for schema in schemas().values():
+        library.define(schema)
+    _declared.append(library)
+    return library
+
+
 def load() -> None:
     """Called once by ``import fastmix``."""
     global missing, cuda_missing
+    triton = _declare(TRITON_NAMESPACE)
+    for name in schemas():
+        for key in ("CPU", "CUDA"):  # CPU: the interpreter
+            triton.impl(name, _at_first_call(name), key)
     missing = _load()
     if missing is not None:
-        _declare()
+        warnings.warn(f"fastmix: the C++ library is missing: {missing}. The plain PyTorch reference serves instead, "
+                      "slower and with more memory.", RuntimeWarning, stacklevel=3)
+        _declare("fastmix")
     cuda_missing = _load_cuda()
-
-
-def _declare() -> None:
-    global _declared
-    warnings.warn(f"fastmix: the C++ library is missing: {missing}. The plain PyTorch reference serves instead, "
-                  "slower and with more memory.", RuntimeWarning, stacklevel=4)
-    _declared = torch.library.Library("fastmix", "DEF")
-    for schema in schemas().values():
-        _declared.define(schema)

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import os
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -21,9 +22,15 @@ OPERATORS = ("soft_target", "blend", "paste", "patch_mix", "saliency")
 
 CUDA_OPERATORS = ("soft_target", "paste", "patch_mix", "saliency")
 
-# The backend that auto takes, by device type; missing entries mean the reference. The C++ kernels won every
-# case of `python -m bench` against the reference, eager and compiled (bench/results).
-AUTO: dict[str, dict[str, str]] = {op: {"cpu": "cpu"} for op in OPERATORS}
+# The backend that auto takes, by device type; missing entries mean the reference.
+# cpu: the C++ kernels won every case of `python -m bench` against the reference, eager and compiled (bench/results).
+# cuda: C++/CUDA where the library is loaded and has a kernel, else Triton (see select_auto). By bytes both beat the
+# reference, which makes several passes; neither has been measured on a GPU yet.
+AUTO: dict[str, dict[str, str]] = {op: {"cpu": "cpu", "cuda": "triton"} for op in OPERATORS}
+
+# Triton reads the variable when a kernel is defined, so one that is set later has no effect.
+_TRITON_INSTALLED = find_spec("triton") is not None
+_TRITON_INTERPRETED = os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "yes", "on", "y")
 
 
 class _State:
@@ -49,6 +56,12 @@ def why_not(op: str, name: str, device_type: str) -> str | None:
         return None if _library.missing is None else f"the C++ library is missing: {_library.missing}"
     if name == "cuda":
         return _why_not_cuda(op, device_type)
+    if name == "triton":
+        if not _TRITON_INSTALLED:
+            return "triton is not installed (pip install triton)"
+        if device_type == "cpu" and not _TRITON_INTERPRETED:
+            return "Triton serves CPU tensors in its interpreter alone (start Python with TRITON_INTERPRET=1)"
+        return None if device_type in ("cpu", "cuda") else f"it serves CUDA tensors, this one is on {device_type}"
     return f"fastmix has no {name} kernel for {op} yet"
 
 
@@ -115,9 +128,11 @@ def configure_from_environment() -> None:
 
 
 def select_auto() -> None:
-    """Without the C++ library the reference serves the CPU; the CUDA library serves the GPU where it is loaded."""
+    """Without the C++ library the reference serves the CPU; a GPU gets the CUDA library, Triton, or the reference."""
     for op, table in AUTO.items():
         if _library.missing is not None:
             table.pop("cpu", None)
         if op in CUDA_OPERATORS and _library.cuda_missing is None:
             table["cuda"] = "cuda"
+        elif not _TRITON_INSTALLED:
+            table.pop("cuda", None)

@@ -1,5 +1,7 @@
 """Fixtures: poisoned allocations, fixed seeds, and every backend and instruction set that runs here."""
 
+import dataclasses
+import os
 import sys
 from pathlib import Path
 
@@ -9,7 +11,8 @@ from hypothesis import settings
 
 import fastmix
 from fastmix import _library
-from fastmix.backend import OPERATORS
+from fastmix.backend import OPERATORS, why_not
+from fastmix.ops._operator import NAMESPACES
 
 sys.path.insert(0, str(Path(__file__).parent / "simt"))
 import simt_backend
@@ -19,6 +22,13 @@ settings.register_profile("fastmix", deadline=None, derandomize=True, max_exampl
 settings.load_profile("fastmix")
 
 ISA = {"portable": 0, "avx2": 1, "avx512": 2}
+INTERPRETED = why_not("blend", "triton", "cpu") is None
+if INTERPRETED:
+    # The interpreter computes for every integer sum whether it overflows, and drops the answer: a third of its time.
+    from triton.runtime import interpreter
+
+    interpreter.interpreter_builder.options = dataclasses.replace(interpreter.interpreter_builder.options,
+                                                                  sanitize_overflow=False)
 
 
 def pytest_addoption(parser):
@@ -32,7 +42,12 @@ def pytest_configure(config):
 
 
 def _variants(device: str) -> list[str]:
-    """reference, then on the CPU the C++ kernels once per instruction set that this processor has."""
+    """reference, then on the CPU the C++ kernels once per instruction set that this processor has.
+
+    In Triton's interpreter (TRITON_INTERPRET=1, read when a kernel is defined, hence a run of its own) triton alone.
+    """
+    if INTERPRETED:
+        return ["triton"]
     names = ["reference"]
     if device == "cuda":
         return [*names, "triton", "cuda"]
@@ -47,6 +62,15 @@ def _variants(device: str) -> list[str]:
 def pytest_generate_tests(metafunc):
     if "variant" in metafunc.fixturenames:
         metafunc.parametrize("variant", _variants(metafunc.config.getoption("--device")), indirect=True)
+
+
+def pytest_collection_modifyitems(config, items):
+    """TRITON_INTERPRET=1 pytest runs what takes a variant; with FASTMIX_BACKEND=triton as well, every test."""
+    if not INTERPRETED or os.environ.get("FASTMIX_BACKEND", "auto") != "auto":
+        return
+    kept = [item for item in items if "variant" in item.fixturenames or "interpreted" in item.keywords]
+    config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+    items[:] = kept
 
 
 @pytest.fixture
@@ -65,6 +89,20 @@ def variant(request):
         yield request.param
     if isa:
         torch.ops.fastmix._cpu_isa(-2)
+
+
+@pytest.fixture
+def operators(variant):
+    """The namespace of the variant's registered operators."""
+    return getattr(torch.ops, NAMESPACES.get(variant.partition("-")[0], "fastmix"))
+
+
+@pytest.fixture
+def index_errors(variant):
+    """Bad indices raise, as they do on the CPU; on a device rows become NaN unless the check is asked for."""
+    fastmix.set_debug(variant == "triton")
+    yield
+    fastmix.set_debug(False)
 
 
 @pytest.fixture(autouse=True)

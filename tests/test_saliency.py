@@ -228,7 +228,8 @@ def test_map_ignores_scale(variant):
 
 
 def test_repeatable_and_independent_of_threads(variant, threads):
-    grad, q = gradient((9, 3, 96, 96)), torch.rand(9)
+    n = 2 if variant == "triton" else 9  # the interpreter has no threads and is slow
+    grad, q = gradient((n, 3, 96, 96)), torch.rand(n)
     results = []
     for count in (1, 2, 2):
         threads(count)

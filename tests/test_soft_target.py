@@ -15,7 +15,7 @@ import fastmix.functional as F
 from fastmix import SoftTarget
 
 LOSSES = ("soft_cross_entropy", "soft_kl", "soft_bce")
-SIZES = [(0, 5), (1, 1), (3, 2), (7, 17), (5, 1000), (2, 21841), (33, 100)]
+SIZES = [(0, 5), (1, 1), (3, 2), (7, 17), (5, 1000), (2, 21841), (33, 100), (2, 40001), (700, 3)]
 
 
 def make_target(n, j, k=3, base=True):
@@ -168,8 +168,8 @@ def test_second_derivative(variant):
     for fn in (lambda v: F.soft_cross_entropy(v, target, sample_weight=sample_weight, label_smoothing=0.1),
                lambda v: F.soft_kl(v, target, reduction="none"),
                lambda v: F.soft_bce(v, target, reduction="sum")):
-        torch.autograd.gradcheck(fn, z)
-        torch.autograd.gradgradcheck(fn, z)
+        torch.autograd.gradcheck(fn, z, fast_mode=variant == "triton")
+        torch.autograd.gradgradcheck(fn, z, fast_mode=variant == "triton")
 
 
 def test_backward_twice_through_one_graph(variant):
@@ -211,7 +211,8 @@ def test_strides(variant, layout):
 
 
 def test_repeatable_and_independent_of_threads(variant, threads):
-    z, target = torch.randn(300, 500), make_target(300, 500)
+    n = 20 if variant == "triton" else 300  # the interpreter has no threads and is slow
+    z, target = torch.randn(n, 500), make_target(n, 500)
     results = []
     for count in (1, 2, 2):
         threads(count)
@@ -333,7 +334,7 @@ def test_soft_target_is_a_pytree_and_pickles():
 
 # ---------------------------------------------------------------- errors
 
-def test_class_out_of_range(variant):
+def test_class_out_of_range(variant, index_errors):
     z = torch.randn(3, 4)
     if variant in NAN_ROWS:
         target = SoftTarget(torch.tensor([[0, 1], [3, 4], [-1, 2]]), torch.rand(3, 2))

@@ -13,10 +13,12 @@ from typing import Any
 
 import torch
 
+from .._library import TRITON_NAMESPACE
+
 _BelowAutograd = torch._C._AutoDispatchBelowAutograd
 
-# backend name -> namespace of its operators. C++ for CPU and CUDA share one, told apart by the dispatch key.
-NAMESPACES = {"cpu": "fastmix", "cuda": "fastmix"}
+# backend name -> namespace of its operators.
+NAMESPACES = {"cpu": "fastmix", "cuda": "fastmix", "triton": TRITON_NAMESPACE}
 
 
 class Operator:

@@ -1,0 +1,155 @@
+"""paste on Triton: every pixel copied from the one image that shows there, and the gradient.
+
+Images are rows: (C*H) rows of W elements, or with channels last H rows of W*C. A box is a range of rows and a range
+of elements of a row (its columns times the elements of a pixel), so neither layout needs a division by pixel.
+Source k is loaded where its box overlaps a 16-byte vector that no later box covers whole: the masks are constant
+along a vector, so loads stay 16 bytes wide, and only vectors on an edge are read from two sources.
+
+Gradient: pixel (i, j) of out[n] is pixel (i, j) of x[index[n, k]] for the one k that shows, so
+``dx[m] = sum over (n, k) with index[n, k] = m of g[n] where k shows``, gathered by m (`_by_source.by_source`).
+
+Values are moved as integers: every bit arrives, NaN payloads too. A row whose index leaves the batch is NaN.
+
+bytes: N*C*H*W read + written, whatever K; flops: none. Not yet run on a GPU.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ._by_source import by_source
+from ._common import FLOAT, WORD, device, finish, launch, rows_like, to_float, to_storage
+from ._tiles import REGISTERS, UNROLLED, Tiles, tile
+
+NAN = {torch.float32: 0x7FC00000, torch.bfloat16: 0x7FC0, torch.float16: 0x7E00, torch.float64: 0x7FF8000000000000}
+
+
+@device
+def _box(box_ptr, i, column, height, length, VEC: tl.constexpr, PIXEL: tl.constexpr):
+    """(held, touched, filled) of a tile: elements inside the box, their vectors that overlap it, that lie inside.
+
+    i: rows of the image (R, 1); column: elements of a row (1, L).
+    """
+    # Clipped in int64, where no int32 box can wrap.
+    top = tl.load(box_ptr).to(tl.int64)
+    left = tl.load(box_ptr + 1).to(tl.int64)
+    bottom = top + tl.load(box_ptr + 2)
+    right = left + tl.load(box_ptr + 3)
+    width = length // PIXEL
+    top = tl.minimum(tl.maximum(top, 0), height).to(tl.int32)
+    bottom = tl.minimum(tl.maximum(bottom, 0), height).to(tl.int32)
+    left = tl.minimum(tl.maximum(left, 0), width).to(tl.int32) * PIXEL
+    right = tl.minimum(tl.maximum(right, 0), width).to(tl.int32) * PIXEL
+    first = column // VEC * VEC
+    rows = (i >= top) & (i < bottom)
+    held = rows & ((column >= left) & (column < right))
+    touched = rows & ((first < right) & (first + VEC > left) & (left < right))
+    filled = rows & ((first >= left) & (first + VEC <= right))
+    return held, touched, filled
+
+
+@device
+def _source(x_ptr, index_ptr, valid, batch, image_stride, VEC: tl.constexpr):
+    """(the image at index_ptr, valid if it lies in the batch); outside of it image 0, so that nothing else is read."""
+    m = tl.load(index_ptr)
+    inside = (m >= 0) & (m < batch)
+    return x_ptr + tl.where(inside, m, 0) * (image_stride // VEC * VEC), valid & inside
+
+
+@triton.jit
+def _paste_kernel(
+    out_ptr, x_ptr, index_ptr, boxes_ptr,                       # words (N, rows, length) x2, (N, K), (N, K - 1, 4)
+    batch, rows, length, height, column_chunks, image_stride, columns,
+    K: tl.constexpr, PIXEL: tl.constexpr, NAN_BITS: tl.constexpr, VEC: tl.constexpr, ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):  # fmt: skip
+    """K: columns where they are unrolled, else 0."""
+    n, row, column = tile(batch, column_chunks, ROWS, COLUMNS)
+    length = length // VEC * VEC
+    inside = (row < rows) & (column < length)
+    i = row % height
+    at = row.to(tl.int64) * length + column
+    todo = inside  # elements that no box has claimed yet, from the last box to the first
+    needed = inside  # the same of vectors: False once they are complete
+    value = tl.zeros((ROWS, COLUMNS), out_ptr.dtype.element_ty)
+    valid = n >= 0
+    if K > 0:
+        for back in tl.static_range(K - 1):
+            k = K - 1 - back
+            source, valid = _source(x_ptr, index_ptr + n * columns + k, valid, batch, image_stride, VEC)
+            held, touched, filled = _box(boxes_ptr + (n * (columns - 1) + (k - 1)) * 4, i, column, height, length, VEC,
+                                         PIXEL)
+            value = tl.where(todo & held, tl.load(source + at, mask=needed & touched, other=0), value)
+            todo = todo & ~held
+            needed = needed & ~filled
+    else:
+        for back in range(0, columns - 1):
+            k = columns - 1 - back
+            source, valid = _source(x_ptr, index_ptr + n * columns + k, valid, batch, image_stride, VEC)
+            held, touched, filled = _box(boxes_ptr + (n * (columns - 1) + (k - 1)) * 4, i, column, height, length, VEC,
+                                         PIXEL)
+            value = tl.where(todo & held, tl.load(source + at, mask=needed & touched, other=0), value)
+            todo = todo & ~held
+            needed = needed & ~filled
+    source, valid = _source(x_ptr, index_ptr + n * columns, valid, batch, image_stride, VEC)
+    value = tl.where(todo, tl.load(source + at, mask=needed, other=0), value)
+    value = tl.where(valid, value, tl.full((ROWS, COLUMNS), NAN_BITS, out_ptr.dtype.element_ty))
+    tl.store(out_ptr + n * rows * length + at, value, mask=inside)
+
+
+@triton.jit
+def _paste_backward_kernel(
+    out_ptr, grad_ptr, offset_ptr, place_ptr, boxes_ptr,        # (N, rows, length) x2, (N + 1), (N*K), (N, K - 1, 4)
+    batch, rows, length, height, column_chunks, image_stride, columns,
+    PIXEL: tl.constexpr, ACC: tl.constexpr, VEC: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    m, row, column = tile(batch, column_chunks, ROWS, COLUMNS)
+    length = length // VEC * VEC
+    inside = (row < rows) & (column < length)
+    i = row % height
+    at = row.to(tl.int64) * length + column
+    total = tl.zeros((ROWS, COLUMNS), ACC)
+    for entry in range(tl.load(offset_ptr + m), tl.load(offset_ptr + m + 1)):
+        place = tl.load(place_ptr + entry).to(tl.int64)
+        n = place // columns
+        own = (place % columns).to(tl.int32)
+        shows = inside
+        needed = inside
+        for k in range(tl.maximum(own, 1), columns):
+            held, touched, filled = _box(boxes_ptr + (n * (columns - 1) + (k - 1)) * 4, i, column, height, length, VEC,
+                                         PIXEL)
+            is_own = k == own
+            shows = shows & ((held & is_own) | (~held & (k != own)))
+            needed = needed & ((touched & is_own) | (~filled & (k != own)))
+        g = tl.load(grad_ptr + n * (image_stride // VEC * VEC) + at, mask=needed, other=0.0)
+        total += tl.where(shows, to_float(g, ACC), 0.0)
+    tl.store(out_ptr + m * rows * length + at, to_storage(total, out_ptr.dtype.element_ty), mask=inside)
+
+
+def paste(x: Tensor, index: Tensor, boxes: Tensor) -> Tensor:
+    source, written, result = rows_like(x, images=True)
+    tiles = Tiles.of(source)
+    columns = index.shape[1]
+    word = WORD[x.element_size()]
+    launch(_paste_kernel, tiles.programs, x.device, written.view(word), source.view(word), index.contiguous(),
+           boxes.contiguous(), x.shape[0], tiles.rows, tiles.length, x.shape[2], tiles.column_chunks, source.stride(0),
+           columns, K=columns if columns <= UNROLLED else 0, PIXEL=tiles.pixel, NAN_BITS=NAN[x.dtype],
+           VEC=tiles.vec, ROWS=tiles.tile_rows, COLUMNS=tiles.tile_columns, num_warps=tiles.warps)
+    return finish(written, result)
+
+
+def paste_backward(grad: Tensor, index: Tensor, boxes: Tensor) -> Tensor:
+    source, written, result = rows_like(grad, images=True)
+    tiles = Tiles.of(source)
+    if tiles.programs:
+        index = index.contiguous()
+        offset, place = by_source(index)
+        launch(_paste_backward_kernel, tiles.programs, grad.device, written, source, offset, place, boxes.contiguous(),
+               grad.shape[0], tiles.rows, tiles.length, grad.shape[2], tiles.column_chunks,
+               source.stride(0), index.shape[1], PIXEL=tiles.pixel, ACC=FLOAT[grad.dtype], VEC=tiles.vec,
+               ROWS=tiles.tile_rows, COLUMNS=tiles.tile_columns, num_warps=tiles.warps,
+               maxnreg=REGISTERS)
+    return finish(written, result)

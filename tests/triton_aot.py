@@ -1,0 +1,206 @@
+"""Compiles the Triton kernels as their launchers would launch them, for GPUs that are not here.
+
+A launcher runs on meta tensors with its launch recorded instead of run; Triton then specialises and compiles the
+recorded arguments for a target. ``python tests/triton_aot.py`` writes tests/budget_triton.json: registers, spills,
+shared memory and the widest global load and store of every kernel.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.runtime.driver import driver
+
+from fastmix import _library
+
+BUDGET = Path(__file__).with_name("budget_triton.json")
+TARGETS = (80, 90, 100)
+SHORT = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16", torch.float64: "fp64"}
+
+
+class _Driver:
+    """What Triton asks of a driver before it launches."""
+
+    def __init__(self, capability: int) -> None:
+        self._target = GPUTarget("cuda", capability, 32)
+
+    def get_current_target(self) -> GPUTarget:
+        return self._target
+
+    def get_current_device(self) -> int:
+        return self._target.arch
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+
+def empty(*shape: int, dtype: torch.dtype = torch.float32, channels_last: bool = False) -> torch.Tensor:
+    t = torch.empty(shape, dtype=dtype, device="meta")
+    return t.contiguous(memory_format=torch.channels_last) if channels_last else t
+
+
+def labels(*shape: int) -> torch.Tensor:
+    return empty(*shape, dtype=torch.int64)
+
+
+Case = tuple[str, Callable[..., object], tuple]
+IMAGES = ((256, 3, 224, 224), (100, 3, 32, 32))
+
+
+def soft_target_cases() -> Iterator[Case]:
+    kernels = _library.kernels("soft_target")
+    for dtype in SHORT:
+        name = SHORT[dtype]
+        for n, j in ((1024, 1000), (4096, 21841), (128, 100), (64, 32768), (64, 50257)):
+            if dtype in (torch.float16, torch.float64) and j != 1000:
+                continue
+            for code, loss in enumerate(("cross_entropy", "kl", "bce")):
+                z = empty(n, j, dtype=dtype)
+                args = (z, labels(n, 2), empty(n, 2), empty(n), empty(n), 0.1, -100, code, 1)
+                yield f"{loss} {n}x{j} {name}", kernels.soft_target, (*args, True)
+                if loss == "cross_entropy":
+                    yield f"{loss} {n}x{j} {name} loss only", kernels.soft_target, (*args, False)
+                if j in (1000, 50257) or (j == 21841 and loss == "cross_entropy"):
+                    yield (f"{loss} dense {n}x{j} {name}", kernels.soft_target_dense,
+                           (z, empty(n, j), None, 0.0, code, 1, True))
+        yield (f"labels 1024x1000 {name}", kernels.soft_target,
+               (empty(1024, 1000, dtype=dtype), labels(1024, 1), None, None, None, 0.0, -100, 0, 1, True))
+        yield f"scale 1024x1000 {name}", kernels.scale_gradient_, (empty(1024, 1000, dtype=dtype), empty())
+
+
+def _images() -> Iterator[tuple[str, torch.Tensor]]:
+    for dtype in (torch.float32, torch.bfloat16):
+        for shape in IMAGES:
+            for last in (False, True):
+                name = "x".join(map(str, shape)) + (" channels_last " if last else " ") + SHORT[dtype]
+                yield name, empty(*shape, dtype=dtype, channels_last=last)
+    for dtype in (torch.float16, torch.float64):
+        yield f"256x3x224x224 {SHORT[dtype]}", empty(256, 3, 224, 224, dtype=dtype)
+
+
+def blend_cases() -> Iterator[Case]:
+    kernels = _library.kernels("blend")
+    for dtype in SHORT:
+        x = empty(256, 3, 224, 224, dtype=dtype)
+        for k in (2, 5, 12):
+            yield f"k={k} 256x3x224x224 {SHORT[dtype]}", kernels.blend, (x, labels(256, k), empty(256, k))
+        yield f"k=2 256x3x224x224 {SHORT[dtype]} backward", kernels.blend_backward, (x, labels(256, 2), empty(256, 2))
+
+
+def paste_cases() -> Iterator[Case]:
+    kernels = _library.kernels("paste")
+    for name, x in _images():
+        n = x.shape[0]
+        for k in (2, 5, 12):
+            boxes = empty(n, k - 1, 4, dtype=torch.int32)
+            yield f"k={k} {name}", kernels.paste, (x, labels(n, k), boxes)
+            if k == 5:
+                yield f"k={k} {name} backward", kernels.paste_backward, (x, labels(n, k), boxes)
+
+
+def patch_mix_cases() -> Iterator[Case]:
+    kernels = _library.kernels("patch_mix")
+    for name, x in _images():
+        n = x.shape[0]
+        args = (x, labels(n), empty(n, 4, 4, dtype=torch.bool), empty(n))
+        yield f"4x4 {name}", kernels.patch_mix, args
+        yield f"4x4 {name} backward", kernels.patch_mix_backward, args
+
+
+def saliency_cases() -> Iterator[Case]:
+    kernels = _library.kernels("saliency")
+    for name, g in _images():
+        n, _, height, width = g.shape
+        yield f"map 4x4 {name}", kernels.saliency_map, (g, 4, 4)
+        yield f"mask 4x4 {name}", kernels.saliency_mask, (g, 4, 4, empty(n))
+        yield f"mask of pixels {name}", kernels.saliency_mask, (g, height, width, empty(n))
+        yield f"peak {name}", kernels.saliency_peak, (g,)
+    yield "map 4x4 256x12x224x224 bf16", kernels.saliency_map, (empty(256, 12, 224, 224, dtype=torch.bfloat16), 4, 4)
+    yield "mask 112x112", kernels.percentile_mask, (empty(256, 112, 112), empty(256))
+
+
+OPERATORS = {"soft_target": soft_target_cases, "blend": blend_cases, "paste": paste_cases,
+             "patch_mix": patch_mix_cases, "saliency": saliency_cases}
+
+
+def launches(operator: str) -> dict[str, tuple]:
+    """case/kernel -> (kernel, arguments, options) of everything that the cases launch."""
+    found: dict[str, tuple] = {}
+    module = _library.kernels(operator)
+    places = [m for m in (module, _library.kernels("_by_source")) if hasattr(m, "launch")]
+    before = [m.launch for m in places]
+    try:
+        for case, call, args in OPERATORS[operator]():
+            def record(kernel, programs, device, *kernel_args, case=case, **options):
+                assert programs > 0
+                found[f"{case}/{kernel.fn.__name__}"] = (kernel, kernel_args, options)
+            for m in places:
+                m.launch = record
+            call(*args)
+    finally:
+        for m, launch in zip(places, before, strict=True):
+            m.launch = launch
+    return found
+
+
+def _width(ptx: str, instruction: str) -> int:
+    """Bytes of the widest access."""
+    widths = [int(count or 1) * int(bits) // 8 for count, bits in
+              re.findall(rf"{instruction}\.global(?:\.[a-z_0-9:]+?)*?(?:\.v(\d))?\.b(\d+)", ptx)]
+    return max(widths, default=0)
+
+
+def compile_for(capability: int, kernel, args: tuple, options: dict) -> dict[str, int]:
+    before = driver._active  # reading driver.active would ask for a GPU
+    driver.set_active(_Driver(capability))
+    try:
+        compiled = kernel.run(*args, grid=(1,), warmup=True, **options)
+    finally:
+        driver._active = before
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(compiled.asm["cubin"])
+        file.flush()
+        tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+        report = subprocess.run([tool, "--dump-resource-usage", file.name], capture_output=True, text=True,
+                                check=True).stdout
+    stack, registers = (int(re.search(rf"{word}:(\d+)", report).group(1)) for word in ("STACK", "REG"))
+    return {"registers": registers, "stack": stack, "shared": compiled.metadata.shared,
+            "warps": compiled.metadata.num_warps, "load": _width(compiled.asm["ptx"], "ld"),
+            "store": _width(compiled.asm["ptx"], "st")}
+
+
+def measure(operator: str, capability: int) -> dict[str, dict[str, int]]:
+    return {key: compile_for(capability, *launch) for key, launch in launches(operator).items()}
+
+
+def interpreted() -> bool:
+    return bool(triton.knobs.runtime.interpret)
+
+
+def version() -> str:
+    """The registers and shared memory that the budget holds are those of one minor version."""
+    return ".".join(triton.__version__.split(".")[:2])
+
+
+def main() -> None:
+    budget = json.loads(BUDGET.read_text()) if BUDGET.exists() else {}
+    if budget.get("triton") != version():
+        budget = {"triton": version()}
+    for operator in sys.argv[1:] or OPERATORS:
+        budget[operator] = {f"sm_{capability}": measure(operator, capability) for capability in TARGETS}
+    text = json.dumps(budget, indent=1)
+    text = re.sub(r"\{\n\s+(\"registers\"[^}]*?)\s+\}", lambda m: "{" + re.sub(r"\s+", " ", m[1]) + "}", text)
+    BUDGET.write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    main()
