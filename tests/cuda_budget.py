@@ -33,9 +33,11 @@ def tool(name: str) -> str | None:
 
 def build() -> Path:
     """The CUDA library, built for any torch; ninja rebuilds only what changed."""
-    subprocess.run([sys.executable, "setup.py", "-q", "build_ext", "--build-lib", str(BUILD / "lib"), "--build-temp",
-                    str(BUILD / "tmp")], cwd=ROOT, env={**os.environ, "FASTMIX_CUDA": "1"}, check=True,
-                   stdout=subprocess.DEVNULL)
+    done = subprocess.run([sys.executable, "setup.py", "-q", "build_ext", "--build-lib", str(BUILD / "lib"),
+                           "--build-temp", str(BUILD / "tmp")], cwd=ROOT, env={**os.environ, "FASTMIX_CUDA": "1"},
+                          capture_output=True, text=True)
+    if done.returncode != 0:
+        raise RuntimeError(f"the CUDA library does not build:\n{done.stdout[-4000:]}{done.stderr[-1000:]}")
     return next((BUILD / "lib" / "fastmix").glob("_C_cuda*.so"))
 
 

@@ -75,7 +75,9 @@ void launch(void (*kernel)(P...), const LaunchShape& shape, Stream stream, const
   if (shape.shared > 48 * 1024) {
     cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shape.shared));
   }
-  kernel<<<static_cast<unsigned>(shape.blocks), shape.threads, shape.shared, stream> > >(arguments...);
+  // clang-format off
+  kernel<<<static_cast<unsigned>(shape.blocks), shape.threads, shape.shared, stream>>>(arguments...);
+  // clang-format on
 #endif
 }
 
