@@ -10,7 +10,7 @@ import pytest
 
 pytest.importorskip("triton")
 
-import triton_aot as aot  # noqa: E402 - imports Triton
+import triton_aot as aot
 
 pytestmark = pytest.mark.skipif(aot.interpreted(), reason="in the interpreter there is nothing to compile")
 BUDGET = json.loads(aot.BUDGET.read_text())
