@@ -61,7 +61,7 @@ def to_storage(value, DTYPE: tl.constexpr):
 # ---------------------------------------------------------------- host side
 
 def launch(kernel: Any, programs: int, device: torch.device, *args: Any, **meta: Any) -> None:
-    """``kernel[(programs,)](*args, **meta)`` on the tensors' device and its current stream; an empty grid is nothing."""
+    """``kernel[(programs,)](*args, **meta)`` on the tensors' device and its current stream; an empty grid is none."""
     if programs == 0:
         return
     if torch.version.hip is not None:

@@ -7,8 +7,8 @@ one program an image over the h*w averages.
 The q-th percentile needs no sort: floats become integers of the same order (NaN the largest, -0 like 0), and cell i
 is at or above the r-th smallest if more than r cells are at or below it. Up to `Config.compared` cells every cell is
 compared with every other; above, the r-th smallest key is found bit by bit from the top, counting the keys below a
-candidate: 32 block-wide sums (64 in float64), the keys in registers up to `Config.in_registers` cells and read again from
-the L2 cache for every bit above.
+candidate: 32 block-wide sums (64 in float64). Up to `Config.in_registers` cells the keys stay in registers; above, the
+map is read again for every bit, from the L2 cache (a map of 224x224 cells is 200 KB): slower, and still no sort.
 
 bytes: N*C*H*W read once (+ 4 N*h*w written and read between two launches). Not yet run on a GPU.
 """

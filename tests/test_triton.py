@@ -111,3 +111,93 @@ def test_soft_target_opcheck():
         target = SoftTarget(torch.randint(0, 7, (4, 3)), torch.rand(4, 3), torch.rand(4))
         torch.library.opcheck(OPS.soft_target.default, (z, *target, torch.rand(4), 0.1, -100, 1, 1, grad))
         torch.library.opcheck(OPS.soft_target_dense.default, (z, target.dense(7), None, 0.0, 0, 0, grad))
+
+
+# ---------------------------------------------------------------- images
+
+BAD = [4, -1, 2**40, -2**62]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("bad", BAD)
+def test_an_index_outside_the_batch_makes_its_image_nan(bad, dtype):
+    x, g = torch.randn(4, 3, 6, 10).to(dtype), torch.randn(4, 3, 6, 10).to(dtype)
+    index = torch.tensor([[0, 1], [2, 3], [1, 1], [3, 0]])
+    spoiled = index.clone()
+    spoiled[1, 1] = bad
+    rows = torch.tensor([True, False, True, True])
+    boxes = torch.tensor([[[1, 2, 3, 4]]] * 4, dtype=torch.int32)
+    weight, mask, lam = torch.rand(4, 2), torch.rand(4, 3, 5) < 0.5, torch.rand(4)
+    for fn, args, wrong in ((F.blend, (index, weight), (spoiled, weight)),
+                            (F.paste, (index, boxes), (spoiled, boxes)),
+                            (F.patch_mix, (index[:, 1], mask, lam), (spoiled[:, 1], mask, lam))):
+        v, u = x.clone().requires_grad_(), x.clone().requires_grad_()
+        y, want = fn(v, *wrong), fn(u, *args)
+        if isinstance(y, tuple):
+            (y, share), (want, true_share) = y, want
+            assert same_bits(share[rows], true_share[rows]) and share[~rows].isnan().all()
+        assert same_bits(y[rows], want[rows]) and y[~rows].isnan().all()
+        # The spoiled row hands no gradient on, to its valid sources either.
+        got, = torch.autograd.grad(y, v, g)
+        quiet = g.clone()
+        quiet[~rows] = 0
+        assert same_bits(got + 0.0, torch.autograd.grad(want, u, quiet)[0] + 0.0)
+
+
+@pytest.mark.parametrize("rows,columns", [(1, 1), (5, 3), (70, 2), (33, 4)])
+def test_counting_and_sorting_invert_a_gather_alike(rows, columns, monkeypatch):
+    kernels = _library.kernels("_by_source")
+    index = torch.randint(-1, rows + 1, (rows, columns))
+    offset, place = kernels.by_source(index)
+    monkeypatch.setattr(kernels, "CONFIG", kernels.Config(counted=0))
+    sorted_offset, sorted_place = kernels.by_source(index)
+    assert torch.equal(offset.long(), sorted_offset) and torch.equal(place.long(), sorted_place)
+    valid = ((index >= 0) & (index < rows)).all(1)
+    for m in range(rows):
+        want = [n * columns + k for n in range(rows) for k in range(columns) if valid[n] and index[n, k] == m]
+        assert place[offset[m]:offset[m + 1]].tolist() == want
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_percentile_of_more_cells_than_registers_hold(dtype, monkeypatch):
+    kernels = _library.kernels("saliency")
+    map = torch.randn(3, 70, 61).to(dtype)
+    map[0, 3:9] = 0.5
+    map[1, 0] = float("nan")
+    map[2, 5], map[2, 6, :5] = -0.0, float("inf")
+    q = torch.tensor([0.0, 0.4, 0.97])
+    want = fastmix.reference.percentile_mask(map, q)
+    assert torch.equal(F.percentile_mask(map, q), want)
+    monkeypatch.setattr(kernels, "CONFIG", kernels.Config(in_registers=100))
+    assert torch.equal(F.percentile_mask(map, q), want)
+
+
+def test_two_launches_for_large_images_do_what_one_does_for_small(monkeypatch):
+    kernels = _library.kernels("saliency")
+    grad, q = torch.randn(2, 5, 24, 36), torch.rand(2)
+    for grid in ((4, 6), (24, 36), (1, 1)):
+        one = F.saliency_map(grad, grid), F.saliency_mask(grad, grid, q)
+        monkeypatch.setattr(kernels, "CONFIG", kernels.Config(whole_image=10))
+        two = F.saliency_map(grad, grid), F.saliency_mask(grad, grid, q)
+        monkeypatch.undo()
+        torch.testing.assert_close(two[0], one[0])
+        assert torch.equal(two[1], one[1])
+
+
+def test_opcheck_of_images():
+    x, index = torch.randn(3, 2, 4, 6), torch.randint(0, 3, (3, 3))
+    boxes = torch.randint(0, 4, (3, 2, 4), dtype=torch.int32)
+    mask, lam, q = torch.rand(3, 2, 3) < 0.5, torch.rand(3), torch.rand(3)
+    last = x.contiguous(memory_format=torch.channels_last)
+    for v in (x, x.clone().requires_grad_(), last):
+        torch.library.opcheck(OPS.blend.default, (v, index, torch.rand(3, 3)))
+        torch.library.opcheck(OPS.paste.default, (v, index, boxes))
+        torch.library.opcheck(OPS.patch_mix.default, (v, index[:, 0], mask, lam))
+    torch.library.opcheck(OPS.blend_backward.default, (x, index, torch.rand(3, 3)))
+    torch.library.opcheck(OPS.paste_backward.default, (x, index, boxes))
+    torch.library.opcheck(OPS.patch_mix_backward.default, (x, index[:, 0], mask, lam))
+    for v in (x, last):
+        torch.library.opcheck(OPS.saliency_map.default, (v, 2, 3))
+        torch.library.opcheck(OPS.saliency_mask.default, (v, 2, 3, q))
+        torch.library.opcheck(OPS.saliency_peak.default, (v,))
+    torch.library.opcheck(OPS.percentile_mask.default, (torch.rand(3, 2, 3), q))

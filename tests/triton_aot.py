@@ -198,8 +198,8 @@ def main() -> None:
     for operator in sys.argv[1:] or OPERATORS:
         budget[operator] = {f"sm_{capability}": measure(operator, capability) for capability in TARGETS}
     text = json.dumps(budget, indent=1)
-    text = re.sub(r"\{\n\s+(\"registers\"[^}]*?)\s+\}", lambda m: "{" + re.sub(r"\s+", " ", m[1]) + "}", text)
-    BUDGET.write_text(text + "\n")
+    a_line_each = re.sub(r'\{\s+("registers"[^}]*?)\s+\}', lambda m: "{" + re.sub(r"\s+", " ", m[1]) + "}", text)
+    BUDGET.write_text(a_line_each + "\n")
 
 
 if __name__ == "__main__":
