@@ -17,7 +17,7 @@ from . import _library
 _transforms_active = torch._C._are_functorch_transforms_active
 
 BACKENDS = ("reference", "cpu", "triton", "cuda")
-OPERATORS = ("soft_target", "blend", "paste", "patch_mix", "saliency")
+OPERATORS = ("soft_target", "blend", "paste", "patch_mix", "saliency", "covariance", "isda")
 
 # The backend that auto takes, by device type; missing entries mean the reference. The C++ kernels won every
 # case of `python -m bench` against the reference, eager and compiled (bench/results).
