@@ -2,26 +2,14 @@
 
 #include "cpu/isda.h"
 
-#include <memory>
 #include <vector>
 
 #include "cpu/class_rows.h"
+#include "cpu/scratch.h"
 #include "cpu/tensor.h"
 
 namespace fastmix {
 namespace {
-
-template <typename T>
-struct Scratch {
-  explicit Scratch(int64_t elements) : owner(new T[static_cast<size_t>(elements) + 16]) {
-    // Tiles read whole cache lines.
-    data = reinterpret_cast<T*>((reinterpret_cast<uintptr_t>(owner.get()) + 63) / 64 * 64);
-  }
-  std::unique_ptr<T[]> owner;
-  T* data;
-};
-
-int64_t padded_rows(int64_t rows) { return (rows + 7) / 8 * 8; }
 
 template <typename T>
 class Forms {
@@ -122,14 +110,6 @@ class Forms {
   const IsdaKernels& k_;
   IsdaArgs a_{};
 };
-
-double strength_of(const std::optional<Tensor>& strength, double scale) {
-  if (!strength.has_value()) return scale;
-  const void* value = strength->const_data_ptr();
-  return scale * (strength->scalar_type() == ScalarType::Double
-                      ? *static_cast<const double*>(value)
-                      : static_cast<double>(*static_cast<const float*>(value)));
-}
 
 // Place of every label in the table; others for ignored ones.
 std::vector<int32_t> slots_of(const ClassRows& classes, int32_t other) {
