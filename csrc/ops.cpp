@@ -6,4 +6,5 @@ STABLE_TORCH_LIBRARY(fastmix, m) {
 #include "../fastmix/ops/schemas.def"
 #undef FASTMIX_OP
   m.def("_cpu_isa(int request) -> int");
+  m.def("_cpu_poison(bool on) -> ()");
 }

@@ -11,7 +11,8 @@ from . import functional  # noqa: E402 - the operators must be declared first
 from .backend import backend, configure_from_environment, select_auto, set_debug  # noqa: E402
 from .functional import input_saliency  # noqa: E402 - the function, over the module of its name
 from .losses import SoftBCE, SoftCrossEntropy, SoftTargetKL  # noqa: E402
-from .mixers import Compose, CutMix, Cutout, DCutMix, DMixup, Mixup, RandomChoice, RMix  # noqa: E402
+from .mixer_groups import Compose, RandomChoice  # noqa: E402
+from .mixers import CutMix, Cutout, DCutMix, DMixup, Mixup, RMix  # noqa: E402
 from .targets import SoftTarget  # noqa: E402
 
 select_auto()

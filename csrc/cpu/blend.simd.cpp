@@ -6,6 +6,8 @@
 
 #include "cpu/blend.h"
 
+#include <type_traits>
+
 #include "cpu/simd.h"
 
 namespace fastmix {
@@ -15,58 +17,69 @@ namespace {
 constexpr int64_t kTogether = 4;
 
 // to = (from or 0) + weight[0] * v[0] + ... + weight[kCount - 1] * v[kCount - 1]
-template <int kCount, typename A>
-void add_rows(A* to, const A* from, const A* const* v, const A* weight, int64_t n) {
+template <int kCount, typename To, typename T, typename A>
+void add_rows(To* to, const A* from, const T* const* v, const A* weight, int64_t n) {
   if (from == nullptr) {
 #pragma omp simd
     for (int64_t i = 0; i < n; ++i) {
       A sum = 0;
-      for (int k = 0; k < kCount; ++k) sum += weight[k] * v[k][i];
-      to[i] = sum;
+      for (int k = 0; k < kCount; ++k) sum += weight[k] * to_float(v[k][i]);
+      store(to + i, sum);
     }
   } else {
 #pragma omp simd
     for (int64_t i = 0; i < n; ++i) {
       A sum = from[i];
-      for (int k = 0; k < kCount; ++k) sum += weight[k] * v[k][i];
-      to[i] = sum;
+      for (int k = 0; k < kCount; ++k) sum += weight[k] * to_float(v[k][i]);
+      store(to + i, sum);
     }
+  }
+}
+
+template <typename To, typename T, typename A>
+void add_up_to_four(int64_t count, To* to, const A* from, const T* const* v, const A* weight, int64_t n) {
+  switch (count) {
+    case 1:
+      return add_rows<1>(to, from, v, weight, n);
+    case 2:
+      return add_rows<2>(to, from, v, weight, n);
+    case 3:
+      return add_rows<3>(to, from, v, weight, n);
+    default:
+      return add_rows<4>(to, from, v, weight, n);
   }
 }
 
 template <typename T, typename A = accumulator_t<T>>
 void piece(const BlendArgs& a, T* dst, int64_t first, int64_t last, int64_t at, int64_t end) {
-  constexpr bool kDirect = sizeof(T) == sizeof(A);
+  // Halves have instructions of their own, a block at a time; the other types convert inside the loop.
+  constexpr bool kConverted = std::is_same_v<T, f16>;
+  using V = std::conditional_t<kConverted, A, T>;
   const T* src = static_cast<const T*>(a.src);
-  A sums[kBlock], buffers[kTogether][kBlock];
+  A sums[kBlock], buffers[kConverted ? kTogether : 1][kBlock];
   for (; at < end; at += kBlock) {
     const int64_t n = end - at < kBlock ? end - at : kBlock;
     for (int64_t i = first; i < last; i += kTogether) {
       const int64_t count = last - i < kTogether ? last - i : kTogether;
-      const A* v[kTogether];
+      const V* v[kTogether];
       A weight[kTogether];
       for (int64_t k = 0; k < count; ++k) {
-        v[k] = load_block(src + a.source[i + k] * a.src_stride + at, buffers[k], n);
+        const T* row = src + a.source[i + k] * a.src_stride + at;
+        if constexpr (kConverted) {
+          v[k] = load_block(row, buffers[k], n);
+        } else {
+          v[k] = row;
+        }
         weight[k] = static_cast<A>(a.weight[i + k]);
       }
-      A* to = sums;
-      if constexpr (kDirect) to = i + count == last ? dst + at : sums;
       const A* from = i == first ? nullptr : sums;
-      switch (count) {
-        case 1:
-          add_rows<1>(to, from, v, weight, n);
-          break;
-        case 2:
-          add_rows<2>(to, from, v, weight, n);
-          break;
-        case 3:
-          add_rows<3>(to, from, v, weight, n);
-          break;
-        default:
-          add_rows<4>(to, from, v, weight, n);
+      if (!kConverted && i + count == last) {
+        add_up_to_four(count, dst + at, from, v, weight, n);
+      } else {
+        add_up_to_four(count, sums, from, v, weight, n);
       }
     }
-    if constexpr (!kDirect) store_block(dst + at, sums, n);
+    if constexpr (kConverted) store_block(dst + at, sums, n);
   }
 }
 

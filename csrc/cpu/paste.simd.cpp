@@ -7,6 +7,7 @@
 #include "cpu/paste.h"
 
 #include <cstring>
+#include <type_traits>
 
 #include "cpu/simd.h"
 
@@ -88,13 +89,17 @@ void copy(const PasteArgs& a, const PasteScratch& scratch, int64_t item, int64_t
 
 template <typename T, typename A = accumulator_t<T>>
 void add_span(A* to, const T* from, int64_t n) {
-  A buffer[kBlock];
-  for (int64_t at = 0; at < n; at += kBlock) {
-    const int64_t m = n - at < kBlock ? n - at : kBlock;
-    const A* v = load_block(from + at, buffer, m);
-    A* sum = to + at;
+  if constexpr (std::is_same_v<T, f16>) {  // halves have instructions of their own, a block at a time
+    float buffer[kBlock];
+    for (int64_t at = 0; at < n; at += kBlock) {
+      const int64_t m = n - at < kBlock ? n - at : kBlock;
+      const float* v = load_block(from + at, buffer, m);
 #pragma omp simd
-    for (int64_t i = 0; i < m; ++i) sum[i] += v[i];
+      for (int64_t i = 0; i < m; ++i) to[at + i] += v[i];
+    }
+  } else {
+#pragma omp simd
+    for (int64_t i = 0; i < n; ++i) to[i] += to_float(from[i]);
   }
 }
 

@@ -13,6 +13,11 @@
 #include <stdexcept>
 #include <string>
 
+// torch 2.10's headers have the macro under its older name only.
+#ifndef STABLE_TORCH_ERROR_CODE_CHECK
+#define STABLE_TORCH_ERROR_CODE_CHECK TORCH_ERROR_CODE_CHECK
+#endif
+
 namespace fastmix {
 
 using torch::headeronly::ScalarType;
@@ -36,14 +41,8 @@ inline int dtype_slot(const char* op, const Tensor& x) {
   return 0;
 }
 
-inline Tensor empty_strided_cpu(Dims sizes, Dims strides, ScalarType dtype) {
-  AtenTensorHandle handle = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(
-      aoti_torch_empty_strided(static_cast<int64_t>(sizes.size()), sizes.data(), strides.data(),
-                               torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype)),
-                               aoti_torch_device_type_cpu(), 0, &handle));
-  return Tensor(handle);
-}
+// Every output is allocated here (csrc/cpu/allocate.cpp).
+Tensor empty_strided_cpu(Dims sizes, Dims strides, ScalarType dtype);
 
 inline Tensor empty_cpu(std::initializer_list<int64_t> sizes, ScalarType dtype) {
   int64_t strides[8];

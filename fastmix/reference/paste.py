@@ -24,16 +24,15 @@ def paste(x: Tensor, index: Tensor, boxes: Tensor) -> Tensor:
 
 
 def paste_areas(boxes: Tensor, size: tuple[int, int]) -> Tensor:
-    """boxes (N, K-1, 4), each inside the one before -> visible shares (N, K) float32; rows sum to exactly 1.
+    """boxes (N, K-1, 4), each inside the one before -> visible shares (N, K) float32.
 
-    Areas are integers below 2^24 divided by H * W once; the canvas takes what the rounded others leave.
+    Shares of the areas are rounded to multiples of 2^-24, of which float32 holds all up to 1: their differences are
+    exact, and a row sums to exactly 1 in any order.
     """
     height, width = size
     top, left, tall, wide = boxes.to(torch.int64).unbind(2)
     seen_height = ((top + tall).clamp(0, height) - top.clamp(0, height)).clamp(min=0)
     seen_width = ((left + wide).clamp(0, width) - left.clamp(0, width)).clamp(min=0)
-    area = seen_height * seen_width
-    pixels = height * width
-    canvas = area.new_full((area.shape[0], 1), pixels)  # not sliced from area, which has no column at K = 1
-    shown = torch.cat([canvas, area], 1) - torch.cat([area, torch.zeros_like(canvas)], 1)
-    return shown.to(torch.float32) / pixels
+    share = torch.round((seen_height * seen_width).to(torch.float64) * (2**24 / (height * width))).to(torch.float32)
+    outer = torch.cat([share.new_full((share.shape[0], 1), 2**24), share], 1)
+    return (outer - torch.cat([share, share.new_zeros(share.shape[0], 1)], 1)) / 2**24

@@ -1,0 +1,70 @@
+// patch_mix and its backward on the CPU: arguments, registration.
+
+#include "cpu/patch_mix.h"
+
+#include <tuple>
+
+#include "cpu/by_source.h"
+#include "cpu/layout.h"
+
+namespace fastmix {
+namespace {
+
+// The tensors behind a must outlive it.
+PatchMixArgs arguments(const RowsLike& io, const Tensor& x, const Tensor& partner, const Tensor& mask,
+                       const Tensor& lam) {
+  PatchMixArgs a{};
+  const bool channels_last = io.in.channels_last;
+  a.x = io.in.data;
+  a.image_stride = io.in.stride;
+  a.planes = channels_last ? 1 : x.size(1);
+  a.height = x.size(2);
+  a.row = x.size(3) * (channels_last ? x.size(1) : 1);
+  a.partner = static_cast<const int64_t*>(partner.const_data_ptr());
+  a.mask = static_cast<const uint8_t*>(mask.const_data_ptr());
+  a.h = mask.size(1);
+  a.w = mask.size(2);
+  a.lam = static_cast<const float*>(lam.const_data_ptr());
+  a.lam_step = lam.dim() == 0 ? 0 : 1;
+  a.out = io.out();
+  check_rows("patch_mix", "partner", a.partner, x.size(0), 1, x.size(0));
+  return a;
+}
+
+std::tuple<Tensor, Tensor> patch_mix_cpu(const Tensor& x, const Tensor& partner_in, const Tensor& mask_in,
+                                         const Tensor& lam_in) {
+  const int slot = dtype_slot("patch_mix", x);
+  const Tensor partner = dense(partner_in), mask = dense(mask_in), lam = dense(lam_in);
+  RowsLike io = rows_like(x, RowOrder::kImage);
+  PatchMixArgs a = arguments(io, x, partner, mask, lam);
+  const int64_t n = x.size(0);
+  const Tensor weight = empty_cpu({n, 2}, ScalarType::Float);
+  a.weight = static_cast<float*>(weight.mutable_data_ptr());
+  const PatchMixImages images = FASTMIX_KERNELS(patch_mix).forward[slot];
+  parallel_items(n, io.in.elements, [&](int64_t begin, int64_t end) { images(a, begin, end); });
+  return {io.result(), weight};
+}
+
+Tensor patch_mix_backward_cpu(const Tensor& grad, const Tensor& partner_in, const Tensor& mask_in,
+                              const Tensor& lam_in) {
+  const int slot = dtype_slot("patch_mix_backward", grad);
+  const Tensor partner = dense(partner_in), mask = dense(mask_in), lam = dense(lam_in);
+  RowsLike io = rows_like(grad, RowOrder::kImage);
+  PatchMixArgs a = arguments(io, grad, partner, mask, lam);
+  const int64_t n = grad.size(0);
+  const BySource borrowers = by_source("patch_mix_backward", a.partner, n, 1);
+  a.borrower = borrowers.places.data();
+  a.borrower_offset = borrowers.offset.data();
+  const PatchMixImages images = FASTMIX_KERNELS(patch_mix).backward[slot];
+  parallel_items(n, io.in.elements, [&](int64_t begin, int64_t end) { images(a, begin, end); });
+  return io.result();
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(fastmix, CPU, m) {
+  m.impl("patch_mix", TORCH_BOX(&patch_mix_cpu));
+  m.impl("patch_mix_backward", TORCH_BOX(&patch_mix_backward_cpu));
+}
+
+}  // namespace fastmix

@@ -1,0 +1,38 @@
+// What the registration hands to the kernels of patch_mix.
+#pragma once
+
+#include <cstdint>
+
+#include "cpu/isa.h"
+
+namespace fastmix {
+
+struct PatchMixArgs {
+  const void* x;           // (N, C, H, W) images, or their gradients
+  int64_t image_stride;    // elements between images of x
+  int64_t planes;          // C; 1 for channels_last images, whose pixels hold all channels
+  int64_t height;          // H
+  int64_t row;             // elements in a row of a plane: W, or W * C
+  const int64_t* partner;  // (N), checked
+  const uint8_t* mask;     // (N, h, w) of 0 and 1
+  int64_t h;               // rows of cells, divides H
+  int64_t w;               // cells in a row, divides row
+  const float* lam;        // (N) or 0-d
+  int64_t lam_step;        // 0 for a 0-d lam, else 1
+  // Backward: the images whose partner is n, borrower[borrower_offset[n]] to borrower[borrower_offset[n + 1]].
+  const int64_t* borrower;
+  const int64_t* borrower_offset;  // (N + 1)
+  void* out;                       // packed like the images of x
+  float* weight;                   // (N, 2), forward only
+};
+
+using PatchMixImages = void (*)(const PatchMixArgs&, int64_t begin, int64_t end);
+
+struct PatchMixKernels {
+  PatchMixImages forward[4];  // float, bfloat16, half, double
+  PatchMixImages backward[4];
+};
+
+FASTMIX_DECLARE_KERNELS(PatchMixKernels, patch_mix)
+
+}  // namespace fastmix

@@ -1,0 +1,203 @@
+// patch_mix on the CPU: every output element written once, from its own image and its partner.
+//
+// The shares of a row of cells are laid out once per element and serve every row and channel of the cells. Both
+// images are then read without a branch and chosen by comparing the share with 1 and 0: cells of 4 to 56 pixels are
+// too narrow to copy one by one. (A share is compared, not multiplied: 0 * inf must not leak in.)
+
+#include "cpu/patch_mix.h"
+
+#include "core/patch_rule.h"
+#include "cpu/simd.h"
+
+namespace fastmix {
+namespace FASTMIX_ISA {
+namespace {
+
+// Elements whose shares are laid out at a time; longer rows go in pieces.
+constexpr int64_t kShares = 2048;
+// Rows shorter than this are laid out several times side by side, to be mixed in one run.
+constexpr int64_t kRun = 128;
+
+int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+
+// Elements [from, from + count) of the rows of a plane in the cell row r, laid out `rows` times side by side.
+struct Piece {
+  int64_t r, from, count, rows;
+};
+
+// The shares that image n keeps of a piece, or lends from its partner.
+template <typename A>
+void lay_out_shares(const PatchMixArgs& a, int64_t n, const Piece& p, bool lent, A* share) {
+  const int64_t cells = a.h * a.w, cell = a.row / a.w;
+  const uint8_t* own = a.mask + n * cells + p.r * a.w;
+  const uint8_t* other = a.mask + a.partner[n] * cells + p.r * a.w;
+  const A lam = static_cast<A>(a.lam[n * a.lam_step]);
+  if (cell == 1) {
+#pragma omp simd
+    for (int64_t i = 0; i < p.count; ++i) {
+      const A kept = own_share(own[p.from + i], other[p.from + i], lam);
+      share[i] = lent ? A(1) - kept : kept;
+    }
+  } else {
+    int64_t at = 0;
+    for (int64_t j = p.from / cell; at < p.count; ++j) {
+      const A kept = own_share(own[j], other[j], lam);
+      const A v = lent ? A(1) - kept : kept;
+      const int64_t end = smaller((j + 1) * cell - p.from, p.count);
+      for (; at < end; ++at) share[at] = v;
+    }
+  }
+  for (int64_t y = 1; y < p.rows; ++y) {
+    A* copy = share + y * p.count;
+#pragma omp simd
+    for (int64_t i = 0; i < p.count; ++i) copy[i] = share[i];
+  }
+}
+
+// lay_out(piece), then run(piece, element, count) for every run of elements that its shares cover.
+template <typename LayOut, typename Run>
+void for_each_run(const PatchMixArgs& a, const LayOut& lay_out, const Run& run) {
+  const int64_t cell_height = a.height / a.h;
+  for (int64_t r = 0; r < a.h; ++r) {
+    for (int64_t from = 0; from < a.row; from += kShares) {
+      const int64_t count = smaller(a.row - from, kShares);
+      const int64_t rows = a.row < kRun ? smaller(cell_height, (kRun + a.row - 1) / a.row) : 1;
+      const Piece p{r, from, count, rows};
+      lay_out(p);
+      for (int64_t plane = 0; plane < a.planes; ++plane) {
+        for (int64_t y = 0; y < cell_height; y += p.rows) {
+          const int64_t row = plane * a.height + r * cell_height + y;
+          run(p, row * a.row + from, count * smaller(cell_height - y, p.rows));
+        }
+      }
+    }
+  }
+}
+
+// share * x + (1 - share) * y, and where the share is 1 or 0 the bits of x or y.
+template <typename A>
+void mix(const A* x, const A* y, const A* share, int64_t n, A* out) {
+#pragma omp simd
+  for (int64_t i = 0; i < n; ++i) {
+    const A mixed = share[i] * x[i] + (A(1) - share[i]) * y[i];
+    out[i] = share[i] == A(1) ? x[i] : share[i] == A(0) ? y[i] : mixed;
+  }
+}
+
+void mix(const bf16* x, const bf16* y, const float* share, int64_t n, bf16* out) {
+#pragma omp simd
+  for (int64_t i = 0; i < n; ++i) {
+    bf16 mixed;
+    store(&mixed, share[i] * to_float(x[i]) + (1.0f - share[i]) * to_float(y[i]));
+    out[i].bits = share[i] == 1.0f ? x[i].bits : share[i] == 0.0f ? y[i].bits : mixed.bits;
+  }
+}
+
+// Halves have instructions of their own, a block at a time.
+void mix(const f16* x, const f16* y, const float* share, int64_t n, f16* out) {
+  float x_buffer[kBlock], y_buffer[kBlock], mixed[kBlock];
+  f16 rounded[kBlock];
+  for (int64_t at = 0; at < n; at += kBlock) {
+    const int64_t m = smaller(n - at, kBlock);
+    const float* xs = load_block(x + at, x_buffer, m);
+    const float* ys = load_block(y + at, y_buffer, m);
+    const float* s = share + at;
+#pragma omp simd
+    for (int64_t i = 0; i < m; ++i) mixed[i] = s[i] * xs[i] + (1.0f - s[i]) * ys[i];
+    store_block(rounded, mixed, m);
+#pragma omp simd
+    for (int64_t i = 0; i < m; ++i) {
+      out[at + i].bits = s[i] == 1.0f ? x[at + i].bits : s[i] == 0.0f ? y[at + i].bits : rounded[i].bits;
+    }
+  }
+}
+
+// (mean, 1 - mean) of the own share over the cells.
+void write_weight(const PatchMixArgs& a, int64_t n) {
+  const int64_t cells = a.h * a.w;
+  const uint8_t* own = a.mask + n * cells;
+  const uint8_t* other = a.mask + a.partner[n] * cells;
+  int64_t equal = 0, kept = 0;
+#pragma omp simd reduction(+ : equal, kept)
+  for (int64_t i = 0; i < cells; ++i) {
+    equal += own[i] == other[i];
+    kept += own[i] > other[i];
+  }
+  // A lam that no cell uses counts nothing, not even as NaN.
+  const double mixed = equal > 0 ? static_cast<double>(a.lam[n * a.lam_step]) * static_cast<double>(equal) : 0.0;
+  const float share = static_cast<float>((mixed + static_cast<double>(kept)) / static_cast<double>(cells));
+  a.weight[2 * n] = share;
+  a.weight[2 * n + 1] = 1.0f - share;
+}
+
+template <typename T, typename A = accumulator_t<T>>
+void forward(const PatchMixArgs& a, int64_t begin, int64_t end) {
+  A share[kShares];
+  for (int64_t n = begin; n < end; ++n) {
+    write_weight(a, n);
+    const T* x = static_cast<const T*>(a.x) + n * a.image_stride;
+    const T* y = static_cast<const T*>(a.x) + a.partner[n] * a.image_stride;
+    T* out = static_cast<T*>(a.out) + n * a.planes * a.height * a.row;
+    for_each_run(
+        a, [&](const Piece& p) { lay_out_shares(a, n, p, false, share); },
+        [&](const Piece&, int64_t at, int64_t count) { mix(x + at, y + at, share, count, out + at); });
+  }
+}
+
+// sum (+)= share * g, where a share of 0 counts nothing, not even times infinity.
+template <typename T, typename A = accumulator_t<T>>
+void add_part(const T* g, const A* share, int64_t n, bool first, A* sum) {
+  A buffer[kBlock];
+  for (int64_t at = 0; at < n; at += kBlock) {
+    const int64_t m = smaller(n - at, kBlock);
+    const A* v = load_block(g + at, buffer, m);
+    const A* s = share + at;
+    A* to = sum + at;
+    if (first) {
+#pragma omp simd
+      for (int64_t i = 0; i < m; ++i) to[i] = s[i] == A(0) ? A(0) : s[i] * v[i];
+    } else {
+#pragma omp simd
+      for (int64_t i = 0; i < m; ++i) to[i] += s[i] == A(0) ? A(0) : s[i] * v[i];
+    }
+  }
+}
+
+// dx[n] = own share * g[n] + sum over the images that borrow from n of (1 - their own share) * their g.
+template <typename T, typename A = accumulator_t<T>>
+void backward(const PatchMixArgs& a, int64_t begin, int64_t end) {
+  constexpr bool kInPlace = sizeof(T) == sizeof(A);  // sums are kept in the output, else rounded into it once
+  A own[kShares], lent[kShares], buffer[kInPlace ? 1 : kShares];
+  const T* all = static_cast<const T*>(a.x);
+  for (int64_t n = begin; n < end; ++n) {
+    const int64_t* borrower = a.borrower + a.borrower_offset[n];
+    const int64_t borrowers = a.borrower_offset[n + 1] - a.borrower_offset[n];
+    const T* g = all + n * a.image_stride;
+    T* out = static_cast<T*>(a.out) + n * a.planes * a.height * a.row;
+    for_each_run(
+        a,
+        [&](const Piece& p) {
+          lay_out_shares(a, n, p, false, own);
+          if (borrowers == 1) lay_out_shares(a, borrower[0], p, true, lent);
+        },
+        [&](const Piece& p, int64_t at, int64_t count) {
+          A* sum = buffer;
+          if constexpr (kInPlace) sum = out + at;
+          add_part(g + at, own, count, true, sum);
+          for (int64_t b = 0; b < borrowers; ++b) {
+            // A permutation has one borrower an image, whose shares lie ready; more are laid out for every run.
+            if (borrowers > 1) lay_out_shares(a, borrower[b], p, true, lent);
+            add_part(all + borrower[b] * a.image_stride + at, lent, count, false, sum);
+          }
+          if constexpr (!kInPlace) store_block(out + at, sum, count);
+        });
+  }
+}
+
+}  // namespace
+
+extern const PatchMixKernels patch_mix = {{forward<float>, forward<bf16>, forward<f16>, forward<double>},
+                                          {backward<float>, backward<bf16>, backward<f16>, backward<double>}};
+
+}  // namespace FASTMIX_ISA
+}  // namespace fastmix

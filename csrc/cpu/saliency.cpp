@@ -1,0 +1,90 @@
+// saliency_map, saliency_mask, saliency_peak and percentile_mask on the CPU: arguments, scratch memory, registration.
+
+#include "cpu/saliency.h"
+
+#include <memory>
+
+#include "cpu/layout.h"
+
+namespace fastmix {
+namespace {
+
+SaliencyArgs of_grad(const Rows& grad, int64_t h, int64_t w) {
+  SaliencyArgs a{};
+  const Dims sizes = grad.tensor.sizes();
+  a.grad = grad.data;
+  a.image_stride = grad.stride;
+  a.channels = sizes[1];
+  a.height = sizes[2];
+  a.width = sizes[3];
+  a.channels_last = grad.channels_last;
+  a.h = h;
+  a.w = w;
+  return a;
+}
+
+// q must outlive a.
+void set_q(SaliencyArgs& a, const Tensor& q) {
+  a.q = q.const_data_ptr();
+  a.q_is_double = q.scalar_type() == ScalarType::Double;
+  a.q_step = q.dim() == 0 ? 0 : 1;
+}
+
+Tensor run(SaliencyArgs& a, SaliencyImages images, const Tensor& out, int64_t elements_per_image) {
+  a.out = out.mutable_data_ptr();
+  parallel_items(out.size(0), elements_per_image, [&](int64_t begin, int64_t end) {
+    const std::unique_ptr<double[]> scratch(new double[static_cast<size_t>(saliency_scratch(a))]);
+    images(a, begin, end, scratch.get());
+  });
+  return out;
+}
+
+Tensor saliency_map_cpu(const Tensor& grad_in, int64_t h, int64_t w) {
+  const int slot = dtype_slot("saliency_map", grad_in);
+  const Rows grad = read_rows(grad_in, RowOrder::kImage);
+  SaliencyArgs a = of_grad(grad, h, w);
+  const ScalarType dtype = grad_in.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+  return run(a, FASTMIX_KERNELS(saliency).map[slot], empty_cpu({grad_in.size(0), h, w}, dtype), grad.elements);
+}
+
+Tensor saliency_mask_cpu(const Tensor& grad_in, int64_t h, int64_t w, const Tensor& q_in) {
+  const int slot = dtype_slot("saliency_mask", grad_in);
+  const Rows grad = read_rows(grad_in, RowOrder::kImage);
+  const Tensor q = dense(q_in);
+  SaliencyArgs a = of_grad(grad, h, w);
+  set_q(a, q);
+  return run(a, FASTMIX_KERNELS(saliency).mask[slot], empty_cpu({grad_in.size(0), h, w}, ScalarType::Bool),
+             grad.elements);
+}
+
+Tensor saliency_peak_cpu(const Tensor& grad_in) {
+  const int slot = dtype_slot("saliency_peak", grad_in);
+  const Rows grad = read_rows(grad_in, RowOrder::kImage);
+  SaliencyArgs a = of_grad(grad, 1, 1);
+  return run(a, FASTMIX_KERNELS(saliency).peak[slot], empty_cpu({grad_in.size(0), 2}, ScalarType::Long), grad.elements);
+}
+
+Tensor percentile_mask_cpu(const Tensor& map_in, const Tensor& q_in) {
+  const Tensor map = dense(map_in), q = dense(q_in);
+  const SaliencyImages images = FASTMIX_KERNELS(saliency).percentile[dtype_slot("percentile_mask", map)];
+  STD_TORCH_CHECK(images != nullptr, "percentile_mask: want a float32 or float64 map");
+  SaliencyArgs a{};
+  a.grad = map.const_data_ptr();
+  a.h = map.size(1);
+  a.w = map.size(2);
+  a.image_stride = a.h * a.w;
+  set_q(a, q);
+  // A cell is read about twenty times while its image's threshold is searched.
+  return run(a, images, empty_cpu({map.size(0), a.h, a.w}, ScalarType::Bool), 4 * a.image_stride);
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(fastmix, CPU, m) {
+  m.impl("saliency_map", TORCH_BOX(&saliency_map_cpu));
+  m.impl("saliency_mask", TORCH_BOX(&saliency_mask_cpu));
+  m.impl("saliency_peak", TORCH_BOX(&saliency_peak_cpu));
+  m.impl("percentile_mask", TORCH_BOX(&percentile_mask_cpu));
+}
+
+}  // namespace fastmix
