@@ -25,10 +25,10 @@ def ndim(op: str, name: str, value: Tensor, want: int) -> None:
         raise ValueError(f"{op}: {name} has shape {tuple(value.shape)}, want {want} dimensions")
 
 
-def shape(op: str, name: str, value: Tensor, want: Sequence[int], text: str) -> None:
+def shape(op: str, name: str, value: Tensor, want: tuple[int, ...], text: str) -> None:
     """want is compared, text explains it: ``shape("blend", "index", index, (8, 2), "(8, K)")``."""
     tensor(op, name, value)
-    if tuple(value.shape) != tuple(want):
+    if value.shape != want:
         raise ValueError(f"{op}: {name} has shape {tuple(value.shape)}, want {tuple(want)}, {text}")
 
 

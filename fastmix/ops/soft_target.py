@@ -76,8 +76,6 @@ def _gradient(grad: Tensor | None, g: Tensor, logits: Tensor, overload: Any, arg
             grad = overload(logits, *args, True)[1]
     if g.ndim == 1:
         g = g.unsqueeze(1)
-    elif owned and g.is_cpu and g.item() == 1.0:
-        return grad  # multiplying by 1 would double the time at J = 21841
     return grad.mul_(g) if owned else grad * g.to(grad.dtype)
 
 
@@ -85,7 +83,7 @@ class _Eager(torch.autograd.Function):
     """See `_operator`. Not `_operator.Operator`: the gradient must stay out of the outputs, to be given away."""
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, overload: Any, *args: Any) -> Tensor:
+    def forward(ctx: Any, logits: Tensor, overload: Any, args: tuple[Any, ...]) -> Tensor:
         with _BelowAutograd():
             loss, ctx.grad = overload(logits, *args, True)
         ctx.save_for_backward(logits)
@@ -95,8 +93,9 @@ class _Eager(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Any:
         grad, ctx.grad = ctx.grad, None
-        d = _gradient(grad, g, *ctx.saved_tensors, ctx.overload, ctx.args, owned=True)
-        return (d, *[None] * (1 + len(ctx.args)))
+        if grad is not None and g.ndim == 0 and g.is_cpu and not torch.is_grad_enabled() and g.item() == 1.0:
+            return grad, None, None  # multiplying by 1 would double the time at J = 21841
+        return _gradient(grad, g, *ctx.saved_tensors, ctx.overload, ctx.args, owned=True), None, None
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -167,7 +166,7 @@ def _call(op: str, logits: Tensor, target: SoftTarget | Tensor, sample_weight: T
     if torch.compiler.is_compiling():
         return overload(logits, *args, need_grad)[0]
     if need_grad:
-        return _Eager.apply(logits, overload, *args)
+        return _Eager.apply(logits, overload, args)
     with _BelowAutograd():
         return overload(logits, *args, False)[0]
 
@@ -190,12 +189,11 @@ def _fields(op: str, logits: Tensor, target: SoftTarget | Tensor, rows: int) -> 
     check.shape(op, "target.weight", weight, index.shape, "(N, K) like index")
     check.dtype(op, "target.weight", weight, torch.float32)
     check.no_grad_needed(op, "target.weight", weight)
-    check.same_device(op, logits=logits, index=index, weight=weight)
     if base is not None:
         check.shape(op, "target.base", base, (rows,), "(N,)")
         check.dtype(op, "target.base", base, torch.float32)
         check.no_grad_needed(op, "target.base", base)
-        check.same_device(op, logits=logits, base=base)
+    check.same_device(op, logits=logits, index=index, weight=weight, base=base)
     return index, weight, base
 
 

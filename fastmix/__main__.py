@@ -1,0 +1,36 @@
+"""python -m fastmix COMMAND: the commands load only what they need."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+from ._cli import USAGE, run
+
+COMMANDS = {
+    "train": ("fastmix.train.command", "train a classifier with a mixing method, compare methods, resume a run"),
+    "preview": ("fastmix.preview", "draw images before and after a mixing method"),
+    "info": ("fastmix.info", "which backend serves which operator here, and why another one cannot"),
+}
+
+
+def usage() -> str:
+    rows = "\n".join(f"  {name:<9} {text}" for name, (_, text) in COMMANDS.items())
+    return f"usage: python -m fastmix COMMAND [options]\n\ncommands:\n{rows}\n\npython -m fastmix COMMAND --help"
+
+
+def main(argv: list[str] | None = None) -> int:
+    argv = sys.argv[1:] if argv is None else argv
+    if argv and argv[0] in ("-h", "--help"):
+        print(usage())
+        return 0
+    if not argv or argv[0] not in COMMANDS:
+        if argv:
+            print(f"fastmix: unknown command {argv[0]!r}", file=sys.stderr)
+        print(usage(), file=sys.stderr)
+        return USAGE
+    return run(importlib.import_module(COMMANDS[argv[0]][0]).main, argv[1:])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

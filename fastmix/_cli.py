@@ -1,0 +1,67 @@
+"""What the commands share: errors meant for the person at the keyboard, exit codes, optional packages."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Callable
+from types import ModuleType
+from typing import NoReturn
+
+USAGE, FAILURE, INTERRUPTED = 2, 1, 130
+
+
+class CommandError(Exception):
+    """A failed command: the message is all that the user sees. code: the exit status."""
+
+    def __init__(self, message: str, code: int = FAILURE) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class UsageError(CommandError):
+    """Flags that make no sense, alone or together."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, USAGE)
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse that raises instead of exiting, so that there is one way out; no abbreviated flags."""
+
+    def __init__(self, **kwargs: object) -> None:
+        super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter,
+                         **kwargs)  # type: ignore[arg-type]
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message} (see {self.prog} --help)")
+
+
+def first_line(error: BaseException) -> str:
+    """An error of another library in a few words."""
+    return next(iter(str(error).splitlines()), "") or type(error).__name__
+
+
+def require(module: str, package: str, need: str) -> ModuleType:
+    """Import a module of the ``train`` extra, or say what to install. need: what asks for it."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        if error.name is not None and error.name.split(".")[0] != module.split(".")[0]:
+            raise CommandError(f"{need} needs {package}, which does not import: {error}") from error
+        raise CommandError(f"{need} needs {package}: pip install 'fastmix[train]'") from None
+
+
+def run(command: Callable[[list[str]], int], argv: list[str]) -> int:
+    """The exit status of a command; expected failures end in one line on stderr, without a traceback."""
+    try:
+        return command(argv)
+    except CommandError as error:
+        print(f"fastmix: {error}", file=sys.stderr)
+        return error.code
+    except KeyboardInterrupt:
+        print("fastmix: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:  # | head
+        return FAILURE

@@ -1,0 +1,1 @@
+"""python -m fastmix train: see `command` for the order of things."""

@@ -1,0 +1,239 @@
+"""python -m fastmix train: flags, the runs they ask for, their order."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import itertools
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .. import data
+from .._cli import FAILURE, INTERRUPTED, CommandError, Parser, UsageError, first_line, require
+from . import checkpoint, compare, methods, options, report
+from .distributed import Processes, processes
+from .options import FREE_ON_RESUME, Options
+from .run import CONFIG, Bar, Run, check_extras, clear, finished, load_data, setup
+
+EPILOG = """\
+examples:
+  python -m fastmix train --method rmix
+  python -m fastmix train --compare none,mixup,rmix --data mnist5k --out runs/mnist5k
+  python -m fastmix train --compare none,rmix --data fashion-mnist --limit 5000 --seeds 3
+  python -m fastmix train --resume --out runs/rmix-digits-cnn-seed0
+  torchrun --nproc-per-node 2 -m fastmix train --method cutmix --data cifar10 --root DIR --model preact-resnet18
+
+The folder of a run gets config.json, metrics.jsonl (a line an epoch), report.json, curves.png, samples.png and
+checkpoint.pt, the state after the last finished epoch. Exit status: 0, 1 failed, 2 wrong usage, 130 interrupted.
+"""
+
+
+def parser() -> Parser:
+    p = Parser(prog="python -m fastmix train", description="Train an image classifier with a mixing method.",
+               epilog=EPILOG)
+    choice = p.add_mutually_exclusive_group()
+    about = "; ".join(f"{name}: {method.about}" for name, method in methods.METHODS.items())
+    choice.add_argument("--method", choices=tuple(methods.METHODS), help=about)
+    choice.add_argument("--compare", type=options.methods, metavar="M,M,...",
+                        help="train each of these methods with the same seeds and print one table")
+    p.add_argument("--seeds", type=options.count, metavar="N", help="train N times, with seeds SEED, SEED + 1, ...")
+    options.add_data_flags(p)
+    options.add_training_flags(p)
+    options.add_method_flags(p)
+    options.add_machine_flags(p)
+    group = p.add_argument_group("output")
+    group.add_argument("--out", type=Path, metavar="DIR", help="folder of the run (runs/NAME, numbered if it exists)")
+    group.add_argument("--resume", action="store_true", help="continue what is in the folder; finished runs are kept")
+    group.add_argument("--overwrite", action="store_true", help="replace the run in the folder")
+    for action in p._actions:  # only what was given: a resumed run takes the rest from its folder
+        if action.dest != "help":
+            action.default = argparse.SUPPRESS
+    return p
+
+
+@dataclasses.dataclass
+class Job:
+    """One run to do: its options and its folder."""
+
+    options: Options
+    folder: Path
+
+
+@dataclasses.dataclass
+class Request:
+    """What the command line asks for. together: several runs, with a table and a plot of all."""
+
+    jobs: list[Job]
+    folder: Path
+    together: bool
+    resume: bool
+
+
+def _fresh(name: str, resume: bool) -> Path:
+    """runs/NAME, or runs/NAME-2, ...: the first that does not exist, or to resume the last that does."""
+    candidates = (Path("runs") / (name if i == 1 else f"{name}-{i}") for i in itertools.count(1))
+    previous = None
+    for folder in candidates:
+        if not folder.exists():
+            if resume and previous is None:
+                raise UsageError(f"--resume: there is no {folder}; name the folder with --out")
+            return previous if resume and previous is not None else folder
+        previous = folder
+    raise AssertionError
+
+
+def _occupied(folder: Path) -> bool:
+    return any((folder / name).exists() for name in (CONFIG, compare.NAME))
+
+
+def _merge(stored: Options, given: dict[str, Any], folder: Path) -> Options:
+    """A resumed run's options: its own, and the flags that only say where to compute."""
+    for name, value in given.items():
+        if name not in FREE_ON_RESUME and getattr(stored, name) != value:
+            raise UsageError(f"--resume: {folder} was trained with {name} = {getattr(stored, name)!r}, not {value!r}; "
+                             "leave the flag out, or start a run of its own with another --out")
+    return dataclasses.replace(stored, **{k: v for k, v in given.items() if k in FREE_ON_RESUME})
+
+
+def request(argv: list[str]) -> Request:
+    """The runs that these flags ask for. UsageError if they make no sense."""
+    given = vars(parser().parse_args(argv))
+    out, resume = given.pop("out", None), given.pop("resume", False)
+    overwrite = given.pop("overwrite", False)
+    names, seeds = given.pop("compare", None), given.pop("seeds", None)
+    if resume and overwrite:
+        raise UsageError("--resume and --overwrite exclude each other")
+    single = names is None and seeds is None
+    members = compare.members(out) if resume and out is not None and single else None
+    if out is not None and members is not None:
+        jobs = [Job(_merge(Options.from_json(path / CONFIG), given, path), path) for path in members]
+        return Request(jobs, out, True, True)
+    if resume and out is not None and not _occupied(out):
+        raise UsageError(f"--resume: there is no run in {out}")
+    if single and resume and out is not None:
+        return Request([Job(_merge(Options.from_json(out / CONFIG), given, out), out)], out, False, True)
+
+    first = Options(**given)
+    names = names or [first.method]
+    options.check(first)
+    methods.check_flags(names, set(given))
+    variants = [dataclasses.replace(first, method=name, seed=first.seed + i)
+                for name in names for i in range(seeds or 1)]
+    if single:
+        folder = out or _fresh(first.label(), resume)
+        jobs = [Job(first, folder)]
+    else:
+        folder = out or _fresh(f"compare-{'-'.join(names)}-{first.data}-{first.model.replace(':', '-')}", resume)
+        jobs = [Job(variant, folder / f"{variant.method}-seed{variant.seed}") for variant in variants]
+    if not resume and not overwrite and _occupied(folder):
+        raise UsageError(f"{folder} already holds a run: --resume continues it, --overwrite replaces it, or take "
+                         "another --out")
+    if resume:
+        for job in jobs:
+            if (job.folder / CONFIG).exists():
+                job.options = _merge(Options.from_json(job.folder / CONFIG), given, job.folder)
+    return Request(jobs, folder, not single, resume)
+
+
+def _progress(first: bool) -> Bar:
+    """A bar on stderr if a person watches it."""
+    @contextmanager
+    def silent(epoch: int, epochs: int, steps: int) -> Iterator[Callable[[], None]]:
+        yield lambda: None
+
+    if not first or not sys.stderr.isatty():
+        return silent
+    progress = require("rich.progress", "rich", "the progress bar")
+    console = require("rich.console", "rich", "the progress bar").Console(stderr=True)
+
+    @contextmanager
+    def bar(epoch: int, epochs: int, steps: int) -> Iterator[Callable[[], None]]:
+        with progress.Progress(console=console, transient=True) as shown:
+            task = shown.add_task(f"epoch {epoch}/{epochs}", total=steps)
+            yield lambda: shown.advance(task)
+    return bar
+
+
+def _say(first: bool) -> Callable[[str], None]:
+    return (lambda line: print(line, flush=True)) if first else (lambda line: None)
+
+
+def _prepare(wanted: Request) -> None:
+    """The folders, with the configurations of all runs, so that a resume needs no other flag."""
+    if not wanted.resume:
+        for folder in [wanted.folder, *(compare.members(wanted.folder) or [])]:
+            clear(folder)
+        for name in (compare.NAME, compare.PICTURE):
+            (wanted.folder / name).unlink(missing_ok=True)
+    if wanted.together and not (wanted.resume and compare.members(wanted.folder)):
+        compare.begin(wanted.folder, [job.folder for job in wanted.jobs])
+    for job in wanted.jobs:
+        if not (job.folder / CONFIG).exists():
+            job.folder.mkdir(parents=True, exist_ok=True)
+            checkpoint.write_json(job.folder / CONFIG, job.options.to_json())
+
+
+def _do(wanted: Request, here: Processes) -> None:
+    say = _say(here.first)
+    done = [finished(job.folder) if wanted.resume else None for job in wanted.jobs]
+    dataset: data.Dataset | None = None
+    if None in done:
+        dataset = load_data(wanted.jobs[0].options)
+        for job in {job.options.method: job for job in wanted.jobs}.values():
+            setup(job.options, dataset, dataclasses.replace(here, world=1))  # what is wrong, before any file is touched
+    here.barrier()  # all have looked before the first process writes
+    if here.first:
+        _prepare(wanted)
+    here.barrier()
+    results: dict[str, list[dict[str, Any]]] = {}
+    folders: dict[str, list[Path]] = {}
+    for number, (job, result) in enumerate(zip(wanted.jobs, done, strict=True), 1):
+        if result is None and dataset is not None:
+            say(f"{job.options.method}, seed {job.options.seed}" +
+                (f" ({number} of {len(wanted.jobs)})" if wanted.together else "") + f": {job.folder}")
+            run = Run(job.options, dataset, here, job.folder, say, _progress(here.first))
+            run.start(wanted.resume)
+            run.train()
+            result = run.report()
+        results.setdefault(job.options.method, []).append(result)
+        folders.setdefault(job.options.method, []).append(job.folder)
+    if not here.first:
+        return
+    used = wanted.jobs[0].options
+    sample, seeds = next(iter(results.values()))[0], max(len(reports) for reports in results.values())
+    title = (f"{used.data}, {sample['train_images']} training images, {used.model}, {used.epochs} epochs"
+             + (f", {seeds} seeds" if seeds > 1 else f", seed {used.seed}"))
+    if wanted.together:
+        compare.write(wanted.folder, results, folders, title)
+    report.show(title, results)
+    print(report.EXPLANATION)
+    print(f"written to {wanted.folder}", flush=True)
+
+
+def main(argv: list[str]) -> int:
+    wanted = request(argv)
+    check_extras()
+    first = wanted.jobs[0].options
+    if first.threads is not None:
+        torch.set_num_threads(first.threads)
+    with processes(first.device) as here:
+        try:
+            _do(wanted, here)
+        except KeyboardInterrupt:
+            if here.first:
+                print("\nfastmix: interrupted; the last finished epoch is kept, continue with: "
+                      f"python -m fastmix train --resume --out {wanted.folder}", file=sys.stderr)
+            return INTERRUPTED
+        except CommandError as error:
+            if here.world > 1 and not here.first:
+                return error.code  # said once
+            raise
+        except torch.OutOfMemoryError as error:
+            print(f"fastmix: out of memory ({first_line(error)}); try a smaller --batch", file=sys.stderr)
+            return FAILURE
+    return 0

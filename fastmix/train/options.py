@@ -1,0 +1,158 @@
+"""The settings of one run: flags, defaults, checks."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .. import data
+from .._cli import CommandError, Parser, UsageError
+from .methods import METHODS
+
+# May differ between a run and its continuation: they change where and how fast, not what is computed.
+FREE_ON_RESUME = ("device", "threads", "workers", "root")
+
+
+@dataclass(frozen=True)
+class Options:
+    """One run. None means a default that depends on other settings."""
+
+    method: str = "none"
+    data: str = "digits"
+    root: str | None = None
+    image_size: int | None = None
+    limit: int | None = None
+    augment: str = "auto"
+    model: str = "cnn"
+    epochs: int = 30
+    batch: int = 100
+    schedule: str = "onecycle"
+    lr: float = 0.3
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    label_smoothing: float = 0.0
+    alpha: float | None = None
+    k: int | None = None
+    patches: tuple[int, ...] = (2, 4)
+    levels: int = 10
+    length: int | None = None
+    prob: float = 1.0
+    seed: int = 0
+    amp: str = "none"
+    channels_last: bool = True
+    device: str = "auto"
+    threads: int | None = None
+    workers: int = 0
+
+    def label(self) -> str:
+        """Short name of the run's folder."""
+        return f"{self.method}-{self.data}-{self.model.replace(':', '-')}-seed{self.seed}"
+
+    def to_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self) | {"patches": list(self.patches)}
+
+    @classmethod
+    def from_json(cls, path: Path) -> Options:
+        """Reads config.json of a run's folder."""
+        try:
+            values = json.loads(path.read_text())
+            values["patches"] = tuple(values["patches"])
+            return cls(**values)
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise CommandError(f"{path} is missing or no configuration of a run ({error})") from None
+
+
+def _number(kind: Callable[[str], Any], low: float, high: float, above: bool, text: str) -> Callable[[str], Any]:
+    def parse(value: str) -> Any:
+        try:
+            number = kind(value)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"is {value!r}, want {text}") from None
+        if not math.isfinite(number) or number < low or number > high or (above and number == low):
+            raise argparse.ArgumentTypeError(f"is {value}, want {text}")
+        return number
+    return parse
+
+
+count = _number(int, 1, 2**31, False, "a whole number >= 1")
+count0 = _number(int, 0, 2**31, False, "a whole number >= 0")
+seed_number = _number(int, 0, 2**63 - 1, False, "a whole number >= 0")
+positive = _number(float, 0, math.inf, True, "a number above 0")
+not_negative = _number(float, 0, math.inf, False, "a number >= 0")
+share = _number(float, 0, 1, False, "a number from 0 to 1")
+
+
+def numbers(value: str) -> tuple[int, ...]:
+    return tuple(count(part) for part in value.split(","))
+
+
+def methods(value: str) -> list[str]:
+    names = value.split(",")
+    for name in names:
+        if name not in METHODS:
+            raise argparse.ArgumentTypeError(f"names {name!r}, want some of {', '.join(METHODS)}")
+    if len(set(names)) < len(names):
+        raise argparse.ArgumentTypeError(f"names a method twice: {value}")
+    return names
+
+
+def add_data_flags(parser: Parser) -> None:
+    """The flags that choose images; shared with `preview`. All flags default to absent."""
+    group = parser.add_argument_group("data")
+    group.add_argument("--data", choices=tuple(data.SOURCES), help="(digits)")
+    group.add_argument("--root", metavar="DIR", help="where its files are")
+    group.add_argument("--image-size", type=count, metavar="PIXELS", help="side for --data folder (64)")
+    group.add_argument("--limit", type=count, metavar="N", help="keep N training images, as many of every class")
+
+
+def add_method_flags(parser: Parser) -> None:
+    group = parser.add_argument_group("method")
+    group.add_argument("--alpha", type=positive, help="of the Beta or Dirichlet distribution (1; dmixup, dcutmix 1/k)")
+    group.add_argument("--k", type=count, help="images mixed into one: dmixup, dcutmix (3)")
+    group.add_argument("--patches", type=numbers, metavar="P,P", help="patches a side to choose from: rmix (2,4)")
+    group.add_argument("--levels", type=count, help="percentiles to choose from: rmix (10)")
+    group.add_argument("--length", type=count0, metavar="PIXELS", help="side of the square: cutout (half the image)")
+    group.add_argument("--prob", type=share, help="probability that a batch is mixed (1)")
+
+
+def add_training_flags(parser: Parser) -> None:
+    group = parser.add_argument_group("training")
+    group.add_argument("--model", help="cnn (default), preact-resnet18, wrn16-8, wrn28-10, timm:NAME, torchvision:NAME")
+    group.add_argument("--epochs", type=count, help="(30)")
+    group.add_argument("--batch", type=count, metavar="N", help="most images in a step of one process (100)")
+    group.add_argument("--schedule", choices=("onecycle", "multistep"),
+                       help="onecycle: lr/100 up to lr over 30 %% of the steps, down to lr/10000 (default); "
+                            "multistep: lr, a tenth of it after 1/2 and after 3/4 of the epochs")
+    group.add_argument("--lr", type=positive, help="largest learning rate (0.3)")
+    group.add_argument("--momentum", type=share, help="of SGD with Nesterov (0.9)")
+    group.add_argument("--weight-decay", type=not_negative, metavar="W", help="(0.0005)")
+    group.add_argument("--label-smoothing", type=share, metavar="EPS", help="(0)")
+    group.add_argument("--augment", choices=("auto", "none", "crop-flip"),
+                       help="auto: random crop (padded by an eighth) and flip for colour images (default)")
+    group.add_argument("--seed", type=seed_number, help="of weights, order and mixing (0)")
+    group.add_argument("--amp", choices=("none", "bf16"), help="automatic mixed precision (none)")
+    group.add_argument("--no-channels-last", dest="channels_last", action="store_false",
+                       help="keep NCHW memory order")
+
+
+def add_machine_flags(parser: Parser) -> None:
+    group = parser.add_argument_group("machine")
+    group.add_argument("--device", help="auto (default: cuda if there is one), cpu, cuda, cuda:1")
+    group.add_argument("--threads", type=count, metavar="N", help="CPU threads of one process")
+    group.add_argument("--workers", type=count0, metavar="N", help="processes that decode a folder's images (0)")
+
+
+def check(options: Options) -> None:
+    """Combinations that no single flag's check can see."""
+    if options.momentum >= 1:
+        raise UsageError(f"--momentum is {options.momentum}, want a number below 1")
+    if options.batch < 2:
+        raise UsageError("--batch is 1, want at least 2: batch normalisation needs more than one image")
+    if options.image_size is not None and options.image_size < 8:
+        raise UsageError(f"--image-size is {options.image_size}, want at least 8")

@@ -1,0 +1,201 @@
+"""curves.png, samples.png and compare.png."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .._cli import require
+from ..targets import SoftTarget
+from .checkpoint import write_atomically
+from .timing import PHASES
+
+# Okabe and Ito's palette: told apart in grey and by the colour-blind.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+DPI = 120
+
+
+def _new(rows: int, columns: int, size: tuple[float, float], **kwargs: Any) -> tuple[Any, Any]:
+    figures = require("matplotlib.figure", "matplotlib", "drawing")
+    figure = figures.Figure(figsize=size, dpi=DPI, layout="constrained")  # no pyplot: no display, no global state
+    return figure, figure.subplots(rows, columns, squeeze=False, **kwargs)
+
+
+def _save(figure: Any, path: Path) -> None:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    write_atomically(path, buffer.getvalue())
+
+
+def _grid(axis: Any, title: str, xlabel: str | None = "epoch") -> None:
+    axis.set_title(title, fontsize=10)
+    axis.grid(alpha=0.3, linewidth=0.6)
+    axis.set_axisbelow(True)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.tick_params(labelsize=8)
+    if xlabel == "epoch":
+        axis.set_xlabel(xlabel, fontsize=9)
+        axis.xaxis.get_major_locator().set_params(integer=True)
+
+
+def _focus(axis: Any, percents: list[float]) -> None:
+    """Limits that show differences near the end of training: the first epochs may leave the frame below."""
+    ordered = sorted(percents)
+    low = ordered[len(ordered) // 5]
+    top = max(ordered)
+    axis.set_ylim(max(0.0, low - 0.6 * (top - low) - 1), min(100.5, top + 0.15 * (top - low) + 0.5))
+
+
+def curves(history: list[dict[str, Any]], title: str, path: Path) -> None:
+    """Loss, accuracy and learning rate of a run by epoch."""
+    epochs = [entry["epoch"] for entry in history]
+    figure, ((loss, accuracy, rate),) = _new(1, 3, (12, 3.6))
+    marker = "o" if len(epochs) < 3 else None
+    for axis, key, scale in ((loss, "loss", 1), (accuracy, "accuracy", 100)):
+        for part, colour in (("train", COLOURS[0]), ("test", COLOURS[1])):
+            axis.plot(epochs, [scale * entry[f"{part}_{key}"] for entry in history], color=colour, marker=marker,
+                      markersize=4, linewidth=1.5, label={"train": "train, as mixed", "test": "test"}[part])
+        axis.legend(fontsize=8, frameon=False)
+    _grid(loss, "loss")
+    _grid(accuracy, "accuracy, %")
+    rate.plot(epochs, [entry["lr"] for entry in history], color=COLOURS[2], marker=marker, markersize=4, linewidth=1.5)
+    rate.set_yscale("log")
+    _grid(rate, "learning rate, end of the epoch")
+    figure.suptitle(title, fontsize=11)
+    _save(figure, path)
+
+
+def shares(target: SoftTarget, classes: list[str], row: int) -> list[str]:
+    """A line for every class of a label, largest share first; the same class twice counts once."""
+    total: dict[int, float] = {}
+    for label, weight in zip(target.index[row].tolist(), target.weight[row].tolist(), strict=True):
+        total[label] = total.get(label, 0.0) + weight
+    ordered = sorted(total.items(), key=lambda item: -item[1])
+    lines = [f"{classes[label]}: {100 * weight:.0f} %" for label, weight in ordered if weight >= 0.005]
+    return lines or [f"{classes[ordered[0][0]]}: 0 %"]
+
+
+def _show(axis: Any, image: Tensor) -> None:
+    """image: (H, W) values in colours, (H, W, 1) grey or (H, W, 3)."""
+    colours = {"cmap": "inferno"} if image.ndim == 2 else {"cmap": "gray"}
+    axis.imshow(image.squeeze(-1).numpy(), vmin=0, vmax=1, interpolation="nearest", **colours)
+
+
+class Look(NamedTuple):
+    """Where a method looks. heat: (N, H, W) in [0, 1]. mask: (N, H, W) bool, the patches it calls salient, or None."""
+
+    heat: Tensor
+    mask: Tensor | None
+
+    @classmethod
+    def of(cls, grad: Tensor, mask: Tensor | None) -> Look:
+        """grad: (N, C, H, W) input gradient; mask: (>= N, h, w) bool of a plan."""
+        heat = grad.float().square().mean(1).sqrt()
+        heat = heat / heat.amax((1, 2), keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
+        if mask is not None:
+            n, h, w = grad.shape[0], *mask.shape[1:]
+            mask = mask[:n].repeat_interleave(grad.shape[2] // h, 1).repeat_interleave(grad.shape[3] // w, 2).cpu()
+        return cls(heat.sqrt().cpu(), mask)  # sqrt lifts the small values
+
+
+def samples(before: Tensor, after: Tensor | None, names: list[str], lines: list[list[str]], look: Look | None,
+            title: str, path: Path) -> None:
+    """Images before a method, where it looks, and after it.
+
+    Args:
+        before, after: (N, H, W, C) in [0, 1]; after None draws one row.
+        names: of the images' classes, N.
+        lines: what to write under the mixed images, N lists.
+        look: what to draw in between, or None.
+    """
+    count = len(before)
+    rows: list[tuple[str, Tensor]] = [("before", before)]
+    if look is not None:
+        rows.append(("saliency", look.heat))
+        if look.mask is not None:
+            # Patches that are not salient are faded to a middle blue-grey, which no grey image holds.
+            faded = 0.25 * before + 0.75 * torch.tensor([0.35, 0.42, 0.55])
+            rows.append(("salient\npatches", torch.where(look.mask.unsqueeze(-1), before, faded)))
+    if after is not None:
+        rows.append(("after", after))
+    text = max((len(entry) for entry in lines), default=1)
+    longest = max((len(line) for entry in lines for line in entry), default=0)
+    height = 1.42 * len(rows) + 0.15 * text + (0.75 if len(rows) > 1 else 0.3)
+    figure, axes = _new(len(rows), count, (1.35 * count + 0.7, height))
+    for r, (heading, images) in enumerate(rows):
+        for i in range(count):
+            axis = axes[r, i]
+            _show(axis, images[i])
+            axis.set_xticks([])
+            axis.set_yticks([])
+            if heading == "before":
+                axis.set_xlabel(names[i], fontsize=8, labelpad=2)
+            elif heading == "after":
+                axis.set_xlabel("\n".join(lines[i]), fontsize=8 if longest < 16 else 6.5, labelpad=2)
+        axes[r, 0].set_ylabel(heading, fontsize=9)
+    figure.suptitle(title, fontsize=11)
+    _save(figure, path)
+
+
+def compare(groups: dict[str, list[dict[str, Any]]], histories: dict[str, list[list[dict[str, Any]]]], title: str,
+            path: Path) -> None:
+    """Test accuracy by epoch, final accuracies, and the time of a step.
+
+    Args:
+        groups: method -> its reports, one a seed.
+        histories: method -> the same runs' metrics by epoch.
+    """
+    figure, ((curve, final, cost),) = _new(1, 3, (14, 4.2), width_ratios=(1.5, 1, 1.1))
+    everything: list[float] = []
+    names = list(groups)
+    for colour, name in zip(COLOURS * len(names), names, strict=False):
+        runs = torch.tensor([[100 * entry["test_accuracy"] for entry in history] for history in histories[name]])
+        epochs = [entry["epoch"] for entry in histories[name][0]]
+        curve.plot(epochs, runs.mean(0), color=colour, linewidth=1.6, label=name,
+                   marker="o" if len(epochs) < 3 else None)
+        if len(runs) > 1:
+            curve.fill_between(epochs, runs.amin(0), runs.amax(0), color=colour, alpha=0.15, linewidth=0)
+        everything += runs.flatten().tolist()
+    _focus(curve, everything)
+    seeds = max(len(reports) for reports in groups.values())
+    _grid(curve, "test accuracy, %" + (f" (mean and range of {seeds} seeds)" if seeds > 1 else ""))
+    curve.legend(fontsize=8, frameon=False, loc="lower right")
+
+    for i, name in enumerate(names):
+        own = COLOURS[i % len(COLOURS)]
+        for key, colour, mark in (("train_accuracy", "#888888", "s"), ("test_accuracy", own, "o")):
+            values = [100 * report[key] for report in groups[name]]
+            final.scatter(values, [i] * len(values), color=colour, marker=mark, s=28, zorder=3,
+                          label="train, clean" if key == "train_accuracy" and i == 0 else None)
+            mean = sum(values) / len(values)
+            if key == "test_accuracy":
+                final.annotate(f"{mean:.2f}", (mean, i), xytext=(0, 7), textcoords="offset points", ha="center",
+                               fontsize=8)
+    final.margins(x=0.12)
+    _rows(final, names, "final accuracy, % (squares: clean training images)")
+
+    for i, name in enumerate(names):
+        left = 0.0
+        for phase, colour in zip(PHASES, COLOURS, strict=False):
+            width = sum(report["ms"][phase] for report in groups[name]) / len(groups[name])
+            cost.barh(i, width, left=left, height=0.55, color=colour, label=phase if i == 0 else None)
+            left += width
+        ratio = sum(report["step_ratio"] for report in groups[name]) / len(groups[name])
+        step = sum(report["ms"]["step"] for report in groups[name]) / len(groups[name])
+        cost.annotate(f" {step:.1f} ms, {ratio:.2f}x", (left, i), va="center", fontsize=8)
+    cost.set_xlim(right=cost.get_xlim()[1] * 1.35)
+    cost.legend(fontsize=7, frameon=False, ncols=len(PHASES), loc="upper center", bbox_to_anchor=(0.5, -0.1),
+                handlelength=1, columnspacing=1)
+    _rows(cost, names, "a step, ms (and against a plain step)")
+    figure.suptitle(title, fontsize=11)
+    _save(figure, path)
+
+
+def _rows(axis: Any, names: list[str], title: str) -> None:
+    _grid(axis, title, xlabel=None)
+    axis.set_yticks(range(len(names)), names)
+    axis.set_ylim(len(names) - 0.4, -0.6)

@@ -1,0 +1,61 @@
+"""Results as a table: rich on a terminal, plain text elsewhere."""
+
+from __future__ import annotations
+
+import statistics
+import sys
+from typing import Any
+
+from .._cli import require
+from .timing import PHASES
+
+COLUMNS = ("method", "test acc %", "best %", "train acc %", "ECE %", "ms/step", "vs plain step",
+           *(f"{p} %" for p in PHASES))
+
+
+def spread(values: list[float], digits: int) -> str:
+    """The mean, and the sample standard deviation of two or more."""
+    mean = f"{statistics.fmean(values):.{digits}f}"
+    return mean if len(values) < 2 else f"{mean} ± {statistics.stdev(values):.{digits}f}"
+
+
+def row(name: str, reports: list[dict[str, Any]]) -> list[str]:
+    """A line of the table from the reports of one method's seeds."""
+    def column(key: str, scale: float = 100, digits: int = 2) -> str:
+        return spread([scale * report[key] for report in reports], digits)
+
+    totals = [sum(report["ms"][phase] for phase in PHASES) for report in reports]
+    parts = [statistics.fmean(100 * report["ms"][phase] / total for report, total in zip(reports, totals, strict=True))
+             for phase in PHASES]
+    return [name, column("test_accuracy"), column("best_accuracy"), column("train_accuracy"), column("ece"),
+            f"{statistics.fmean(report['ms']['step'] for report in reports):.1f}",
+            f"{statistics.fmean(report['step_ratio'] for report in reports):.2f}x", *(f"{part:.0f}" for part in parts)]
+
+
+def plain(title: str, columns: tuple[str, ...], rows: list[list[str]]) -> str:
+    widths = [max(len(line[i]) for line in [list(columns), *rows]) for i in range(len(columns))]
+
+    def render(line: list[str]) -> str:
+        cells = [cell.rjust(width) for cell, width in zip(line, widths, strict=True)]
+        return "  ".join([line[0].ljust(widths[0]), *cells[1:]])
+
+    return "\n".join([title, render(list(columns)), "  ".join("-" * w for w in widths), *map(render, rows)])
+
+
+def show(title: str, groups: dict[str, list[dict[str, Any]]]) -> None:
+    """Prints the table of one or several methods."""
+    rows = [row(name, reports) for name, reports in groups.items()]
+    if not sys.stdout.isatty():
+        print(plain(title, COLUMNS, rows), flush=True)
+        return
+    console = require("rich.console", "rich", "the table").Console()
+    table = require("rich.table", "rich", "the table").Table(title=title)
+    for i, name in enumerate(COLUMNS):
+        table.add_column(name, justify="left" if i == 0 else "right")
+    for line in rows:
+        table.add_row(*line)
+    console.print(table)
+
+
+EXPLANATION = ("train acc: clean training images after the last epoch; vs plain step: the same model without mixing, "
+               "alternating steps; the shares are of a step's time, model includes the backward pass and the update")

@@ -1,0 +1,290 @@
+"""One run: set up, resume, train, report, draw."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import math
+import statistics
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import fastmix
+
+from .. import data, models
+from .._cli import CommandError, UsageError, first_line, require
+from . import checkpoint, methods, pictures
+from .distributed import Processes
+from .loop import NotFinite, Setup, evaluate, seed_everything, train_epoch, training_step
+from .options import Options
+from .timing import StepTimer
+
+WEIGHTS, SAMPLES = 0, 4  # more streams of random numbers, see loop.py
+SHOWN = 8
+CONFIG, METRICS, REPORT = "config.json", "metrics.jsonl", "report.json"
+Bar = Callable[[int, int, int], AbstractContextManager[Callable[[], None]]]
+FILES = (CONFIG, METRICS, REPORT, checkpoint.NAME, "curves.png", "samples.png")
+
+
+def _optimizer(options: Options, model: nn.Module) -> torch.optim.Optimizer:
+    return torch.optim.SGD(model.parameters(), lr=options.lr, momentum=options.momentum,
+                           weight_decay=options.weight_decay, nesterov=options.momentum > 0)
+
+
+def _scheduler(options: Options, optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
+    """Stepped after every update. onecycle with the rates of R-Mix: from lr / 100 to lr to lr / 10,000."""
+    total = options.epochs * steps
+    if options.schedule == "onecycle":
+        total = max(total, 3)  # torch divides by zero in a cycle of less than three steps, or whose rise has none
+        return torch.optim.lr_scheduler.OneCycleLR(optimizer, options.lr, total_steps=total, cycle_momentum=False,
+                                                   pct_start=max(0.3, 2 / total), div_factor=100, final_div_factor=100)
+    milestones = [math.ceil(total * share) for share in (0.5, 0.75)]
+    return torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones, gamma=0.1)
+
+
+def load_data(options: Options) -> data.Dataset:
+    dataset = data.load(options.data, options.root, options.image_size, options.limit)
+    for split in (dataset.train, dataset.test):
+        if isinstance(split, data.FolderSplit):
+            split.workers = options.workers
+    return dataset
+
+
+def build_model(options: Options, dataset: data.Dataset) -> nn.Module:
+    """The model with the weights of the run's seed, the same in every process and for every method."""
+    seed_everything(options.seed, WEIGHTS)
+    model = models.build(options.model, len(dataset.classes), dataset.shape)
+    return model.to(memory_format=torch.channels_last) if options.channels_last else model
+
+
+def setup(options: Options, dataset: data.Dataset, processes: Processes) -> Setup:
+    """Everything a run works on, at epoch 0."""
+    device, world = processes.device, processes.world
+    images = len(dataset.train.labels)
+    if images < 2 * world or len(dataset.test.labels) < world:
+        raise UsageError(f"{images} training and {len(dataset.test.labels)} test images are too few for {world} "
+                         f"process{'es' if world > 1 else ''}")
+    model = build_model(options, dataset).to(device)
+    parallel = model
+    if world > 1:
+        ids = [device.index] if device.type == "cuda" else None
+        parallel = nn.parallel.DistributedDataParallel(model, device_ids=ids)
+    optimizer = _optimizer(options, model)
+    steps = len(data.training_steps(images, options.batch, 0, 0, world))
+    moved = dataclasses.replace(dataset, train=dataset.train.to(device), test=dataset.test.to(device))
+    return Setup(options, processes, moved, data.Preprocess(dataset, device), model, parallel, optimizer,
+                 _scheduler(options, optimizer, steps), methods.build(options, dataset.shape, device))
+
+
+class Run:
+    """A run in its folder; only the first process writes there.
+
+    say: prints a line of progress. bar: called with (epoch, epochs, steps), yields what to call after a step.
+    """
+
+    def __init__(self, options: Options, dataset: data.Dataset, processes: Processes, folder: Path,
+                 say: Callable[[str], None], bar: Bar) -> None:
+        self.folder, self.say, self.bar = folder, say, bar
+        self.setup = setup(options, dataset, processes)
+        self.history: list[dict[str, Any]] = []
+        self.best: dict[str, Any] = {"accuracy": -1.0, "epoch": 0}
+
+    @property
+    def options(self) -> Options:
+        return self.setup.options
+
+    @property
+    def writes(self) -> bool:
+        return self.setup.processes.first
+
+    def start(self, resume: bool) -> None:
+        """Takes up the folder's checkpoint, or begins."""
+        state = checkpoint.load(self.folder) if resume else None
+        if state is not None:
+            if state["world"] != self.setup.processes.world:
+                raise UsageError(f"{self.folder} was trained by {state['world']} processes, this is "
+                                 f"{self.setup.processes.world}: a run continues with as many")
+            self.setup.model.load_state_dict(state["model"])
+            self.setup.optimizer.load_state_dict(state["optimizer"])
+            self.setup.scheduler.load_state_dict(state["scheduler"])
+            self.history, self.best = state["history"], state["best"]
+        elif resume:
+            self.say(f"{self.folder} has no checkpoint: no epoch was finished; starting anew")
+        self.setup.processes.barrier()  # nobody may write before everybody has read
+        if not self.writes:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if state is None:
+            clear(self.folder)
+        checkpoint.write_json(self.folder / CONFIG, self.options.to_json())
+        # A kill may have come between a checkpoint and its line, or within a line.
+        lines = "".join(json.dumps(entry) + "\n" for entry in self.history)
+        checkpoint.write_atomically(self.folder / METRICS, lines.encode())
+
+    def train(self) -> None:
+        """The epochs that are left."""
+        done = len(self.history)
+        if done:
+            self.say(f"continuing {self.folder} after epoch {done} of {self.options.epochs}")
+        timer = StepTimer(self.setup.device)
+        for epoch in range(done + 1, self.options.epochs + 1):
+            try:
+                entry = self._epoch(epoch, timer)
+            except NotFinite as error:
+                last = len(self.history)
+                kept = (f"the checkpoint of epoch {last} is kept in {self.folder / checkpoint.NAME}" if last else
+                        "no epoch was finished, so there is no checkpoint")
+                raise NotFinite(f"{error}; {kept}. A smaller --lr may help") from None
+            self.history.append(entry)
+            if entry["test_accuracy"] > self.best["accuracy"]:
+                self.best = {"accuracy": entry["test_accuracy"], "epoch": epoch}
+            if self.writes:
+                self._save(entry)
+            self.say(f"epoch {epoch:>{len(str(self.options.epochs))}}/{self.options.epochs}  lr {entry['lr']:<8.3g} "
+                     f"train loss {entry['train_loss']:.3f} acc {100 * entry['train_accuracy']:5.1f} %  "
+                     f"test loss {entry['test_loss']:.3f} acc {100 * entry['test_accuracy']:5.2f} %  "
+                     f"{entry['ms']['step']:.1f} ms/step  {entry['seconds']:.1f} s")
+
+    def _epoch(self, epoch: int, timer: StepTimer) -> dict[str, Any]:
+        setup = self.setup
+        steps = len(data.training_steps(len(setup.dataset.train.labels), self.options.batch, 0, 0,
+                                        setup.processes.world))
+        entry: dict[str, Any] = {"epoch": epoch}
+        with self.bar(epoch, self.options.epochs, steps) as advance:
+            entry |= train_epoch(setup, epoch, timer, advance)
+        test = evaluate(setup, setup.dataset.test)
+        # The last update of an epoch may be the one that diverged: no loss has seen it, the test set does.
+        if not math.isfinite(test["loss"]):
+            raise NotFinite(f"the test loss after epoch {epoch} is not a finite number: step {steps} of the epoch, the "
+                            f"last, diverged (learning rate {entry['lr']:.4g})")
+        return entry | {f"test_{key}": value for key, value in test.items()}
+
+    def _save(self, entry: dict[str, Any]) -> None:
+        setup = self.setup
+        checkpoint.save(self.folder, {
+            "options": self.options.to_json(), "world": setup.processes.world, "epoch": entry["epoch"],
+            "model": setup.model.state_dict(), "optimizer": setup.optimizer.state_dict(),
+            "scheduler": setup.scheduler.state_dict(), "history": self.history, "best": self.best})
+        with (self.folder / METRICS).open("a") as file:
+            file.write(json.dumps(entry) + "\n")
+
+    def report(self) -> dict[str, Any]:
+        """The result of a finished run, and its pictures. Every process must call it."""
+        setup, options, last = self.setup, self.options, self.history[-1]
+        train = evaluate(setup, setup.dataset.train)
+        ms = {name: statistics.median(entry["ms"][name] for entry in self.history) for name in last["ms"]}
+        result = {
+            "method": options.method, "data": options.data, "model": options.model, "seed": options.seed,
+            "epochs": options.epochs, "train_images": len(setup.dataset.train.labels),
+            "test_images": len(setup.dataset.test.labels), "test_accuracy": last["test_accuracy"],
+            "test_loss": last["test_loss"], "ece": last["test_ece"], "best_accuracy": self.best["accuracy"],
+            "best_epoch": self.best["epoch"], "train_accuracy": train["accuracy"], "train_loss": train["loss"],
+            "ms": ms, "step_ratio": 1.0, "seconds": sum(entry["seconds"] for entry in self.history),
+            "weights": sum(p.numel() for p in setup.model.parameters()), "device": _device_name(setup.device),
+            "threads": torch.get_num_threads(), "processes": setup.processes.world, "torch": torch.__version__,
+            "fastmix": fastmix.__version__,
+        }
+        if self.writes:
+            if setup.mixer is not None:
+                result["step_ratio"] = step_ratio(setup)
+            pictures.curves(self.history, f"{options.method} on {options.data}, {options.model}",
+                            self.folder / "curves.png")
+            draw_samples(setup, setup.dataset.test, self.folder / "samples.png")
+            checkpoint.write_json(self.folder / REPORT, result)
+        setup.processes.barrier()
+        return result
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+
+
+def _some_images(setup: Setup, split: data.Split, count: int) -> tuple[Tensor, Tensor]:
+    """Random images, the same for every method."""
+    index = torch.randperm(len(split.labels), generator=torch.Generator().manual_seed(setup.options.seed))[:count]
+    images, y = next(split.batches([index]))
+    return setup.inputs(images, None), y
+
+
+def step_ratio(setup: Setup, repeats: int = 15) -> float:
+    """Time of this method's step over that of a plain step of the same model, on copies: the median over pairs of
+    steps, one after the other, so that a slow moment of the machine meets both. Draws from the global generators."""
+    torch.manual_seed(0)
+    model = copy.deepcopy(setup.model).train()
+    alone = dataclasses.replace(setup, model=model, parallel=model, optimizer=_optimizer(setup.options, model))
+    plain = dataclasses.replace(alone, mixer=None)
+    x, y = _some_images(setup, setup.dataset.train, setup.options.batch)
+
+    def step(variant: Setup) -> float:
+        timer = StepTimer(setup.device)
+        timer.start()
+        training_step(variant, x, y, 1.0, timer)
+        return timer.collect()["step"]
+
+    pairs = [(step(alone), step(plain)) for _ in range(repeats + 3)]
+    return statistics.median(mixed / unmixed for mixed, unmixed in pairs[3:])
+
+
+def draw_samples(setup: Setup, split: data.Split, path: Path, count: int = SHOWN) -> None:
+    """A picture of what the method makes of a batch, with the model as it is now. Drawn the same every time.
+
+    Mixed as one batch with others: in a batch of eight an image often meets itself.
+    """
+    seed_everything(setup.options.seed, SAMPLES)
+    x, y = _some_images(setup, split, 8 * count)
+    names = [setup.dataset.classes[label] for label in y.tolist()]
+    title = f"{setup.options.method} on {setup.options.data}"
+    before = setup.preprocess.displayable(x[:count])
+    if setup.mixer is None:
+        pictures.samples(before, None, names, [], None, title, path)
+        return
+    grad = None
+    setup.model.eval()
+    if setup.mixer.needs_saliency:
+        grad = fastmix.input_saliency(setup.model, x, y)
+    plan = setup.mixer.plan(x, grad)
+    target = plan.target(y)
+    after = setup.preprocess.displayable(plan.apply(x)[:count])
+    lines = [pictures.shares(target, setup.dataset.classes, row) for row in range(len(before))]
+    look = None if grad is None else pictures.Look.of(grad[:count], getattr(plan, "mask", None))
+    pictures.samples(before, after, names[:count], lines, look, title, path)
+
+
+def clear(folder: Path) -> None:
+    """Removes what a run has written, and nothing else."""
+    for name in FILES:
+        (folder / name).unlink(missing_ok=True)
+
+
+def load_weights(model: nn.Module, folder: Path) -> None:
+    """The weights of the run in this folder, which must be of such a model."""
+    state = checkpoint.load(folder)
+    if state is None:
+        raise CommandError(f"{folder} has no {checkpoint.NAME}: no epoch was finished")
+    try:
+        model.load_state_dict(state["model"])
+    except RuntimeError as error:
+        raise CommandError(f"the weights in {folder} are those of another model or of other images "
+                           f"({first_line(error)})") from None
+
+
+def check_extras() -> None:
+    """Before an hour of training, not after it."""
+    require("matplotlib", "matplotlib", "training")
+    require("torchmetrics", "torchmetrics", "training")
+
+
+def finished(folder: Path) -> dict[str, Any] | None:
+    """The report of a finished run, or None."""
+    try:
+        return json.loads((folder / REPORT).read_text())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise CommandError(f"{folder / REPORT} is damaged ({error}); remove it") from None
