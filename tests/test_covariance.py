@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from support import DTYPES, compiled, dtype_id, embedded, same_bits
+from support import DTYPES, compiled, dtype_id, embedded, same_bits, within_budget
 
 import fastmix
 import fastmix.functional as F
@@ -68,11 +68,7 @@ def check_against_all_rows(kind, j, a, dtype):
     count, mean, cov = truth(kind, j, a, batches)
     assert torch.equal(ours[0], count)
     for name, got, want, torchs in (("mean", ours[1], mean, stock[1]), ("cov", ours[2], cov, stock[2])):
-        # Eight units beside stock: the two update in another order.
-        tiny = 8 * torch.finfo(got.dtype).eps * (want.abs().max().item() if want.numel() else 0)
-        error = (got.double() - want).abs().max().item() if got.numel() else 0
-        allowed = (torchs.double() - want).abs().max().item() if got.numel() else 0
-        assert error <= allowed + tiny, f"{name}: {error:.2e}, stock {allowed:.2e}"
+        within_budget(got, want, torchs, f"{name} {j}x{a}", units=8)
 
 
 def test_many_rows_of_a_class_and_symmetry(variant):

@@ -113,6 +113,15 @@ FASTMIX_INLINE void store_tile(const Tile<T>& t, T* corner, int64_t ld, bool who
   }
 }
 
+template <typename T>
+FASTMIX_INLINE void add_tile(Tile<T>& t, const Tile<T>& other) {
+#pragma GCC unroll 8
+  for (int r = 0; r < kTileRows; ++r) {
+#pragma GCC unroll 4
+    for (int v = 0; v < kTileVectors; ++v) t.at[r][v] += other.at[r][v];
+  }
+}
+
 // t *= factor.
 template <typename T>
 FASTMIX_INLINE void scale(Tile<T>& t, T factor) {
@@ -186,12 +195,13 @@ FASTMIX_INLINE void multiply(const T* packed, int64_t rows, int64_t k, const T* 
       const bool whole = tall == kTileRows && left >= kColumns;
       T* corner = out + row * out_ld + column;
       Tile<T> t;
-      if (add) {
-        load_tile(t, corner, out_ld, whole, tall, left);
-      } else {
-        clear(t);
-      }
+      clear(t);
       accumulate(t, packed + row * k, kTileRows, panel, kColumns, k);
+      if (add) {  // last: sums of sums round less than one long sum
+        Tile<T> before;
+        load_tile(before, corner, out_ld, whole, tall, left);
+        add_tile(t, before);
+      }
       store_tile(t, corner, out_ld, whole, tall, left);
     }
   }
