@@ -282,7 +282,7 @@ def test_labels_out_of_range_change_nothing(variant):
     (lambda s, x, y: update(s, x, y.to("meta"), "full"), ValueError, "labels is on meta, want cpu"),
     (lambda s, x, y: update((s[0], s[1], s[2].requires_grad_()), x, y, "full"), ValueError, "cov requires grad"),
     (lambda s, x, y: update((s[0], s[1][:3], torch.zeros(3, 3)), torch.randn(5, 3), y, None), ValueError, "want"),
-    (lambda s, x, y: F.covariance_update_(torch.zeros(4, dtype=torch.int64), torch.zeros(4, 4), torch.zeros(4, 4), x, y),
+    (lambda s, x, y: F.covariance_update_(torch.zeros(4).long(), torch.zeros(4, 4), torch.zeros(4, 4), x, y),
      ValueError, "name the kind"),
     (lambda s, x, y: ISDACovariance(3, 4, "half"), ValueError, "kind is 'half'"),
     (lambda s, x, y: ISDACovariance(0, 4), ValueError, "num_classes is 0"),

@@ -111,15 +111,6 @@ class Forms {
   IsdaArgs a_{};
 };
 
-// Place of every label in the table; others for ignored ones.
-std::vector<int32_t> slots_of(const ClassRows& classes, int32_t other) {
-  std::vector<int32_t> slot(static_cast<size_t>(classes.count));
-  for (int64_t i = 0; i < classes.count; ++i) {
-    slot[static_cast<size_t>(i)] = classes.is_ignored(i) ? other : classes.slot[static_cast<size_t>(classes.labels[i])];
-  }
-  return slot;
-}
-
 template <typename T>
 Tensor forward(const Tensor& logits, const Tensor& weight, const Tensor& cov, const ClassRows& classes, double strength,
                CovarianceKind kind) {
@@ -128,7 +119,7 @@ Tensor forward(const Tensor& logits, const Tensor& weight, const Tensor& cov, co
   const int64_t n = logits.size(0), j = logits.size(1);
   std::vector<T> table = Forms<T>(weight, cov, classes, kind).table(0.5 * strength);
   if (logits.dim() == 2) {
-    const std::vector<int32_t> slot = slots_of(classes, -1);
+    const std::vector<int32_t> slot = classes.slots(-1);
     Tensor out = empty_cpu({n, j}, logits.scalar_type());
     const void* z = logits.const_data_ptr();
     void* to = out.mutable_data_ptr();
@@ -138,7 +129,7 @@ Tensor forward(const Tensor& logits, const Tensor& weight, const Tensor& cov, co
     return out;
   }
   const int64_t pixels = logits.size(2), slots = static_cast<int64_t>(classes.present.size());
-  const std::vector<int32_t> slot = slots_of(classes, static_cast<int32_t>(slots));
+  const std::vector<int32_t> slot = classes.slots(static_cast<int32_t>(slots));
   std::vector<T> turned(static_cast<size_t>(j * (slots + 1)), T(-0.0));
   for (int64_t u = 0; u < slots; ++u) {
     for (int64_t c = 0; c < j; ++c) {
@@ -182,12 +173,12 @@ void backward(const Tensor& grad, const Tensor& weight, const Tensor& cov, const
   const void* g = grad.const_data_ptr();
   static_assert(kType == 0 || kType == 1);
   if (grad.dim() == 2) {
-    const std::vector<int32_t> slot = slots_of(classes, -1);
+    const std::vector<int32_t> slot = classes.slots(-1);
     parallel_items(j, n, [&](int64_t begin, int64_t end) {
       k.sum_rows[storage](g, grad.stride(0), n, j, slot.data(), slots, begin, end, sums.data());
     });
   } else {
-    const std::vector<int32_t> slot = slots_of(classes, static_cast<int32_t>(slots));
+    const std::vector<int32_t> slot = classes.slots(static_cast<int32_t>(slots));
     parallel_items(j, n * grad.size(2), [&](int64_t begin, int64_t end) {
       std::vector<T> banks(static_cast<size_t>(8 * (slots + 1)));
       k.sum_pixels[storage](g, n, j, grad.size(2), slot.data(), slots, begin, end, sums.data(), banks.data());

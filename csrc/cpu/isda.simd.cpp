@@ -288,7 +288,20 @@ void add_pixels(const void* logits, int64_t classes, int64_t pixels, const int32
     S* out = static_cast<S*>(out_of) + row * pixels;
     const T* of_class = static_cast<const T*>(table) + row % classes * (slots + 1);
     const int32_t* mine = slot + row / classes * pixels;
-    for (int64_t p = 0; p < pixels; ++p) store(out + p, static_cast<T>(to_float(z[p]) + of_class[mine[p]]));
+    int64_t p = 0;
+#if defined(__AVX512F__)
+    if constexpr (sizeof(S) == 4) {
+      if (slots < 32) {  // the row of the table fits two registers: a permutation, not a gather
+        const __m512 low = reinterpret_cast<__m512>(load_part(of_class, slots + 1));
+        const __m512 high = reinterpret_cast<__m512>(load_part(of_class + 16, slots + 1 - 16));
+        for (; p + 16 <= pixels; p += 16) {
+          const __m512 added = _mm512_permutex2var_ps(low, _mm512_loadu_si512(mine + p), high);
+          _mm512_storeu_ps(out + p, _mm512_add_ps(_mm512_loadu_ps(z + p), added));
+        }
+      }
+    }
+#endif
+    for (; p < pixels; ++p) store(out + p, static_cast<T>(to_float(z[p]) + of_class[mine[p]]));
   }
 }
 

@@ -33,8 +33,9 @@ def kind_of(op: str, cov: Tensor, classes: int, features: int, kind: str | None)
     given = tuple(cov.shape)
     if kind is not None:
         check.choice(op, "kind", kind, NAMES)
-        if given != cov_shape(kind, classes, features):
-            raise ValueError(f"{op}: cov has shape {given}, want {cov_shape(kind, classes, features)} for kind {kind!r}")
+        want = cov_shape(kind, classes, features)
+        if given != want:
+            raise ValueError(f"{op}: cov has shape {given}, want {want} for kind {kind!r}")
         return kind
     fitting = [name for name in NAMES if given == cov_shape(name, classes, features)]
     if not fitting:

@@ -1,4 +1,4 @@
-"""Implicit semantic data augmentation: logits with the bound on the expected loss of infinitely many augmented features.
+"""Implicit semantic data augmentation: logits whose loss bounds that of infinitely many augmented features.
 
 ``out[n, j] = z[n, j] + strength/2 * v^T Sigma_y v`` with ``v = w_j - w_y``: the quadratic form depends on the sample
 only through its label, so it is a table T over (present class c, j). Backward: with ``e_cj = strength * sum of the
@@ -206,7 +206,7 @@ def isda_logits(logits: Tensor, weight: Tensor, cov: Tensor | None, labels: Tens
 
 def isda_consistency(logits: Tensor, weight: Tensor, cov: Tensor | None, strength: Strength, *,
                      reduction: str = "mean", kind: str | None = None) -> Tensor:
-    """The loss of unlabelled samples: a bound on the expected cross-entropy between prediction and augmented prediction.
+    """The loss of unlabelled samples: bounds the expected cross-entropy of prediction and augmented prediction.
 
     ``L_n = sum_k p_nk [lse_j(z_nj + strength/2 (w_j - w_k)^T Sigma_c (w_j - w_k)) - z_nk]`` with the pseudo label
     c = argmax z_n (the first on ties) and p = softmax(z) a constant.
