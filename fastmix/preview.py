@@ -13,7 +13,7 @@ import torch
 from . import data
 from ._cli import CommandError, Parser, UsageError, require
 from .data import folder
-from .train import methods, options, run
+from .train import methods, options, pictures, run
 from .train.distributed import processes
 from .train.loop import Setup, training_step
 from .train.options import Options
@@ -25,6 +25,7 @@ A method that looks at saliency needs a model that has learnt something: that of
 
 examples:
   python -m fastmix preview --method dcutmix --k 3 --out grid.png
+  python -m fastmix preview --method mixup,cutmix,dmixup,dcutmix,rmix,cutout --data mnist5k --out methods.png
   python -m fastmix preview --method rmix --data mnist5k --run runs/rmix-mnist5k-cnn-seed0 --out grid.png
 """
 MODEL_FLAGS = ("data", "root", "image_size")
@@ -33,7 +34,8 @@ MODEL_FLAGS = ("data", "root", "image_size")
 def parser() -> Parser:
     p = Parser(prog="python -m fastmix preview", description="Draw images before and after a mixing method.",
                epilog=EPILOG)
-    p.add_argument("--method", choices=tuple(methods.METHODS), required=True)
+    p.add_argument("--method", type=options.methods, required=True, metavar="METHOD[,METHOD]",
+                   help=f"one, or several for a picture with a row each: {', '.join(methods.METHODS)}")
     p.add_argument("--out", type=Path, required=True, metavar="FILE.png")
     p.add_argument("--count", type=options.count, metavar="N", help="images (8)")
     p.add_argument("--seed", type=options.seed_number, help="of the images and the mixing (0)")
@@ -85,11 +87,24 @@ def _learn(setup: Setup, steps: int) -> None:
         timer.collect()
 
 
+def _gallery(setup: Setup, several: list[Options], out: Path, count: int) -> None:
+    """A row for every method, all with the model of setup."""
+    rows = {}
+    for chosen in several:
+        mixer = methods.build(chosen, setup.dataset.shape, setup.device)
+        taken = run.take_samples(dataclasses.replace(setup, options=chosen, mixer=mixer), setup.dataset.test, count)
+        if taken.after is not None:
+            rows[chosen.method] = (taken.after, taken.lines)
+        before, names = taken.before, taken.names[:count]
+    pictures.gallery(before, names, rows, f"{', '.join(rows)} on {setup.options.data}", out)
+
+
 def main(argv: list[str]) -> int:
     given: dict[str, Any] = vars(parser().parse_args(argv))
     out, count, folder_of_run = given.pop("out"), given.pop("count", run.SHOWN), given.pop("run", None)
     steps = given.pop("steps", None)
-    methods.check_flags([given["method"]], set(given))
+    names = given.pop("method")
+    methods.check_flags(names, set(given))
     if out.suffix.lower() != ".png":
         raise UsageError(f"--out is {out}, want a name ending in .png")
     if not out.absolute().parent.is_dir():
@@ -100,7 +115,8 @@ def main(argv: list[str]) -> int:
         trained = Options.from_json(folder_of_run / run.CONFIG)
         model_of = {name: getattr(trained, name) for name in (*MODEL_FLAGS, "model")}
         given = model_of | given
-    chosen = Options(**given)
+    several = [Options(**{**given, "method": name}) for name in names]
+    chosen = next((o for o in several if methods.needs_saliency(o)), several[0])
     require("matplotlib", "matplotlib", "preview")
     if chosen.threads is not None:
         torch.set_num_threads(chosen.threads)
@@ -113,6 +129,9 @@ def main(argv: list[str]) -> int:
                 _learn(setup, steps or 150)
             else:
                 run.load_weights(setup.model, folder_of_run)
-        run.draw_samples(setup, setup.dataset.test, out, count)
+        if len(several) == 1:
+            run.draw_samples(setup, setup.dataset.test, out, count)
+        else:
+            _gallery(setup, several, out, count)
     print(f"written to {out}")
     return 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .pooling import mean_over_pixels
 from .preact_resnet import PreActBlock
 
 
@@ -39,4 +40,4 @@ class WideResNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         features = F.relu(self.norm(self.blocks(self.stem(x))))
-        return self.classifier(F.adaptive_avg_pool2d(features, 1).flatten(1))
+        return self.classifier(mean_over_pixels(features))

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from .. import data
-from .._cli import FAILURE, INTERRUPTED, CommandError, Parser, UsageError, first_line, require
+from .._cli import INTERRUPTED, CommandError, Parser, UsageError, first_line, require
 from . import checkpoint, compare, methods, options, report
 from .distributed import Processes, processes
 from .options import FREE_ON_RESUME, Options
@@ -221,19 +221,13 @@ def main(argv: list[str]) -> int:
     first = wanted.jobs[0].options
     if first.threads is not None:
         torch.set_num_threads(first.threads)
-    with processes(first.device) as here:
-        try:
+    try:
+        with processes(first.device) as here:
             _do(wanted, here)
-        except KeyboardInterrupt:
-            if here.first:
-                print("\nfastmix: interrupted; the last finished epoch is kept, continue with: "
-                      f"python -m fastmix train --resume --out {wanted.folder}", file=sys.stderr)
-            return INTERRUPTED
-        except CommandError as error:
-            if here.world > 1 and not here.first:
-                return error.code  # said once
-            raise
-        except torch.OutOfMemoryError as error:
-            print(f"fastmix: out of memory ({first_line(error)}); try a smaller --batch", file=sys.stderr)
-            return FAILURE
+    except KeyboardInterrupt:
+        print("\nfastmix: interrupted; the last finished epoch is kept, continue with: "
+              f"python -m fastmix train --resume --out {wanted.folder}", file=sys.stderr)
+        return INTERRUPTED
+    except torch.OutOfMemoryError as error:
+        raise CommandError(f"out of memory ({first_line(error)}); try a smaller --batch") from None
     return 0

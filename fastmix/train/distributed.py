@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -78,5 +79,9 @@ def processes(device_name: str) -> Iterator[Processes]:
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
         yield Processes(rank, world, device)
+        # Together, and with no DistributedDataParallel left that holds the group: gloo's threads must end before the
+        # interpreter does, which else aborts now and then (seen on a busy machine).
+        gc.collect()
+        dist.barrier()
     finally:
         dist.destroy_process_group()

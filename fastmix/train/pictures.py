@@ -141,6 +141,29 @@ def samples(before: Tensor, after: Tensor | None, names: list[str], lines: list[
     _save(figure, path)
 
 
+def gallery(before: Tensor, names: list[str], methods: dict[str, tuple[Tensor, list[list[str]]]], title: str,
+            path: Path) -> None:
+    """The same images before and after several methods, a row each.
+
+    Args:
+        before: (N, H, W, C) in [0, 1]; names: of their classes.
+        methods: name -> (images after it, lines to write under them).
+    """
+    tallest = [max(len(entry) for entry in lines) for _, lines in methods.values()]
+    size = (1.35 * len(before) + 0.9, 1.5 * (1 + len(methods)) + 0.14 * sum(tallest) + 0.5)
+    figure, axes = _new(1 + len(methods), len(before), size)
+    rows = {"before": (before, [[name] for name in names]), **methods}
+    for row, (heading, (images, lines)) in zip(axes, rows.items(), strict=True):
+        row[0].set_ylabel(heading, fontsize=9)
+        for axis, image, text in zip(row, images, lines, strict=True):
+            _show(axis, image)
+            axis.set_xticks([])
+            axis.set_yticks([])
+            axis.set_xlabel("\n".join(text), fontsize=7, labelpad=2)
+    figure.suptitle(title, fontsize=11)
+    _save(figure, path)
+
+
 def compare(groups: dict[str, list[dict[str, Any]]], histories: dict[str, list[list[dict[str, Any]]]], title: str,
             path: Path) -> None:
     """Test accuracy by epoch, final accuracies, and the time of a step.

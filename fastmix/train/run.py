@@ -10,7 +10,7 @@ import statistics
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -231,19 +231,27 @@ def step_ratio(setup: Setup, repeats: int = 15) -> float:
     return statistics.median(mixed / unmixed for mixed, unmixed in pairs[3:])
 
 
-def draw_samples(setup: Setup, split: data.Split, path: Path, count: int = SHOWN) -> None:
-    """A picture of what the method makes of a batch, with the model as it is now. Drawn the same every time.
+class Samples(NamedTuple):
+    """What a method made of some images: see `pictures.samples`. after: None for a method that leaves them alone."""
+
+    before: Tensor
+    after: Tensor | None
+    names: list[str]
+    lines: list[list[str]]
+    look: pictures.Look | None
+
+
+def take_samples(setup: Setup, split: data.Split, count: int = SHOWN) -> Samples:
+    """What the method makes of a batch, with the model as it is now. Drawn the same every time.
 
     Mixed as one batch with others: in a batch of eight an image often meets itself.
     """
     seed_everything(setup.options.seed, SAMPLES)
     x, y = _some_images(setup, split, 8 * count)
     names = [setup.dataset.classes[label] for label in y.tolist()]
-    title = f"{setup.options.method} on {setup.options.data}"
     before = setup.preprocess.displayable(x[:count])
     if setup.mixer is None:
-        pictures.samples(before, None, names, [], None, title, path)
-        return
+        return Samples(before, None, names, [], None)
     grad = None
     setup.model.eval()
     if setup.mixer.needs_saliency:
@@ -253,7 +261,12 @@ def draw_samples(setup: Setup, split: data.Split, path: Path, count: int = SHOWN
     after = setup.preprocess.displayable(plan.apply(x)[:count])
     lines = [pictures.shares(target, setup.dataset.classes, row) for row in range(len(before))]
     look = None if grad is None else pictures.Look.of(grad[:count], getattr(plan, "mask", None))
-    pictures.samples(before, after, names[:count], lines, look, title, path)
+    return Samples(before, after, names[:count], lines, look)
+
+
+def draw_samples(setup: Setup, split: data.Split, path: Path, count: int = SHOWN) -> None:
+    """A picture of `take_samples`."""
+    pictures.samples(*take_samples(setup, split, count), f"{setup.options.method} on {setup.options.data}", path)
 
 
 def clear(folder: Path) -> None:
