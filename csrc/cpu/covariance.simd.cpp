@@ -84,7 +84,7 @@ void rank_update(void* cov_of, int64_t width, const void* scratch, int64_t ld, i
         load_tile(t, corner, width, whole, rows, width - b);
         scale(t, keep);
       }
-      accumulate(t, x + i, ld, x + b, ld, count);
+      accumulate(t, x + i, ld, x + b, ld, count, width - b);
       store_tile(t, corner, width, whole, rows, width - b);
     }
   }

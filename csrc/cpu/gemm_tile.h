@@ -132,21 +132,31 @@ FASTMIX_INLINE void scale(Tile<T>& t, T factor) {
   }
 }
 
-// t += sum over k of a[k][row] * b[k][column]; a_step and b_step elements lie between two k.
-template <typename T>
-FASTMIX_INLINE void accumulate(Tile<T>& t, const T* a, int64_t a_step, const T* b, int64_t b_step, int64_t k) {
+// t += sum over k of a[k][row] * b[k][column] in the first kVectors vectors; a_step and b_step elements lie between
+// two k.
+template <typename T, int kVectors>
+FASTMIX_INLINE void accumulate_vectors(Tile<T>& t, const T* a, int64_t a_step, const T* b, int64_t b_step, int64_t k) {
   Tile<T> acc = t;
   for (; k > 0; --k, a += a_step, b += b_step) {
-    Vec<T> columns[kTileVectors];
+    Vec<T> columns[kVectors];
 #pragma GCC unroll 4
-    for (int v = 0; v < kTileVectors; ++v) columns[v] = load_vec(b + v * Simd<T>::kLanes);
+    for (int v = 0; v < kVectors; ++v) columns[v] = load_vec(b + v * Simd<T>::kLanes);
 #pragma GCC unroll 8
     for (int r = 0; r < kTileRows; ++r) {
 #pragma GCC unroll 4
-      for (int v = 0; v < kTileVectors; ++v) acc.at[r][v] += a[r] * columns[v];
+      for (int v = 0; v < kVectors; ++v) acc.at[r][v] += a[r] * columns[v];
     }
   }
   t = acc;
+}
+
+// All columns, or only the vectors that hold the first `width`: the last panel of A = 640 is one of three wide.
+template <typename T>
+FASTMIX_INLINE void accumulate(Tile<T>& t, const T* a, int64_t a_step, const T* b, int64_t b_step, int64_t k,
+                               int64_t width) {
+  if (width <= Simd<T>::kLanes) return accumulate_vectors<T, 1>(t, a, a_step, b, b_step, k);
+  if (width <= 2 * Simd<T>::kLanes) return accumulate_vectors<T, 2>(t, a, a_step, b, b_step, k);
+  accumulate_vectors<T, kTileVectors>(t, a, a_step, b, b_step, k);
 }
 
 // Rows of src (ld apart) as [block of kTileRows][k][row]; missing rows of the last block are 0.
@@ -196,7 +206,7 @@ FASTMIX_INLINE void multiply(const T* packed, int64_t rows, int64_t k, const T* 
       T* corner = out + row * out_ld + column;
       Tile<T> t;
       clear(t);
-      accumulate(t, packed + row * k, kTileRows, panel, kColumns, k);
+      accumulate(t, packed + row * k, kTileRows, panel, kColumns, k, left);
       if (add) {  // last: sums of sums round less than one long sum
         Tile<T> before;
         load_tile(before, corner, out_ld, whole, tall, left);

@@ -54,9 +54,9 @@ void full_table(const IsdaArgs& a, const void* packed_of, int64_t begin, int64_t
         const T* rows = v + i * kTileRows * width;
         Tile<T> t;
         clear(t);
-        accumulate(t, rows, kTileRows, panel, kColumns, b);
+        accumulate(t, rows, kTileRows, panel, kColumns, b, left);
         scale(t, T(2));
-        accumulate(t, rows + b * kTileRows, kTileRows, panel + b * kColumns, kColumns, last - b);
+        accumulate(t, rows + b * kTileRows, kTileRows, panel + b * kColumns, kColumns, last - b, left);
         const int64_t first = i * kTileRows;
         if (a.classes - first >= kTileRows && left >= kColumns) {
 #pragma GCC unroll 8
