@@ -46,8 +46,8 @@ class Case:
     ours, reference: the public function, and the same in plain PyTorch from `fastmix.reference`.
     moved: bytes that must move once (every input read once, every output written once); formula says how counted.
     operators: the entries of `fastmix.backend` that have to be there for a backend to serve the case.
-    goals: device type -> {"compile": at least so many times faster, "eager": the same, "floor": at most so many
-        times the floor}.
+    goals: device type -> {"compile", "eager" or a peer's name: at least so many times faster, "floor": at most so
+        many times the floor}.
     scratch: bytes that a kernel may allocate beyond its outputs, O(N h w).
     """
 

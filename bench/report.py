@@ -83,7 +83,10 @@ def _shown(what: str, value: float) -> str:
     return size(value) if what == "memory" else _ratio(value)
 
 
-GOAL_NAMES = {"compile": "vs compile", "eager": "vs eager", "floor": "times floor", "memory": "extra memory"}
+def _goal_name(what: str) -> str:
+    return {"floor": "times floor", "memory": "extra memory"}.get(what, f"vs {what}")
+
+
 BUSY = 0.1  # cores that others may use before a case is marked as disturbed
 HEADER = ("provider", "median", "IQR", "GB/s", "x floor", "vs compile", "vs eager", "extra memory")
 
@@ -112,7 +115,7 @@ def case_table(case: Entry) -> str:
             notes.append(f"  {name}: host {duration(p['host_us'])} a call, "
                          + ("replayed as a CUDA graph" if p["graph"] else "launched call by call"))
     for name in ours(case):
-        marks = [f"{GOAL_NAMES[what]} {_shown(what, value)} (goal {goal}) {'met' if met else 'MISSED'}"
+        marks = [f"{_goal_name(what)} {_shown(what, value)} (goal {goal}) {'met' if met else 'MISSED'}"
                  for what, value, goal, met in judged(case, name)]
         notes.append(f"  fastmix {name}: {'; '.join(marks)}")
     if case["cores_used_by_others"] > BUSY:
@@ -143,7 +146,7 @@ def summary(results: Entry) -> str:
             for what, value, goal, met in judged(case, name):
                 goals.append(met)
                 if not met:
-                    missed.append(f"  {label}: {name} {GOAL_NAMES[what]} {_shown(what, value)}, goal {goal}")
+                    missed.append(f"  {label}: {name} {_goal_name(what)} {_shown(what, value)}, goal {goal}")
             for other in ("eager", "compile", *peers(case)):
                 factor = speedup(case, name, other)
                 if factor is not None and factor >= 1:

@@ -60,8 +60,8 @@ def expanded(x: Tensor) -> Tensor:
     return x[:1].expand(x.shape)
 
 
-def within_budget(ours: Tensor, truth: Tensor, stock: Tensor, what: str = "") -> None:
-    """|ours - truth| <= |stock - truth| + two units in the last place of the largest value.
+def within_budget(ours: Tensor, truth: Tensor, stock: Tensor, what: str = "", units: int = 2) -> None:
+    """|ours - truth| <= |stock - truth| + two (or units) units in the last place of the largest value.
 
     truth: the reference in float64. stock: the reference (or stock torch) in the dtype of ours. Nothing is truer
     than float64, so there both may be off, by the rounding of sums over 21841 classes: 256 units.
@@ -72,7 +72,7 @@ def within_budget(ours: Tensor, truth: Tensor, stock: Tensor, what: str = "") ->
         return
     error = (ours.double() - truth).abs().max().item()
     allowed = (stock.double() - truth).abs().max().item()
-    units = 256 if ours.dtype == torch.float64 else 2
+    units = 256 if ours.dtype == torch.float64 else units
     tiny = units * torch.finfo(ours.dtype).eps * truth.abs().max().item()
     assert error <= allowed + tiny, f"{what}: error {error:.3e}, stock torch has {allowed:.3e} (+ {tiny:.1e})"
 

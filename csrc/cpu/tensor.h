@@ -78,6 +78,14 @@ const T* data_or_null(const std::optional<Tensor>& t) {
   return t.has_value() ? static_cast<const T*>(t->const_data_ptr()) : nullptr;
 }
 
+// scale times the 0-d float32 or float64 tensor, where there is one.
+inline double strength_of(const std::optional<Tensor>& strength, double scale) {
+  if (!strength.has_value()) return scale;
+  const void* value = strength->const_data_ptr();
+  const bool is_double = strength->scalar_type() == ScalarType::Double;
+  return scale * (is_double ? *static_cast<const double*>(value) : *static_cast<const float*>(value));
+}
+
 // body(begin, end) over [0, items). A thread gets at least 16384 elements: below that a fork costs more than it saves.
 template <typename F>
 void parallel_items(int64_t items, int64_t elements_per_item, const F& body) {

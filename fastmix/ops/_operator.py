@@ -28,12 +28,14 @@ class Operator:
         name: as in schemas.def.
         fake: the shape function, arguments as the schema.
         setup: ``setup(ctx, inputs, output)`` saves what backward needs; ``ctx.backend`` is set already.
-        backward: ``backward(ctx, *grads)`` returns one entry per input. The first input is the differentiable one.
+        backward: ``backward(ctx, *grads)`` returns one entry per input.
+        differentiable: how many of the first inputs a gradient may flow to.
     """
 
     def __init__(self, name: str, fake: Callable[..., Any], *, setup: Callable[..., None] | None = None,
-                 backward: Callable[..., Any] | None = None) -> None:
+                 backward: Callable[..., Any] | None = None, differentiable: int = 1) -> None:
         self._name, self._fake, self._setup, self._backward = name, fake, setup, backward
+        self._others = range(differentiable - 1)
         self._overloads: dict[str, Any] = {}
         self._functions: dict[str, type[torch.autograd.Function]] = {}
         self._registered: set[str] = set()
@@ -58,7 +60,8 @@ class Operator:
     def __call__(self, backend: str, x: torch.Tensor, *args: Any) -> Any:
         if torch.compiler.is_compiling():
             return self._overloads[backend](x, *args)
-        if self._functions and x.requires_grad and torch.is_grad_enabled():
+        if self._functions and torch.is_grad_enabled() and (
+                x.requires_grad or any(args[i].requires_grad for i in self._others)):
             return self._functions[backend].apply(x, *args)
         with _BelowAutograd():
             return self._overloads[backend](x, *args)

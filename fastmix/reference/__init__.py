@@ -1,10 +1,13 @@
 """The papers' equations in plain PyTorch: the oracle in float64, and the backend where no kernel serves."""
 
 from .blend import blend
+from .covariance import covariance_update_
+from .isda import explicit_sda, isda_consistency, isda_covariance_gradient, isda_logits
 from .paste import paste, paste_areas
 from .patch_mix import patch_mix
 from .saliency import percentile_mask, saliency_map, saliency_mask, saliency_peak
 from .soft_target import soft_bce, soft_cross_entropy
 
-__all__ = ["blend", "paste", "paste_areas", "patch_mix", "percentile_mask", "saliency_map", "saliency_mask",
-           "saliency_peak", "soft_bce", "soft_cross_entropy"]
+__all__ = ["blend", "covariance_update_", "explicit_sda", "isda_consistency", "isda_covariance_gradient", "isda_logits",
+           "paste", "paste_areas", "patch_mix", "percentile_mask", "saliency_map", "saliency_mask", "saliency_peak",
+           "soft_bce", "soft_cross_entropy"]

@@ -1,0 +1,214 @@
+// isda_logits and its backward on the CPU: checks, the table, its gradient, registration.
+
+#include "cpu/isda.h"
+
+#include <vector>
+
+#include "cpu/class_rows.h"
+#include "cpu/scratch.h"
+#include "cpu/tensor.h"
+
+namespace fastmix {
+namespace {
+
+template <typename T>
+class Forms {
+ public:
+  Forms(const Tensor& weight, const Tensor& cov, const ClassRows& classes, CovarianceKind kind)
+      : k_(FASTMIX_KERNELS(isda)) {
+    a_.weight = weight.const_data_ptr();
+    a_.cov = cov.const_data_ptr();
+    a_.present = classes.present.data();
+    a_.slots = static_cast<int64_t>(classes.present.size());
+    a_.classes = weight.size(0);
+    a_.width = weight.size(1);
+    a_.kind = kind;
+  }
+
+  // (slots, J): half_strength * v^T Sigma v, and -0 for the class itself, which leaves every logit as it is.
+  std::vector<T> table(double half_strength) {
+    std::vector<T> out(static_cast<size_t>(a_.slots * a_.classes));
+    if (out.empty()) return out;
+    if (a_.kind == kFull) {
+      const Scratch<T> packed = pack(static_cast<const T*>(a_.weight));
+      parallel_items(a_.slots, a_.classes * a_.width * 16, [&](int64_t begin, int64_t end) {
+        Scratch<T> s((padded_rows(a_.classes)) * (a_.width + 16) + a_.width * 64);
+        k_.full_table[kType](a_, packed.data, begin, end, out.data(), s.data);
+      });
+    } else {
+      Scratch<T> product(a_.kind == kShared ? a_.classes * a_.width : 0);
+      if (a_.kind == kShared) {
+        times_sigma(static_cast<const T*>(a_.weight), product.data);
+        a_.product = product.data;
+      }
+      parallel_items(a_.classes, a_.slots * a_.width,
+                     [&](int64_t begin, int64_t end) { k_.pair_table[kType](a_, begin, end, out.data()); });
+      a_.product = nullptr;
+    }
+    const T half = static_cast<T>(half_strength);
+    for (T& v : out) v *= half;
+    for (int64_t u = 0; u < a_.slots; ++u) out[static_cast<size_t>(u * a_.classes + a_.present[u])] = T(-0.0);
+    return out;
+  }
+
+  // grad (J, A) from sums (slots, J), the gradient of every entry of the table.
+  void gradient(std::vector<T>& sums, double strength, T* grad) {
+    const int64_t size = a_.classes * a_.width;
+    if (sums.empty()) {
+      for (int64_t i = 0; i < size; ++i) grad[i] = 0;
+      return;
+    }
+    const T factor = static_cast<T>(strength);
+    for (T& v : sums) v *= factor;
+    if (a_.kind == kFull) {
+      const Scratch<T> packed = pack(static_cast<const T*>(a_.weight));
+      const int64_t columns = k_.panel_columns[kType], panels = (a_.width + columns - 1) / columns;
+      parallel_items(panels, a_.slots * a_.classes * a_.width, [&](int64_t begin, int64_t end) {
+        Scratch<T> s(padded_rows(a_.classes) * a_.width + a_.width * 65);
+        k_.full_gradient[kType](a_, packed.data, sums.data(), begin, end, grad, s.data);
+      });
+      return;
+    }
+    // [J / 4][slots][4], so that the factors of four rows lie side by side.
+    std::vector<T> e(static_cast<size_t>((a_.classes + 3) / 4 * 4 * a_.slots), T(0));
+    for (int64_t u = 0; u < a_.slots; ++u) {
+      for (int64_t j = 0; j < a_.classes; ++j) {
+        e[static_cast<size_t>(j / 4 * 4 * a_.slots + u * 4 + j % 4)] = sums[static_cast<size_t>(u * a_.classes + j)];
+      }
+    }
+    Scratch<T> before(a_.kind == kShared ? size : 0);
+    T* target = a_.kind == kShared ? before.data : grad;
+    const int64_t wide = kPairBytes / static_cast<int64_t>(sizeof(T));
+    parallel_items((a_.width + wide - 1) / wide, a_.slots * a_.classes * wide, [&](int64_t begin, int64_t end) {
+      Scratch<T> s(3 * a_.slots * wide);
+      k_.pair_gradient[kType](a_, e.data(), begin, end, target, s.data);
+    });
+    if (a_.kind == kShared) times_sigma(before.data, grad);
+  }
+
+ private:
+  static constexpr int kType = sizeof(T) == 8;
+
+  Scratch<T> pack(const T* rows) const {
+    Scratch<T> packed(padded_rows(a_.classes) * a_.width);
+    k_.pack[kType](rows, a_.classes, a_.width, packed.data);
+    return packed;
+  }
+
+  // out (J, A) = rows (J, A) Sigma, by blocks of eight rows.
+  void times_sigma(const T* rows, T* out) const {
+    const Scratch<T> packed = pack(rows);
+    const int64_t blocks = (a_.classes + 7) / 8, width = a_.width;
+    parallel_items(blocks, 8 * width * width, [&](int64_t begin, int64_t end) {
+      Scratch<T> panel(width * 64);
+      const int64_t first = begin * 8, last = end * 8 < a_.classes ? end * 8 : a_.classes;
+      k_.multiply[kType](packed.data + first * width, last - first, width, a_.cov, width, out + first * width,
+                         panel.data);
+    });
+  }
+
+  const IsdaKernels& k_;
+  IsdaArgs a_{};
+};
+
+template <typename T>
+Tensor forward(const Tensor& logits, const Tensor& weight, const Tensor& cov, const ClassRows& classes, double strength,
+               CovarianceKind kind) {
+  const IsdaKernels& k = FASTMIX_KERNELS(isda);
+  const int storage = dtype_slot("isda_logits", logits);
+  const int64_t n = logits.size(0), j = logits.size(1);
+  std::vector<T> table = Forms<T>(weight, cov, classes, kind).table(0.5 * strength);
+  if (logits.dim() == 2) {
+    const std::vector<int32_t> slot = classes.slots(-1);
+    Tensor out = empty_cpu({n, j}, logits.scalar_type());
+    const void* z = logits.const_data_ptr();
+    void* to = out.mutable_data_ptr();
+    parallel_items(n, j, [&](int64_t begin, int64_t end) {
+      k.add_rows[storage](z, logits.stride(0), j, slot.data(), table.data(), begin, end, to);
+    });
+    return out;
+  }
+  const int64_t pixels = logits.size(2), slots = static_cast<int64_t>(classes.present.size());
+  const std::vector<int32_t> slot = classes.slots(static_cast<int32_t>(slots));
+  std::vector<T> turned(static_cast<size_t>(j * (slots + 1)), T(-0.0));
+  for (int64_t u = 0; u < slots; ++u) {
+    for (int64_t c = 0; c < j; ++c) {
+      turned[static_cast<size_t>(c * (slots + 1) + u)] = table[static_cast<size_t>(u * j + c)];
+    }
+  }
+  Tensor out = empty_cpu({n, j, pixels}, logits.scalar_type());
+  const void* z = logits.const_data_ptr();
+  void* to = out.mutable_data_ptr();
+  parallel_items(n * j, pixels, [&](int64_t begin, int64_t end) {
+    k.add_pixels[storage](z, j, pixels, slot.data(), turned.data(), slots, begin, end, to);
+  });
+  return out;
+}
+
+// Rows: any distance between them. Pixels: contiguous.
+Tensor readable(const Tensor& x) {
+  if (x.dim() == 2 && (x.size(1) <= 1 || x.stride(1) == 1)) return x;
+  return dense(x);
+}
+
+Tensor isda_logits_cpu(const Tensor& logits_in, const Tensor& weight_in, const Tensor& cov_in, const Tensor& labels_in,
+                       const std::optional<Tensor>& strength, double scale, int64_t ignore_index, int64_t kind) {
+  const Tensor logits = readable(logits_in), weight = dense(weight_in), cov = dense(cov_in), labels = dense(labels_in);
+  const ClassRows classes("isda_logits", static_cast<const int64_t*>(labels.const_data_ptr()), labels.numel(),
+                          weight.size(0), ignore_index);
+  const double s = strength_of(strength, scale);
+  const auto which = static_cast<CovarianceKind>(kind);
+  return weight.scalar_type() == ScalarType::Double ? forward<double>(logits, weight, cov, classes, s, which)
+                                                    : forward<float>(logits, weight, cov, classes, s, which);
+}
+
+template <typename T>
+void backward(const Tensor& grad, const Tensor& weight, const Tensor& cov, const ClassRows& classes, double strength,
+              CovarianceKind kind, T* out) {
+  constexpr int kType = sizeof(T) == 8;
+  const IsdaKernels& k = FASTMIX_KERNELS(isda);
+  const int storage = dtype_slot("isda_logits", grad);
+  const int64_t n = grad.size(0), j = grad.size(1), slots = static_cast<int64_t>(classes.present.size());
+  std::vector<T> sums(static_cast<size_t>(slots * j));
+  const void* g = grad.const_data_ptr();
+  static_assert(kType == 0 || kType == 1);
+  if (grad.dim() == 2) {
+    const std::vector<int32_t> slot = classes.slots(-1);
+    parallel_items(j, n, [&](int64_t begin, int64_t end) {
+      k.sum_rows[storage](g, grad.stride(0), n, j, slot.data(), slots, begin, end, sums.data());
+    });
+  } else {
+    const std::vector<int32_t> slot = classes.slots(static_cast<int32_t>(slots));
+    parallel_items(j, n * grad.size(2), [&](int64_t begin, int64_t end) {
+      std::vector<T> banks(static_cast<size_t>(8 * (slots + 1)));
+      k.sum_pixels[storage](g, n, j, grad.size(2), slot.data(), slots, begin, end, sums.data(), banks.data());
+    });
+  }
+  Forms<T>(weight, cov, classes, kind).gradient(sums, strength, out);
+}
+
+Tensor isda_logits_backward_cpu(const Tensor& grad_in, const Tensor& weight_in, const Tensor& cov_in,
+                                const Tensor& labels_in, const std::optional<Tensor>& strength, double scale,
+                                int64_t ignore_index, int64_t kind) {
+  const Tensor grad = readable(grad_in), weight = dense(weight_in), cov = dense(cov_in), labels = dense(labels_in);
+  const ClassRows classes("isda_logits", static_cast<const int64_t*>(labels.const_data_ptr()), labels.numel(),
+                          weight.size(0), ignore_index);
+  const double s = strength_of(strength, scale);
+  const auto which = static_cast<CovarianceKind>(kind);
+  Tensor out = empty_cpu({weight.size(0), weight.size(1)}, weight.scalar_type());
+  if (weight.scalar_type() == ScalarType::Double) {
+    backward<double>(grad, weight, cov, classes, s, which, static_cast<double*>(out.mutable_data_ptr()));
+  } else {
+    backward<float>(grad, weight, cov, classes, s, which, static_cast<float*>(out.mutable_data_ptr()));
+  }
+  return out;
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(fastmix, CPU, m) {
+  m.impl("isda_logits", TORCH_BOX(&isda_logits_cpu));
+  m.impl("isda_logits_backward", TORCH_BOX(&isda_logits_backward_cpu));
+}
+
+}  // namespace fastmix

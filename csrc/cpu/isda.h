@@ -1,0 +1,61 @@
+// What the registration hands to the kernels of isda_logits.
+#pragma once
+
+#include <cstdint>
+
+#include "cpu/covariance.h"
+
+namespace fastmix {
+
+// T below is float, or double for double logits.
+struct IsdaArgs {
+  const void* weight;      // (J, A) T
+  const void* cov;         // T: (J, A, A) full, (J, A) diag
+  const void* product;     // (J, A) T, weight times the shared covariance, else null
+  const int64_t* present;  // class ids
+  int64_t slots;           // of them
+  int64_t classes, width;  // J, A
+  CovarianceKind kind;
+};
+
+// Columns that one step of pair_gradient handles, at most (a whole number of vectors of any instruction set).
+constexpr int64_t kPairBytes = 256;
+
+struct IsdaKernels {
+  // [float, double] of T.
+  int64_t panel_columns[2];
+  // Rows of w (rows, k) for the register tiles; rows rounded up to 8.
+  void (*pack[2])(const void* w, int64_t rows, int64_t k, void* packed);
+  // out (rows, width) = packed (rows, k) b (k, width). panel: k * 64 T.
+  void (*multiply[2])(const void* packed, int64_t rows, int64_t k, const void* b, int64_t width, void* out,
+                      void* panel);
+  // table (slots, J), rows [begin, end): v^T Sigma v of the kind full. scratch: (J + 8) * A + A * 64 + (J + 8) * 16 T.
+  void (*full_table[2])(const IsdaArgs&, const void* packed, int64_t begin, int64_t end, void* table, void* scratch);
+  // Columns [begin, end) * panel_columns of grad (J, A), all of it sum_c e[c, j] Sigma_c (w_j - w_c), and minus its sum
+  // over j in row c. e: (slots, J). scratch: (J + 8) * A + A * 65 T.
+  void (*full_gradient[2])(const IsdaArgs&, const void* packed, const void* e, int64_t begin, int64_t end, void* grad,
+                           void* scratch);
+  // table (slots, J), columns [begin, end), of the other kinds.
+  void (*pair_table[2])(const IsdaArgs&, int64_t begin, int64_t end, void* table);
+  // Columns [begin, end) * kPairBytes of grad (J, A), as full_gradient for diag and (times Sigma still) the others.
+  // e: [J / 4 rounded up][slots][4]. scratch: 3 * slots * kPairBytes.
+  void (*pair_gradient[2])(const IsdaArgs&, const void* e, int64_t begin, int64_t end, void* grad, void* scratch);
+
+  // [float, bfloat16, half, double] of the logits.
+  // out = logits + table[slot] for rows [begin, end) of J; slot -1 copies.
+  void (*add_rows[4])(const void* logits, int64_t row_stride, int64_t classes, const int32_t* slot, const void* table,
+                      int64_t begin, int64_t end, void* out);
+  // The same for (N, J, P), rows [begin, end) of N * J; table (J, slots + 1), the last column for ignored pixels.
+  void (*add_pixels[4])(const void* logits, int64_t classes, int64_t pixels, const int32_t* slot, const void* table,
+                        int64_t slots, int64_t begin, int64_t end, void* out);
+  // sums (slots, J) columns [begin, end): the rows of grad with every slot, added up.
+  void (*sum_rows[4])(const void* grad, int64_t row_stride, int64_t rows, int64_t classes, const int32_t* slot,
+                      int64_t slots, int64_t begin, int64_t end, void* sums);
+  // The same for (N, J, P). banks: 8 * (slots + 1) T.
+  void (*sum_pixels[4])(const void* grad, int64_t images, int64_t classes, int64_t pixels, const int32_t* slot,
+                        int64_t slots, int64_t begin, int64_t end, void* sums, void* banks);
+};
+
+FASTMIX_DECLARE_KERNELS(IsdaKernels, isda)
+
+}  // namespace fastmix

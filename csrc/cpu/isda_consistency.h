@@ -1,0 +1,37 @@
+// What the registration hands to the kernels of isda_consistency.
+#pragma once
+
+#include <cstdint>
+
+#include "cpu/isa.h"
+
+namespace fastmix {
+
+struct ConsistencyArgs {
+  const void* logits;  // (N, J), classes contiguous
+  int64_t row_stride;
+  int64_t classes;
+  const void* row_grad;  // (N) T, or null: uniform
+  double uniform_grad;
+  bool need_grad;
+  double* row_loss;   // (N)
+  void* grad_logits;  // (N, J)
+};
+
+struct ConsistencyKernels {
+  // [float, bfloat16, half, double] of the logits. Samples rows[0..count) whose exponents are table (J, J); pull (J, J)
+  // gathers the gradient of the table. scratch: 4 * J T.
+  void (*rows[4])(const ConsistencyArgs&, const int64_t* rows, int64_t count, const void* table, void* pull,
+                  void* scratch);
+  // [float, double] of T. out (rows, width) = [out +] packed (rows, k) b (k, width). panel: k * 64 T.
+  void (*multiply[2])(const void* packed, int64_t rows, int64_t k, const void* b, int64_t width, void* out, bool add,
+                      void* panel);
+  // table (J, J): half_strength * (q_jj + q_kk - 2 q_jk), 0 on the diagonal, from q in place. norm: J T.
+  void (*exponents[2])(void* q, int64_t classes, double half_strength, void* norm);
+  // laplacian (J, J) = diag(row sums of s) - s, s = factor * (pull + pull^T).
+  void (*laplacian[2])(const void* pull, int64_t classes, double factor, void* out);
+};
+
+FASTMIX_DECLARE_KERNELS(ConsistencyKernels, consistency)
+
+}  // namespace fastmix

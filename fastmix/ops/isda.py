@@ -1,0 +1,267 @@
+"""Implicit semantic data augmentation: logits whose loss bounds that of infinitely many augmented features.
+
+``out[n, j] = z[n, j] + strength/2 * v^T Sigma_y v`` with ``v = w_j - w_y``: the quadratic form depends on the sample
+only through its label, so it is a table T over (present class c, j). Backward: with ``e_cj = strength * sum of the
+incoming gradient over the samples of class c``, ``dW_j += e_cj Sigma_c (w_j - w_c)`` and ``dW_c -=`` their sum over j.
+Source: ISDA Eq. 7.
+"""
+
+# flops, U present classes: full 2 U J A^2 forward (half of it, Sigma is symmetric) and 2 U J A^2 backward;
+# diag 3 U J A and 4 U J A; shared and identity as diag, shared with 2 J A^2 more each way
+# bytes: U*A*A * element size read each way (diag: U*A), N*J read + written, J*A
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import reference
+from ..backend import must_check_values, select
+from . import _checks as check
+from ._operator import Operator
+from .covariance import KINDS, NAMES, kind_of
+
+Strength = Tensor | float
+
+
+def _fake(logits: Tensor, weight: Tensor, cov: Tensor, labels: Tensor, strength: Tensor | None, scale: float,
+          ignore_index: int, kind: int) -> Tensor:
+    torch._check(logits.ndim == labels.ndim + 1 and logits.shape[1] == weight.shape[0])
+    return logits.new_empty(logits.shape)
+
+
+def _fake_backward(grad: Tensor, weight: Tensor, cov: Tensor, labels: Tensor, strength: Tensor | None, scale: float,
+                   ignore_index: int, kind: int) -> Tensor:
+    return weight.new_empty(weight.shape)
+
+
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    _, weight, cov, labels, strength, *ctx.options = inputs
+    ctx.save_for_backward(weight, cov, labels, strength)
+
+
+def _backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:
+    weight, cov, labels, strength = ctx.saved_tensors
+    scale, ignore_index, kind = ctx.options
+    _, need_weight, need_cov = ctx.needs_input_grad[:3]
+    d_weight = d_cov = None
+    if torch.is_grad_enabled() and (need_weight or need_cov):
+        # create_graph: the formula itself. The logits enter linearly, so any will do.
+        out = reference.isda_logits(torch.zeros_like(g), weight, cov, labels, _value(strength, scale), NAMES[kind],
+                                    ignore_index)
+        wanted = [t for t, need in ((weight, need_weight), (cov, need_cov)) if need]
+        found = list(torch.autograd.grad(out, wanted, g, create_graph=True, allow_unused=True))
+        d_weight = found.pop(0) if need_weight else None
+        d_cov = found.pop(0) if need_cov else None
+    else:
+        if need_weight:
+            d_weight = _isda_logits_backward(ctx.backend, g, weight, cov, labels, strength, *ctx.options)
+        if need_cov:
+            d_cov = reference.isda_covariance_gradient(g, weight, cov, labels, _value(strength, scale), NAMES[kind],
+                                                       ignore_index)
+    return g, d_weight, d_cov, *[None] * 5
+
+
+def _value(strength: Tensor | None, scale: float) -> Strength:
+    return scale if strength is None else strength * scale
+
+
+_isda_logits = Operator("isda_logits", _fake, setup=_setup, backward=_backward, differentiable=3)
+_isda_logits_backward = Operator("isda_logits_backward", _fake_backward)
+
+
+# ---------------------------------------------------------------- consistency
+
+REDUCTIONS = {"none": 0, "mean": 1, "sum": 2}
+
+
+def _fake_consistency(logits: Tensor, weight: Tensor, cov: Tensor, strength: Tensor | None, row_grad: Tensor | None,
+                      scale: float, reduction: int, kind: int, need_grad: bool) -> tuple[Tensor, Tensor, Tensor]:
+    loss = weight.new_empty((logits.shape[0],) if reduction == 0 else ())
+    if not need_grad:
+        return loss, logits.new_empty((0,)), weight.new_empty((0,))
+    return loss, logits.new_empty(logits.shape), weight.new_empty(weight.shape)
+
+
+def _setup_consistency(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    logits, weight, cov, strength, _, *ctx.options = inputs
+    ctx.save_for_backward(logits, weight, cov, strength, *output[1:])
+    ctx.set_materialize_grads(False)
+
+
+def _backward_consistency(ctx: Any, g: Tensor | None, *_: Any) -> tuple[Any, ...]:
+    if g is None:
+        return (None,) * 9
+    logits, weight, cov, strength, d_logits, d_weight = ctx.saved_tensors
+    scale, reduction, kind, need_grad = ctx.options
+    needs = ctx.needs_input_grad[:3]
+    d_cov = None
+    if torch.is_grad_enabled() or needs[2]:
+        name = next(n for n, code in REDUCTIONS.items() if code == reduction)
+        inputs = (logits, weight, cov)
+        again = torch.is_grad_enabled()
+        with torch.enable_grad():
+            used = inputs if again else tuple(t.detach().requires_grad_(need)
+                                              for t, need in zip(inputs, needs, strict=True))
+            loss = reference.isda_consistency(*used, _value(strength, scale), NAMES[kind], name)
+            found = iter(torch.autograd.grad(loss, [t for t, need in zip(used, needs, strict=True) if need], g,
+                                             create_graph=again, allow_unused=True))
+        d_logits, d_weight, d_cov = (next(found) if need else None for need in needs)
+    elif reduction == REDUCTIONS["none"] or not need_grad:
+        row_grad = g if reduction == 0 else (g / max(logits.shape[0], 1) if reduction == 1 else g).expand(
+            logits.shape[0])
+        _, d_logits, d_weight = _isda_consistency(ctx.backend, logits, weight, cov, strength, row_grad.contiguous(),
+                                                  scale, 0, kind, True)
+    else:
+        d_logits, d_weight = d_logits * g.to(d_logits.dtype), d_weight * g
+    return d_logits, d_weight, d_cov, *[None] * 6
+
+
+_isda_consistency = Operator("isda_consistency", _fake_consistency, setup=_setup_consistency,
+                             backward=_backward_consistency, differentiable=3)
+
+
+# ---------------------------------------------------------------- public functions
+
+def _check(op: str, logits: Tensor, weight: Tensor, cov: Tensor | None, strength: Strength,
+           kind: str | None) -> tuple[Tensor, Tensor, Tensor | None, float, str]:
+    """weight and cov in the type of the arithmetic, strength as (tensor, factor), the kind."""
+    check.tensor(op, "logits", logits)
+    check.dtype(op, "logits", logits, *check.FLOATS)
+    check.ndim(op, "weight", weight, 2)
+    check.dtype(op, "weight", weight, *check.FLOATS)
+    classes, width = weight.shape
+    if logits.ndim < 2 or logits.shape[1] != classes:
+        raise ValueError(f"{op}: logits has shape {tuple(logits.shape)}, want (N, {classes}): weight holds {classes} "
+                         "classes")
+    dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
+    if cov is None:
+        if kind not in (None, "identity"):
+            raise ValueError(f"{op}: cov is None, want a covariance for kind {kind!r}")
+        cov = weight.new_empty((0,), dtype=dtype)
+    kind = kind_of(op, cov, classes, width, kind)
+    check.dtype(op, "cov", cov, torch.float32, torch.float64)
+    factor = 1.0
+    tensor = None
+    if isinstance(strength, Tensor):
+        check.shape(op, "strength", strength, (), "0-d, or a float")
+        check.dtype(op, "strength", strength, torch.float32, torch.float64)
+        check.no_grad_needed(op, "strength", strength)
+        tensor = strength
+    else:
+        factor = float(strength)
+    check.same_device(op, logits=logits, weight=weight, cov=cov, strength=tensor)
+    return weight.to(dtype), cov.to(dtype), tensor, factor, kind
+
+
+def isda_logits(logits: Tensor, weight: Tensor, cov: Tensor | None, labels: Tensor, strength: Strength, *,
+                ignore_index: int = -100, kind: str | None = None) -> Tensor:
+    """Logits whose cross-entropy bounds the expected loss over features drawn from N(a, strength * Sigma_y).
+
+    Args:
+        logits: (N, J), or pixels (N, J, ...); any float dtype and strides.
+        weight: (J, A), of the classifier that gave the logits (a 1x1 convolution's, flattened).
+        cov: symmetric covariances: (J, A, A) full, (J, A) diagonal, (A, A) shared, None or (0,) identity;
+            float32 or float64, the kind that `covariance_update_` keeps. Sums are in float32 (float64 for float64
+            logits).
+        labels: (N,), or (N, ...) like the pixels; int64. The column of the label is returned as it is, bit for bit.
+        strength: lambda, a float or a 0-d tensor on the logits' device (a CUDA graph then reads it anew).
+        ignore_index: rows with this label are returned as they are.
+        kind: needed only where J = A makes diag and shared look alike.
+    Returns: like logits (contiguous, or channels_last where they are). Gradients flow to logits and to weight,
+        through both w_j and w_y, and to cov if it requires one; any order. Memory beyond that: a table of
+        (present classes, J) and a few (J, A).
+    Raises: ValueError for shapes and devices, TypeError for dtypes, IndexError for a label outside [0, J) (CPU; on a
+        GPU the row is NaN).
+    Source: ISDA Eq. 7.
+    """
+    op = "isda_logits"
+    weight, cov, tensor, factor, kind = _check(op, logits, weight, cov, strength, kind)
+    check.shape(op, "labels", labels, (logits.shape[0], *logits.shape[2:]), "one a row or pixel of logits")
+    check.dtype(op, "labels", labels, torch.int64)
+    check.same_device(op, logits=logits, labels=labels)
+    backend = select("isda", logits)
+    if must_check_values(backend, logits):
+        flat = labels.reshape(-1)
+        check.rows_in_range(op, "labels", torch.where(flat == ignore_index, 0, flat), 0, weight.shape[0])
+    shape = logits.shape
+    channels_last = logits.ndim == 4 and not logits.is_contiguous() and logits.is_contiguous(
+        memory_format=torch.channels_last)
+    if channels_last:  # pixels are rows
+        flat_logits, flat_labels = logits.permute(0, 2, 3, 1).reshape(-1, shape[1]), labels.reshape(-1)
+    elif logits.ndim > 2:
+        flat_logits, flat_labels = logits.flatten(2), labels.flatten(1)
+    else:
+        flat_logits, flat_labels = logits, labels
+    if backend == "reference":
+        out = reference.isda_logits(flat_logits, weight, cov, flat_labels, _value(tensor, factor), kind, ignore_index)
+    else:
+        out = _isda_logits(backend, flat_logits, weight, cov, flat_labels, tensor, factor, ignore_index, KINDS[kind])
+    if channels_last:
+        return out.view(shape[0], shape[2], shape[3], shape[1]).permute(0, 3, 1, 2)
+    return out.view(shape)
+
+
+def isda_consistency(logits: Tensor, weight: Tensor, cov: Tensor | None, strength: Strength, *,
+                     reduction: str = "mean", kind: str | None = None) -> Tensor:
+    """The loss of unlabelled samples: bounds the expected cross-entropy of prediction and augmented prediction.
+
+    ``L_n = sum_k p_nk [lse_j(z_nj + strength/2 (w_j - w_k)^T Sigma_c (w_j - w_k)) - z_nk]`` with the pseudo label
+    c = argmax z_n (the first on ties) and p = softmax(z) a constant.
+
+    Args:
+        logits: (N, J) of the unlabelled samples, any float dtype.
+        weight, cov, strength, kind: as `isda_logits`; the covariances are those of the labelled samples.
+        reduction: "mean", "sum" or "none" (N,).
+    Returns: float32 (float64 for float64 logits). Gradients flow to logits, weight, and to cov if it requires one.
+        Memory: one J x J table a thread, two with a gradient.
+    Raises: ValueError for shapes, devices and options, TypeError for dtypes.
+    Source: ISDA Eq. 12-15.
+    """
+    op = "isda_consistency"
+    check.ndim(op, "logits", logits, 2)
+    weight, cov, tensor, factor, kind = _check(op, logits, weight, cov, strength, kind)
+    if reduction not in REDUCTIONS:
+        check.choice(op, "reduction", reduction, tuple(REDUCTIONS))
+    backend = select("isda", logits)
+    if backend == "reference":
+        return reference.isda_consistency(logits, weight, cov, _value(tensor, factor), kind, reduction)
+    need_grad = reduction != "none" and torch.is_grad_enabled() and (logits.requires_grad or weight.requires_grad)
+    return _isda_consistency(backend, logits, weight, cov, tensor, None, factor, REDUCTIONS[reduction], KINDS[kind],
+                             need_grad)[0]
+
+
+def explicit_sda(features: Tensor, weight: Tensor, bias: Tensor | None, cov: Tensor | None, labels: Tensor,
+                 strength: Strength, samples: int, generator: torch.Generator | None = None, *,
+                 kind: str | None = None) -> Tensor:
+    """The loss that `isda_logits` bounds, by sampling: the mean cross-entropy of augmented features.
+
+    For checking the bound and for experiments, not for training: it takes the root of every covariance (a sync on
+    CUDA) and draws N * samples * A numbers.
+
+    Args:
+        features: (N, A). weight: (J, A). bias: (J,) or None. labels: (N,) int64.
+        cov, strength, kind: as `isda_logits`. samples: copies of every row.
+        generator: of the draws.
+    Returns: 0-d float32 (float64 for float64 features), differentiable in features, weight and bias.
+    Raises: ValueError for shapes and devices, TypeError for dtypes, IndexError for labels outside [0, J).
+    Source: ISDA Eq. 4-5.
+    """
+    op = "explicit_sda"
+    check.ndim(op, "features", features, 2)
+    check.dtype(op, "features", features, *check.FLOATS)
+    check.ndim(op, "weight", weight, 2)
+    check.shape(op, "weight", weight, (weight.shape[0], features.shape[1]), "(J, A) with A of features")
+    if bias is not None:
+        check.shape(op, "bias", bias, weight.shape[:1], "(J,) like weight")
+    check.shape(op, "labels", labels, features.shape[:1], "(N,) like features")
+    check.dtype(op, "labels", labels, torch.int64)
+    check.at_least(op, "samples", samples, 1)
+    if cov is None:
+        cov = features.new_empty((0,))
+    kind = kind_of(op, cov, *weight.shape, kind)
+    check.same_device(op, features=features, weight=weight, bias=bias, cov=cov, labels=labels)
+    check.rows_in_range(op, "labels", labels, 0, weight.shape[0])
+    return reference.explicit_sda(features, weight, bias, cov, labels, strength, samples, kind, generator)
