@@ -37,7 +37,8 @@ train-fashion: setup  ## the same on 5,000 Fashion-MNIST images, 3 seeds (needs 
 	$(BIN)/python -m fastmix train --data fashion-mnist --limit 5000 --compare none,rmix --seeds 3 \
 		--out $(OUT)/fashion-mnist --overwrite $(ARGS)
 
-test: setup  ## the whole test suite
+test: setup  ## the whole test suite, then the operators again on Triton's interpreter
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest $(TESTS) $(ARGS)
 	$(BIN)/python -m pytest $(TESTS) $(ARGS)
 
 bench: setup  ## every operator against torch.compile, eager and the floor

@@ -21,12 +21,14 @@ BACKENDS = ("reference", "cpu", "triton", "cuda")
 OPERATORS = ("soft_target", "blend", "paste", "patch_mix", "saliency", "covariance", "isda")
 
 CUDA_OPERATORS = ("soft_target", "paste", "patch_mix", "saliency")
+TRITON_OPERATORS = ("soft_target", "blend", "paste", "patch_mix", "saliency")
 
 # The backend that auto takes, by device type; missing entries mean the reference.
 # cpu: the C++ kernels won every case of `python -m bench` against the reference, eager and compiled (bench/results).
 # cuda: C++/CUDA where the library is loaded and has a kernel, else Triton (see select_auto). By bytes both beat the
 # reference, which makes several passes; neither has been measured on a GPU yet.
-AUTO: dict[str, dict[str, str]] = {op: {"cpu": "cpu", "cuda": "triton"} for op in OPERATORS}
+AUTO: dict[str, dict[str, str]] = {
+    op: {"cpu": "cpu", "cuda": "triton"} if op in TRITON_OPERATORS else {"cpu": "cpu"} for op in OPERATORS}
 
 # Triton reads the variable when a kernel is defined, so one that is set later has no effect.
 _TRITON_INSTALLED = find_spec("triton") is not None
@@ -57,12 +59,14 @@ def why_not(op: str, name: str, device_type: str) -> str | None:
     if name == "cuda":
         return _why_not_cuda(op, device_type)
     if name == "triton":
+        if op not in TRITON_OPERATORS:
+            return f"fastmix has no triton kernel for {op}"
         if not _TRITON_INSTALLED:
             return "triton is not installed (pip install triton)"
         if device_type == "cpu" and not _TRITON_INTERPRETED:
             return "Triton serves CPU tensors in its interpreter alone (start Python with TRITON_INTERPRET=1)"
         return None if device_type in ("cpu", "cuda") else f"it serves CUDA tensors, this one is on {device_type}"
-    return f"fastmix has no {name} kernel for {op} yet"
+    raise AssertionError(name)
 
 
 def _why_not_cuda(op: str, device_type: str) -> str | None:
