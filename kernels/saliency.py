@@ -156,7 +156,7 @@ def _at_least(key, held, rank, KEY: tl.constexpr, BITS: tl.constexpr, COMPARE: t
 
 @triton.jit
 def _whole_kernel(
-    out_ptr, grad_ptr, q_ptr,                                   # (N, cells) map or mask bytes; (N, C, H, W); (N,) or None
+    out_ptr, grad_ptr, q_ptr,                                 # (N, cells) map or mask bytes; (N, C, H, W); (N,) or None
     cells, cells_across, cell_height, cell_width, width, channels, image_stride, pixel_stride, channel_stride, pixels,
     q_stride,
     CELLS: tl.constexpr, PIXELS: tl.constexpr, C: tl.constexpr, ACC: tl.constexpr, VEC: tl.constexpr,
@@ -248,7 +248,7 @@ def _peak_kernel(
 
 def _strides(grad: Tensor) -> tuple[int, int, int]:
     """(image, pixel, channel) strides of packed images."""
-    _, channels, height, width = grad.shape
+    _, _, height, width = grad.shape
     pixel = image_rows(grad)[2]
     return grad.stride(0), pixel, 1 if pixel > 1 else height * width
 

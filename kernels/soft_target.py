@@ -436,7 +436,8 @@ def _run(logits: Tensor, index: Tensor | None, weight: Tensor | None, base: Tens
         registers["maxnreg"] = CONFIG.registers
     launch(_rows_kernel, programs, device, parts, grad if need_grad else None, logits, index, weight, base, target,
            sample_weight, counts, rows, classes, logits.stride(0), columns, ignore_index, high,
-           smoothing - high if double else 0.0,           LOSS=loss, REDUCTION=reduction, SMOOTH=smoothing != 0.0, ACC=FLOAT[logits.dtype], ROWS=rows_here,
+           smoothing - high if double else 0.0, LOSS=loss, REDUCTION=reduction, SMOOTH=smoothing != 0.0,
+           ACC=FLOAT[logits.dtype], ROWS=rows_here,
            BLOCK=block, COLUMNS=next_power_of_2(columns), VEC=vec, EDGES=edges, LOOP=loop, COUNT_BLOCK=count_block,
            COUNT_PARTIAL=counts is not None, num_warps=CONFIG.warps(block * rows_here), **registers)
     if parts is not out:
@@ -470,4 +471,5 @@ def scale_gradient_(grad: Tensor, g: Tensor) -> None:
         grad.mul_(g.unsqueeze(1))
         return
     block: Any = 8192
-    launch(_scale_kernel, triton.cdiv(grad.numel(), block), grad.device, grad, g, grad.numel(), BLOCK=block, num_warps=8)
+    launch(_scale_kernel, triton.cdiv(grad.numel(), block), grad.device, grad, g, grad.numel(), BLOCK=block,
+           num_warps=8)
