@@ -177,7 +177,8 @@ def test_derivatives(variant):
         x, *args = make((4, 2, 4, 6), (2, 3), torch.float64, permutation)
         x.requires_grad_()
         torch.autograd.gradcheck(lambda v, rest=args: F.patch_mix(v, *rest)[0], x, fast_mode=variant == "triton")
-        torch.autograd.gradgradcheck(lambda v, rest=args: F.patch_mix(v, *rest)[0].square(), x, fast_mode=variant == "triton")
+        torch.autograd.gradgradcheck(lambda v, rest=args: F.patch_mix(v, *rest)[0].square(), x,
+                                     fast_mode=variant == "triton")
 
 
 def test_repeatable_and_independent_of_threads(variant, threads):
