@@ -65,7 +65,7 @@ def _norm(image_ptr, at, held, channels, channel_stride, C: tl.constexpr, ACC: t
         for c in range(0, channels):
             g = to_float(tl.load(image_ptr + c * stride + at, mask=held, other=0.0), ACC)
             total += g * g
-    if tl.float32 == ACC:
+    if ACC == tl.float32:
         norm = tl.sqrt_rn(total / channels)
     else:
         norm = tl.sqrt(total / channels)
@@ -156,13 +156,13 @@ def _at_least(key, held, rank, KEY: tl.constexpr, BITS: tl.constexpr, COMPARE: t
 
 @triton.jit
 def _whole_kernel(
-    out_ptr, grad_ptr, q_ptr,                                 # (N, cells) map or mask bytes; (N, C, H, W); (N,) or None
+    out_ptr, grad_ptr, q_ptr,                                   # (N, cells) map or mask bytes, (N, C, H, W), (N,)
     cells, cells_across, cell_height, cell_width, width, channels, image_stride, pixel_stride, channel_stride, pixels,
     q_stride,
     CELLS: tl.constexpr, PIXELS: tl.constexpr, C: tl.constexpr, ACC: tl.constexpr, VEC: tl.constexpr,
     KEY: tl.constexpr, BITS: tl.constexpr, COMPARE: tl.constexpr,
 ):  # fmt: skip
-    """Map (no q) or mask of one image."""
+    """Map (q is None) or mask of one image."""
     n = tl.program_id(0).to(tl.int64)
     cell = tl.arange(0, CELLS)
     means = _cell_means(grad_ptr + n * (image_stride // VEC * VEC), cell, cell < cells, cells_across, cell_height,
@@ -248,7 +248,7 @@ def _peak_kernel(
 
 def _strides(grad: Tensor) -> tuple[int, int, int]:
     """(image, pixel, channel) strides of packed images."""
-    _, _, height, width = grad.shape
+    height, width = grad.shape[2:]
     pixel = image_rows(grad)[2]
     return grad.stride(0), pixel, 1 if pixel > 1 else height * width
 

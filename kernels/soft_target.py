@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import triton
@@ -32,6 +31,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ._common import FLOAT, device, launch, next_power_of_2, to_float, to_storage, vector
+from ._loss import bce_terms, count_rows, scale_kernel, sigmoid, sum_parts, weighted, xlogx
 
 CROSS_ENTROPY, KL, BCE = 0, 1, 2
 NONE, MEAN, SUM = 0, 1, 2
@@ -69,54 +69,11 @@ class Config:
 CONFIG = Config()
 
 
-# ---------------------------------------------------------------- pieces of a row
-
-@device
-def _xlogx(t):
-    return tl.where(t == 0, 0.0, t * tl.log(tl.where(t == 0, 1.0, t)))
-
-
-@device
-def _weighted(w, value):
-    # A weight of 0 counts nothing, not even times infinity.
-    return tl.where(w == 0, 0.0, w * value)
-
-
-@device
-def _log1p_unit(u, ACC: tl.constexpr):
-    """log(1 + u) for u in [0, 1], relative error of a few ulp, without libdevice."""
-    if tl.float64 == ACC:
-        w = 1.0 + u
-        result = tl.log(w) - ((w - 1.0) - u) / w
-    else:
-        s = u / (2.0 + u)
-        s2 = s * s
-        p = s2 * 0.06666666666666667 + 0.07692307692307693
-        p = p * s2 + 0.09090909090909091
-        p = p * s2 + 0.1111111111111111
-        p = p * s2 + 0.14285714285714285
-        p = p * s2 + 0.2
-        p = p * s2 + 0.3333333333333333
-        result = 2.0 * s + 2.0 * s * (s2 * p)
-    return result
-
-
-@device
-def _sigmoid(z):
-    e = tl.exp(-tl.abs(z))
-    return tl.where(z >= 0, 1.0, e) / (1.0 + e)
-
-
-@device
-def _bce_terms(z, t, held, ACC: tl.constexpr):
-    e = tl.exp(-tl.abs(z))
-    terms = tl.where(z > 0, z, 0.0) + _log1p_unit(e, ACC) - _weighted(t, z)
-    return tl.where(held, terms, 0.0)
-
+# ---------------------------------------------------------------- rows
 
 @device
 def _count(index_ptr, counts_ptr, rows, index_stride, ignore_index, BLOCK: tl.constexpr, PARTIAL: tl.constexpr):
-    """The number of rows that are not ignored, from index or from the partial counts of `_count_rows`."""
+    """The number of rows that are not ignored, from index or from the partial counts of `count_rows`."""
     at = tl.arange(0, BLOCK)
     if PARTIAL:
         counted = tl.load(counts_ptr + at)
@@ -125,41 +82,6 @@ def _count(index_ptr, counts_ptr, rows, index_stride, ignore_index, BLOCK: tl.co
         counted = ((at < rows) & (first != ignore_index)).to(tl.int64)
     return tl.sum(counted)
 
-
-@triton.jit(do_not_specialize=["ignore_index"])
-def _count_rows(counts_ptr, index_ptr, rows, index_stride, share, ignore_index, BLOCK: tl.constexpr):
-    """counts[p] = rows of [p * share, (p + 1) * share) that are not ignored."""
-    pid = tl.program_id(0).to(tl.int64)
-    counted = tl.zeros((BLOCK,), tl.int64)
-    for at in range(0, share, BLOCK):
-        row = pid * share + at + tl.arange(0, BLOCK)
-        held = (at + tl.arange(0, BLOCK) < share) & (row < rows)
-        first = tl.load(index_ptr + row * index_stride, mask=held, other=0)
-        counted += (held & (first != ignore_index.to(tl.int64))).to(tl.int64)
-    tl.store(counts_ptr + pid, tl.sum(counted))
-
-
-@triton.jit
-def _sum_kernel(out_ptr, parts_ptr, parts, BLOCK: tl.constexpr):
-    """out = sum of parts, in one program and one order."""
-    total = tl.zeros((BLOCK,), tl.float64)
-    for at in range(0, parts, BLOCK):
-        i = at + tl.arange(0, BLOCK)
-        total += tl.load(parts_ptr + i, mask=i < parts, other=0.0).to(tl.float64)
-    tl.store(out_ptr, tl.sum(total).to(out_ptr.dtype.element_ty))
-
-
-@triton.jit
-def _scale_kernel(grad_ptr, g_ptr, total, BLOCK: tl.constexpr):
-    """grad *= g, or nothing at all where g is 1."""
-    g = tl.load(g_ptr)
-    if g != 1.0:
-        at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-        value = to_float(tl.load(grad_ptr + at, mask=at < total), g.dtype)
-        tl.store(grad_ptr + at, to_storage(value * g, grad_ptr.dtype.element_ty), mask=at < total)
-
-
-# ---------------------------------------------------------------- rows
 
 @device
 def _load(logits_ptr, target_ptr, start, target_start, at, body, is_row, base, keep, ACC: tl.constexpr):
@@ -279,15 +201,15 @@ def _rows_kernel(
         # Nothing of the row as a whole is needed for the gradient: one loop for both.
         grad_scale = tl.where(in_range, scale, float("nan"))
         if EDGES:
-            extra = tl.sum(_bce_terms(edge_z, edge_t, is_edge, ACC), 1)[:, None]
+            extra = tl.sum(bce_terms(edge_z, edge_t, is_edge, ACC), 1)[:, None]
             if grad_ptr is not None:
-                edge_grad = tl.where(ignored, 0.0, grad_scale * (_sigmoid(edge_z) - edge_t))
+                edge_grad = tl.where(ignored, 0.0, grad_scale * (sigmoid(edge_z) - edge_t))
                 tl.store(grad_ptr + start + edge_class, to_storage(edge_grad, grad_ptr.dtype.element_ty), mask=is_edge)
         for at in range(0, classes, BLOCK):
             held, z, t = _load(logits_ptr, target_ptr, body_start, grad_start, at + lane, body, is_row, base, keep, ACC)
-            extra += tl.sum(_bce_terms(z, t, held, ACC), 1)[:, None]
+            extra += tl.sum(bce_terms(z, t, held, ACC), 1)[:, None]
             if grad_ptr is not None:
-                grad = tl.where(ignored, 0.0, grad_scale * (_sigmoid(z) - t))
+                grad = tl.where(ignored, 0.0, grad_scale * (sigmoid(z) - t))
                 tl.store(grad_ptr + grad_start + (at + lane), to_storage(grad, grad_ptr.dtype.element_ty), mask=held)
     else:
         if LOOP:
@@ -301,10 +223,10 @@ def _rows_kernel(
                 shifted = z - tl.where(maximum == float("-inf"), 0.0, maximum)
                 exps = exps * tl.exp(moved) + tl.sum(tl.exp(shifted), 1)[:, None]
                 if target_ptr is not None:
-                    dot += _weighted(total, moved) + tl.sum(_weighted(t, shifted), 1)[:, None]
+                    dot += weighted(total, moved) + tl.sum(weighted(t, shifted), 1)[:, None]
                     total += tl.sum(t, 1)[:, None]
                     if LOSS == 1:
-                        extra += tl.sum(_xlogx(t), 1)[:, None]
+                        extra += tl.sum(xlogx(t), 1)[:, None]
                 elif SMOOTH or base_ptr is not None:
                     spread += at * moved + tl.sum(tl.where(held, shifted, 0.0), 1)[:, None]
         else:
@@ -314,9 +236,9 @@ def _rows_kernel(
             exps = tl.sum(e, 1)[:, None]
             if target_ptr is not None:
                 total = tl.sum(t, 1)[:, None]
-                dot = tl.sum(_weighted(t, z - maximum), 1)[:, None]
+                dot = tl.sum(weighted(t, z - maximum), 1)[:, None]
                 if LOSS == 1:
-                    extra = tl.sum(_xlogx(t), 1)[:, None]
+                    extra = tl.sum(xlogx(t), 1)[:, None]
             elif SMOOTH or base_ptr is not None:
                 spread = tl.sum(tl.where(held, z - maximum, 0.0), 1)[:, None]
     if EDGES and LOSS != 2:
@@ -324,24 +246,24 @@ def _rows_kernel(
         exps += tl.sum(tl.exp(edge_shifted), 1)[:, None]
         if target_ptr is not None:
             total += tl.sum(edge_t, 1)[:, None]
-            dot += tl.sum(_weighted(edge_t, edge_shifted), 1)[:, None]
+            dot += tl.sum(weighted(edge_t, edge_shifted), 1)[:, None]
             if LOSS == 1:
-                extra += tl.sum(_xlogx(edge_t), 1)[:, None]
+                extra += tl.sum(xlogx(edge_t), 1)[:, None]
         elif SMOOTH or base_ptr is not None:
             spread += tl.sum(tl.where(is_edge, edge_shifted, 0.0), 1)[:, None]
 
     if LOSS == 2:
         loss = extra
         if index_ptr is not None:
-            loss -= tl.sum(_weighted(named_weight, named_z), 1)[:, None]
+            loss -= tl.sum(weighted(named_weight, named_z), 1)[:, None]
     else:
         if index_ptr is not None:
             total = base * classes + tl.sum(named_weight, 1)[:, None]
-            dot = _weighted(base, spread) + tl.sum(_weighted(named_weight, named_z - maximum), 1)[:, None]
+            dot = weighted(base, spread) + tl.sum(weighted(named_weight, named_z - maximum), 1)[:, None]
             if LOSS == 1:
-                named_entropy = tl.where(first_of_class, _xlogx(base + named_total), 0.0)
+                named_entropy = tl.where(first_of_class, xlogx(base + named_total), 0.0)
                 distinct = tl.sum(first_of_class.to(tl.int32), 1)[:, None]
-                extra = tl.sum(named_entropy, 1)[:, None] + (classes - distinct).to(ACC) * _xlogx(base)
+                extra = tl.sum(named_entropy, 1)[:, None] + (classes - distinct).to(ACC) * xlogx(base)
         loss = total * tl.log(exps) - dot + extra
     loss = tl.where(in_range, loss, float("nan")) * scale
     loss = tl.where(is_row & ~ignored, loss, 0.0)
@@ -371,7 +293,7 @@ def _rows_kernel(
             # The named classes were written above by other threads, without their weights.
             tl.debug_barrier()
             if LOSS == 2:
-                named_grad = scale * (_sigmoid(named_z) - base - named_total)
+                named_grad = scale * (sigmoid(named_z) - base - named_total)
             else:
                 named_grad = tl.exp(named_z - maximum) * factor - scale * (base + named_total)
             named_grad = to_storage(named_grad, grad_ptr.dtype.element_ty)
@@ -421,7 +343,7 @@ def _run(logits: Tensor, index: Tensor | None, weight: Tensor | None, base: Tens
             count_block = CONFIG.count_programs
             counts = torch.empty(count_block, dtype=torch.int64, device=device)
             share = triton.cdiv(rows, count_block)
-            launch(_count_rows, count_block, device, counts, index, rows, index.shape[1], share, ignore_index,
+            launch(count_rows, count_block, device, counts, index, rows, index.shape[1], share, ignore_index,
                    BLOCK=min(1024, next_power_of_2(share)))
     parts = out
     if reduction != NONE and programs > 1:
@@ -436,12 +358,12 @@ def _run(logits: Tensor, index: Tensor | None, weight: Tensor | None, base: Tens
         registers["maxnreg"] = CONFIG.registers
     launch(_rows_kernel, programs, device, parts, grad if need_grad else None, logits, index, weight, base, target,
            sample_weight, counts, rows, classes, logits.stride(0), columns, ignore_index, high,
-           smoothing - high if double else 0.0, LOSS=loss, REDUCTION=reduction, SMOOTH=smoothing != 0.0,
-           ACC=FLOAT[logits.dtype], ROWS=rows_here,
+           smoothing - high if double else 0.0,
+           LOSS=loss, REDUCTION=reduction, SMOOTH=smoothing != 0.0, ACC=FLOAT[logits.dtype], ROWS=rows_here,
            BLOCK=block, COLUMNS=next_power_of_2(columns), VEC=vec, EDGES=edges, LOOP=loop, COUNT_BLOCK=count_block,
            COUNT_PARTIAL=counts is not None, num_warps=CONFIG.warps(block * rows_here), **registers)
     if parts is not out:
-        launch(_sum_kernel, 1, device, out, parts, programs, BLOCK=1024, num_warps=4)
+        launch(sum_parts, 1, device, out, parts, programs, BLOCK=1024, num_warps=4)
     return out, grad
 
 
@@ -470,6 +392,6 @@ def scale_gradient_(grad: Tensor, g: Tensor) -> None:
     if g.ndim == 1:
         grad.mul_(g.unsqueeze(1))
         return
-    block: Any = 8192
-    launch(_scale_kernel, triton.cdiv(grad.numel(), block), grad.device, grad, g, grad.numel(), BLOCK=block,
+    block = 8192
+    launch(scale_kernel, triton.cdiv(grad.numel(), block), grad.device, grad, g, grad.numel(), BLOCK=block,
            num_warps=8)

@@ -1,0 +1,84 @@
+"""Terms of the losses, and the small launches beside `soft_target._rows_kernel`: count, sum, scale."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from ._common import device, to_float, to_storage
+
+
+@device
+def xlogx(t):
+    return tl.where(t == 0, 0.0, t * tl.log(tl.where(t == 0, 1.0, t)))
+
+
+@device
+def weighted(w, value):
+    # A weight of 0 counts nothing, not even times infinity.
+    return tl.where(w == 0, 0.0, w * value)
+
+
+@device
+def log1p_unit(u, ACC: tl.constexpr):
+    """log(1 + u) for u in [0, 1], relative error of a few ulp, without libdevice."""
+    if ACC == tl.float64:
+        w = 1.0 + u
+        result = tl.log(w) - ((w - 1.0) - u) / w
+    else:
+        s = u / (2.0 + u)
+        s2 = s * s
+        p = s2 * 0.06666666666666667 + 0.07692307692307693
+        p = p * s2 + 0.09090909090909091
+        p = p * s2 + 0.1111111111111111
+        p = p * s2 + 0.14285714285714285
+        p = p * s2 + 0.2
+        p = p * s2 + 0.3333333333333333
+        result = 2.0 * s + 2.0 * s * (s2 * p)
+    return result
+
+
+@device
+def sigmoid(z):
+    e = tl.exp(-tl.abs(z))
+    return tl.where(z >= 0, 1.0, e) / (1.0 + e)
+
+
+@device
+def bce_terms(z, t, held, ACC: tl.constexpr):
+    e = tl.exp(-tl.abs(z))
+    terms = tl.where(z > 0, z, 0.0) + log1p_unit(e, ACC) - weighted(t, z)
+    return tl.where(held, terms, 0.0)
+
+
+@triton.jit(do_not_specialize=["ignore_index"])
+def count_rows(counts_ptr, index_ptr, rows, index_stride, share, ignore_index, BLOCK: tl.constexpr):
+    """counts[p] = rows of [p * share, (p + 1) * share) that are not ignored."""
+    pid = tl.program_id(0).to(tl.int64)
+    counted = tl.zeros((BLOCK,), tl.int64)
+    for at in range(0, share, BLOCK):
+        row = pid * share + at + tl.arange(0, BLOCK)
+        held = (at + tl.arange(0, BLOCK) < share) & (row < rows)
+        first = tl.load(index_ptr + row * index_stride, mask=held, other=0)
+        counted += (held & (first != ignore_index.to(tl.int64))).to(tl.int64)
+    tl.store(counts_ptr + pid, tl.sum(counted))
+
+
+@triton.jit
+def sum_parts(out_ptr, parts_ptr, parts, BLOCK: tl.constexpr):
+    """out = sum of parts, in one program and one order."""
+    total = tl.zeros((BLOCK,), tl.float64)
+    for at in range(0, parts, BLOCK):
+        i = at + tl.arange(0, BLOCK)
+        total += tl.load(parts_ptr + i, mask=i < parts, other=0.0).to(tl.float64)
+    tl.store(out_ptr, tl.sum(total).to(out_ptr.dtype.element_ty))
+
+
+@triton.jit
+def scale_kernel(grad_ptr, g_ptr, total, BLOCK: tl.constexpr):
+    """grad *= g, or nothing at all where g is 1."""
+    g = tl.load(g_ptr)
+    if g != 1.0:
+        at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+        value = to_float(tl.load(grad_ptr + at, mask=at < total), g.dtype)
+        tl.store(grad_ptr + at, to_storage(value * g, grad_ptr.dtype.element_ty), mask=at < total)
