@@ -73,7 +73,7 @@ def _load(chosen: Options, needs_saliency: bool) -> data.Dataset:
 def _learn(setup: Setup, steps: int) -> None:
     """A few plain steps, so that the gradient shows what the images are about."""
     print(f"training a small CNN for {steps} steps for the saliency (--run DIR takes a trained one)", file=sys.stderr)
-    plain = dataclasses.replace(setup, mixer=None)
+    plain = dataclasses.replace(setup, mixer=None, objective=None)
     plain.model.train()
     crops, timer, done = setup.crops(0), StepTimer(setup.device), 0
     for group in plain.optimizer.param_groups:

@@ -49,13 +49,13 @@ def make(digits, **kwargs):
 
 @pytest.mark.parametrize("method", methods.METHODS)
 def test_every_method_learns(digits, method):
-    setup = make(digits, method=method, epochs=6, batch=30, lr=0.1)
+    setup = make(digits, method=method, epochs=6, batch=30, lr=0.1, labelled=100)
     timer = StepTimer(HERE.device)
     entries = [train_epoch(setup, epoch, timer, lambda: None) for epoch in range(1, 7)]
     assert entries[-1]["train_loss"] < entries[0]["train_loss"]
     assert evaluate(setup, digits.test)["accuracy"] > 0.6  # chance: 0.1
     assert (entries[0]["ms"]["saliency"] > 0) == (method == "rmix")
-    assert (entries[0]["ms"]["mix"] > 0) == (method != "none")
+    assert (entries[0]["ms"]["mix"] > 0) == (setup.mixer is not None)
     assert entries[0]["ms"]["step"] >= max(entries[0]["ms"][phase] for phase in PHASES) > 0
 
 
@@ -199,10 +199,11 @@ def test_a_damaged_checkpoint_is_named(tmp_path, content):
         checkpoint.load(tmp_path)
 
 
-def test_kill_and_resume_is_bit_identical(tmp_path):
+@pytest.mark.parametrize("method", ["rmix", "isda-semi"])
+def test_kill_and_resume_is_bit_identical(tmp_path, method):
     """SIGKILL in the middle of an epoch, then --resume: weights, momentum, schedule, metrics as if nothing had been."""
-    flags = [*training.TINY, "--limit", "600", "--method", "rmix", "--augment", "crop-flip", "--epochs", "4",
-             "--batch", "20"]
+    flags = [*training.TINY, "--limit", "600", "--method", method, "--augment", "crop-flip", "--epochs", "4",
+             "--batch", "20", *(["--labelled", "100"] if method == "isda-semi" else [])]
     straight, killed = tmp_path / "straight", tmp_path / "killed"
     assert main([*flags, "--out", str(straight)]) == 0
     process = training.start("train", *flags, "--out", killed)

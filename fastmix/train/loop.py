@@ -19,17 +19,22 @@ from .. import data
 from .._cli import CommandError, require
 from ..targets import SoftTarget
 from .distributed import Processes
+from .objectives import Isda, LabelledDraws
 from .options import Options
 from .timing import StepTimer
 
 # Streams of random numbers, each with a seed of its own: what one method draws never moves another's order or crops.
-ORDER, MIXING, CROPPING = 1, 2, 3
+ORDER, MIXING, CROPPING = 1, 2, 3  # see also run.py
+LABELLED = 5
 ECE_BINS = 10
 
 
 @dataclass
 class Setup:
-    """What training works on. parallel: the model under DistributedDataParallel, or the model itself."""
+    """What training works on. parallel: the model under DistributedDataParallel, or the model itself.
+
+    objective: None for the cross-entropy of the mixed images. draws: the labelled images of semi-supervised training.
+    """
 
     options: Options
     processes: Processes
@@ -40,6 +45,8 @@ class Setup:
     optimizer: torch.optim.Optimizer
     scheduler: torch.optim.lr_scheduler.LRScheduler
     mixer: Any
+    objective: Isda | None = None
+    draws: LabelledDraws | None = None
 
     @property
     def device(self) -> torch.device:
@@ -94,14 +101,24 @@ def training_step(setup: Setup, x: Tensor, y: Tensor, scale: float,
                   timer: StepTimer) -> tuple[Tensor, Tensor, SoftTarget | Tensor]:
     """One update. scale: of the loss, for processes with more or fewer images than the others.
 
-    Returns: the loss (0-d, detached), the logits, the target.
+    Returns: the loss (0-d, detached), the logits, the target; the last two of the labelled images alone.
     """
     mixed, target = mix(setup, x, y, timer)
     setup.optimizer.zero_grad(set_to_none=True)
-    with setup.autocast():
-        logits = setup.parallel(mixed)
-    timer.end("model")
-    loss = fastmix.functional.soft_cross_entropy(logits, target, label_smoothing=setup.options.label_smoothing)
+    objective = setup.objective
+    if objective is None:
+        with setup.autocast():
+            logits = setup.parallel(mixed)
+        timer.end("model")
+        loss = fastmix.functional.soft_cross_entropy(logits, target, label_smoothing=setup.options.label_smoothing)
+    else:
+        with objective.features(setup.model) as features, setup.autocast():
+            logits = setup.parallel(mixed)
+        timer.end("model")
+        weight = objective.head(setup.model).weight
+        loss = objective.loss(logits, features[-1], weight, y, setup.scheduler.last_epoch)
+        known = objective.labelled(len(y))
+        logits, target = logits[:known], y[:known]
     timer.end("loss")
     (loss if scale == 1 else loss * scale).backward()
     setup.optimizer.step()
@@ -151,6 +168,8 @@ def train_epoch(setup: Setup, epoch: int, timer: StepTimer, advance: Callable[[]
     crops = setup.crops(epoch)
     steps = data.training_steps(len(setup.dataset.train.labels), options.batch,
                                 data.derived_seed(options.seed, ORDER, epoch), processes.rank, processes.world)
+    if setup.draws is not None:
+        steps = setup.draws.steps(steps, data.derived_seed(options.seed, LABELLED, epoch, processes.rank))
     setup.parallel.train()
     guard = LossGuard(processes, epoch)
     totals = torch.zeros(3, dtype=torch.float64, device=setup.device)  # loss, correct, images
@@ -166,9 +185,9 @@ def train_epoch(setup: Setup, epoch: int, timer: StepTimer, advance: Callable[[]
         setup.scheduler.step()
         guard.see(loss, rate)
         hard = target.hard() if isinstance(target, SoftTarget) else target
-        totals[0] += loss.double() * len(y)
+        totals[0] += loss.double() * len(logits)
         totals[1] += (logits.argmax(1) == hard).sum()
-        totals[2] += len(y)
+        totals[2] += len(logits)
         advance()
     guard.stop_if_bad()
     loss_sum, correct, count = processes.sum(totals).tolist()

@@ -24,11 +24,15 @@ Shape = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Method:
-    """flags: the options that it reads, beside those of every run. Defaults are the papers' for CIFAR."""
+    """flags: the options that it reads, beside those of every run. Defaults are the papers' for CIFAR.
+
+    isda: the loss is `objectives.Isda`, the mixer at most Cutout.
+    """
 
     build: Callable[[Options, Shape], Any]
     flags: tuple[str, ...] = ()
     about: str = ""
+    isda: bool = False
 
 
 def _k(options: Options, default: int) -> int:
@@ -43,6 +47,12 @@ def _cutout(options: Options, shape: Shape) -> Any:
     return fastmix.Cutout(shape[1] // 2 if options.length is None else options.length, prob=options.prob)
 
 
+def _isda(options: Options, shape: Shape) -> Any:
+    return None if options.length is None else _cutout(options, shape)
+
+
+ISDA_FLAGS = ("isda_kind", "isda_schedule", "strength", "length")
+
 METHODS: dict[str, Method] = {
     "none": Method(lambda o, _: None, (), "no mixing"),
     "mixup": Method(lambda o, _: fastmix.Mixup(_alpha(o, 1.0), prob=o.prob), ("alpha", "prob"),
@@ -56,8 +66,12 @@ METHODS: dict[str, Method] = {
     "rmix": Method(lambda o, _: fastmix.RMix(_alpha(o, 1.0), o.patches, o.levels, prob=o.prob),
                    ("alpha", "patches", "levels", "prob"), "patches by saliency"),
     "cutout": Method(_cutout, ("length", "prob"), "a square of zeros (half the side)"),
+    "isda": Method(_isda, ISDA_FLAGS, "features widened by their class's covariance", isda=True),
+    "isda-semi": Method(_isda, (*ISDA_FLAGS, "labelled", "consistency"),
+                        "isda on the labelled images, its consistency loss on all others", isda=True),
 }
-METHOD_FLAGS = ("alpha", "k", "patches", "levels", "length", "prob")
+METHOD_FLAGS = ("alpha", "k", "patches", "levels", "length", "prob", "isda_kind", "isda_schedule", "strength",
+                "labelled", "consistency")
 
 
 def check_flags(methods: list[str], given: set[str]) -> None:
@@ -65,7 +79,7 @@ def check_flags(methods: list[str], given: set[str]) -> None:
     for flag in METHOD_FLAGS:
         if flag in given and not any(flag in METHODS[name].flags for name in methods):
             readers = ", ".join(name for name, method in METHODS.items() if flag in method.flags)
-            raise UsageError(f"--{flag} means nothing to {', '.join(methods)}; it is for {readers}")
+            raise UsageError(f"--{flag.replace('_', '-')} means nothing to {', '.join(methods)}; it is for {readers}")
 
 
 def needs_saliency(options: Options, shape: Shape = (3, 32, 32)) -> bool:

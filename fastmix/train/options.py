@@ -13,6 +13,8 @@ from typing import Any
 
 from .. import data
 from .._cli import CommandError, Parser, UsageError
+from ..isda import SCHEDULES
+from ..ops.covariance import NAMES
 from .methods import METHODS
 
 # May differ between a run and its continuation: they change where and how fast, not what is computed.
@@ -43,6 +45,11 @@ class Options:
     levels: int = 10
     length: int | None = None
     prob: float = 1.0
+    isda_kind: str = "full"
+    isda_schedule: str = "linear"
+    strength: float = 0.5
+    labelled: int = 1000
+    consistency: float = 1.0
     seed: int = 0
     amp: str = "none"
     channels_last: bool = True
@@ -118,6 +125,11 @@ def add_method_flags(parser: Parser) -> None:
     group.add_argument("--patches", type=numbers, metavar="P,P", help="patches a side to choose from: rmix (2,4)")
     group.add_argument("--levels", type=count, help="percentiles to choose from: rmix (10)")
     group.add_argument("--length", type=count0, metavar="PIXELS", help="side of the square: cutout (half the image)")
+    group.add_argument("--isda-kind", choices=NAMES, help="covariances of isda (full)")
+    group.add_argument("--isda-schedule", choices=SCHEDULES, help="of isda's strength over the steps (linear, from 0)")
+    group.add_argument("--strength", type=not_negative, help="of isda at the end (0.5)")
+    group.add_argument("--labelled", type=count, metavar="N", help="images whose labels isda-semi knows (1000)")
+    group.add_argument("--consistency", type=not_negative, metavar="W", help="weight of isda-semi's second loss (1)")
     group.add_argument("--prob", type=share, help="probability that a batch is mixed (1)")
 
 

@@ -22,6 +22,7 @@ from .._cli import CommandError, UsageError, first_line, require
 from . import checkpoint, methods, pictures
 from .distributed import Processes
 from .loop import NotFinite, Setup, evaluate, seed_everything, train_epoch, training_step
+from .objectives import Isda, LabelledDraws
 from .options import Options
 from .timing import StepTimer
 
@@ -78,8 +79,13 @@ def setup(options: Options, dataset: data.Dataset, processes: Processes) -> Setu
     optimizer = _optimizer(options, model)
     steps = len(data.training_steps(images, options.batch, 0, 0, world))
     moved = dataclasses.replace(dataset, train=dataset.train.to(device), test=dataset.test.to(device))
+    objective = draws = None
+    if methods.METHODS[options.method].isda:
+        objective = Isda(options, model, len(dataset.classes), options.epochs * steps, device)
+        if objective.unlabelled:
+            draws = LabelledDraws(dataset.train.labels, options.labelled)
     return Setup(options, processes, moved, data.Preprocess(dataset, device), model, parallel, optimizer,
-                 _scheduler(options, optimizer, steps), methods.build(options, dataset.shape, device))
+                 _scheduler(options, optimizer, steps), methods.build(options, dataset.shape, device), objective, draws)
 
 
 class Run:
@@ -114,6 +120,8 @@ class Run:
             self.setup.optimizer.load_state_dict(state["optimizer"])
             self.setup.scheduler.load_state_dict(state["scheduler"])
             self.history, self.best = state["history"], state["best"]
+            if self.setup.objective is not None:
+                self.setup.objective.load_state_dict(state["objective"])
         elif resume:
             self.say(f"{self.folder} has no checkpoint: no epoch was finished; starting anew")
         self.setup.processes.barrier()  # nobody may write before everybody has read
@@ -170,7 +178,9 @@ class Run:
         checkpoint.save(self.folder, {
             "options": self.options.to_json(), "world": setup.processes.world, "epoch": entry["epoch"],
             "model": setup.model.state_dict(), "optimizer": setup.optimizer.state_dict(),
-            "scheduler": setup.scheduler.state_dict(), "history": self.history, "best": self.best})
+            "scheduler": setup.scheduler.state_dict(),
+            "objective": None if setup.objective is None else setup.objective.state_dict(),
+            "history": self.history, "best": self.best})
         with (self.folder / METRICS).open("a") as file:
             file.write(json.dumps(entry) + "\n")
 
@@ -191,7 +201,7 @@ class Run:
             "fastmix": fastmix.__version__,
         }
         if self.writes:
-            if setup.mixer is not None:
+            if setup.mixer is not None or setup.objective is not None:
                 result["step_ratio"] = step_ratio(setup)
             pictures.curves(self.history, f"{options.method} on {options.data}, {options.model}",
                             self.folder / "curves.png")
@@ -217,14 +227,17 @@ def step_ratio(setup: Setup, repeats: int = 15) -> float:
     steps, one after the other, so that a slow moment of the machine meets both. Draws from the global generators."""
     torch.manual_seed(0)
     model = copy.deepcopy(setup.model).train()
-    alone = dataclasses.replace(setup, model=model, parallel=model, optimizer=_optimizer(setup.options, model))
-    plain = dataclasses.replace(alone, mixer=None)
+    objective = None if setup.objective is None else setup.objective.alone()
+    alone = dataclasses.replace(setup, model=model, parallel=model, optimizer=_optimizer(setup.options, model),
+                                objective=objective)
+    plain = dataclasses.replace(alone, mixer=None, objective=None)
     x, y = _some_images(setup, setup.dataset.train, setup.options.batch)
+    own = (x, y) if setup.draws is None else (torch.cat([x, x]), torch.cat([y, y]))
 
     def step(variant: Setup) -> float:
         timer = StepTimer(setup.device)
         timer.start()
-        training_step(variant, x, y, 1.0, timer)
+        training_step(variant, *(own if variant is alone else (x, y)), 1.0, timer)
         return timer.collect()["step"]
 
     pairs = [(step(alone), step(plain)) for _ in range(repeats + 3)]
