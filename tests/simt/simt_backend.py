@@ -39,7 +39,7 @@ def why_not(op: str, name: str, device_type: str = "cpu") -> str | None:
     """Why backend ``name`` cannot serve ``op`` there, or None."""
     if name != "simt":
         return _backend.why_not(op, name, device_type)
-    return "blend has no CUDA kernel" if op == "blend" else None
+    return None if op in _backend.CUDA_OPERATORS else f"{op} has no CUDA kernel"
 
 
 def reverse(on: bool) -> None:
