@@ -3,7 +3,7 @@
 // The threads of a block are fibers with stacks of their own, switched at barriers and warp exchanges; blocks run
 // one after another. ThreadSanitizer is told about every fiber and sees each as a thread: two accesses to one address
 // race unless a barrier orders them, whatever the schedule was, so a missing __syncthreads is found every time.
-// std::thread would do the same 50 times slower (a barrier of 256 threads is 256 system-level switches) and by chance.
+// std::thread would take a system-level switch for every thread at every barrier, and find races by chance.
 // AddressSanitizer sees shared memory as ordinary arrays. Beyond both: a barrier that some threads of a block never
 // reach is reported as a deadlock, and the schedule can be reversed, which changes the result of order-dependent code.
 #pragma once
