@@ -38,28 +38,27 @@ def schemas() -> dict[str, str]:
     return {name: name + rest for name, rest in found}
 
 
-def _load() -> str | None:
-    paths = sorted(_HERE.glob("_C.*so")) + sorted(_HERE.glob("_C.*pyd"))
+def _open(paths: list[Path], absent: str) -> str | None:
+    """Load the first of paths; why it could not be done, or None. absent: what to say where there is none."""
     if not paths:
-        return "it was not built (no C++ compiler at install time, or the package was not installed)"
+        return absent
     try:
         torch.ops.load_library(str(paths[0]))
     except OSError as error:
         return f"{paths[0].name} does not load: {error}"
     return None
+
+
+def _load() -> str | None:
+    return _open(sorted(_HERE.glob("_C.*so")) + sorted(_HERE.glob("_C.*pyd")),
+                 "it was not built (no C++ compiler at install time, or the package was not installed)")
 
 
 def _load_cuda() -> str | None:
     if torch.version.cuda is None:
         return f"torch {torch.__version__} is not a CUDA build"
-    paths = sorted(_HERE.glob("_C_cuda.*so"))
-    if not paths:
-        return "the CUDA library was not built (no nvcc at install time, or FASTMIX_CUDA=0)"
-    try:
-        torch.ops.load_library(str(paths[0]))
-    except OSError as error:
-        return f"{paths[0].name} does not load: {error}"
-    return None
+    return _open(sorted(_HERE.glob("_C_cuda.*so")),
+                 "the CUDA library was not built (no nvcc at install time, or FASTMIX_CUDA=0)")
 
 
 def kernels(name: str) -> ModuleType:

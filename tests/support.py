@@ -91,3 +91,5 @@ def compiled(fn: Callable) -> Callable:
     return torch.compile(fn, fullgraph=True, backend="aot_eager")
 
 
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)

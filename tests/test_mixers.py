@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
+from support import seeded
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -50,17 +51,7 @@ ELEM = [name for name in MAKERS if name.endswith("-elem") or name == "Cutout"]
 SINGLE = ("DMixup-1", "DCutMix-1")  # K = 1 changes nothing
 every = pytest.mark.parametrize("name", MAKERS)
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """The tensors are tiny: threads would only wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def batch(n=6, c=3, size=(8, 12), dtype=torch.float32, seed=0):

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
+from support import seeded
 
 from fastmix import sampling
 from fastmix.functional import paste_areas
@@ -16,17 +17,7 @@ from fastmix.functional import paste_areas
 CPU = torch.device("cpu")
 KS_1_PERCENT = 1.63  # critical value of sqrt(n) * sup |F_n - F|
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """The tensors are tiny: threads would only wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def assert_uniform(counts, categories):
