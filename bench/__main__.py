@@ -8,6 +8,11 @@ import os
 import sys
 from pathlib import Path
 
+from . import memory
+
+if __name__ == "__main__":
+    memory.restart_with_kept("bench")  # before torch is imported
+
 # The profiler that counts allocations logs two lines a call otherwise; read once, when torch is loaded.
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 
@@ -17,7 +22,6 @@ from . import machine, report
 from .cases import select_cases
 from .compare import compare
 from .runner import run_case
-from .timing import keep_freed_memory
 
 RESULTS = Path(__file__).parent / "results"
 SECONDS, QUICK_SECONDS = 6.0, 2.0
@@ -42,8 +46,7 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
-def main(argv: list[str] | None = None, keeps_memory: bool = False) -> int:
-    """keeps_memory: what `timing.keep_freed_memory` returned."""
+def main(argv: list[str] | None = None) -> int:
     p = parser()
     args = p.parse_args(argv)
     try:
@@ -63,7 +66,7 @@ def main(argv: list[str] | None = None, keeps_memory: bool = False) -> int:
     now = datetime.datetime.now(datetime.timezone.utc)
     results = {"format": report.FORMAT, "date": now.isoformat(timespec="seconds"),
                "machine": machine.describe(device, args.machine),
-               "settings": {"quick": args.quick, "seconds": seconds, "keeps_memory": keeps_memory}, "cases": []}
+               "settings": {"quick": args.quick, "seconds": seconds, "keeps_memory": memory.is_kept()}, "cases": []}
     print(f"{results['machine']['name']}, {torch.get_num_threads()} threads, torch {torch.__version__}, "
           f"{len(cases)} cases\n", flush=True)
     path = args.json or RESULTS / machine.slug(results["machine"]["name"]) / f"{now:%Y-%m-%d-%H%M}.json"
@@ -89,4 +92,4 @@ def main(argv: list[str] | None = None, keeps_memory: bool = False) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(keeps_memory=keep_freed_memory()))
+    sys.exit(main())

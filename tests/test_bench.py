@@ -2,6 +2,7 @@
 
 import functools
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 
 import fastmix
 from bench import __main__ as main_module
-from bench import report, runner, timing
+from bench import memory, report, runner, timing
 from bench.cases import Case, Peer, case_modules, select_cases
 from bench.runner import OURS, WrongResult, hold_against, interleave, providers, run_case, step
 from bench.timing import (
@@ -113,23 +114,37 @@ def test_peak_extra_bytes_counts_temporaries_and_not_outputs():
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc's malloc")
 def test_keep_freed_memory():
-    """64 MB are mapped anew in every call by default, and the same memory afterwards; in a process of its own."""
+    """64 MB are mapped anew in every call by default, and the same memory under the bench's settings."""
     code = """
 import resource, torch
-from bench.timing import keep_freed_memory
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     torch.empty(1 << 26, dtype=torch.uint8).fill_(1)
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 faults()
-default = faults()
-assert keep_freed_memory()
-faults()
-print(default, faults())
+print(faults())
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    default, kept = map(int, done.stdout.split())
-    assert kept * 10 < default, (default, kept)
+    def second(**env):
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
+                              env={**os.environ, **env})
+        return int(done.stdout)
+
+    assert second(**{memory.VARIABLE: memory.TUNABLES}) * 10 < second(**{memory.VARIABLE: ""})
+
+
+def test_restart_happens_once_and_not_over_settings_of_the_user(monkeypatch):
+    calls = []
+    monkeypatch.setattr(os, "execv", lambda path, argv: calls.append(argv))
+    monkeypatch.setattr(sys, "argv", ["bench", "--quick"])
+    monkeypatch.setattr(memory.platform, "libc_ver", lambda: ("glibc", "2.36"))
+    monkeypatch.setenv(memory.VARIABLE, "glibc.malloc.arena_max=1")
+    memory.restart_with_kept("bench")
+    assert not calls and not memory.is_kept()
+    monkeypatch.delenv(memory.VARIABLE)
+    memory.restart_with_kept("bench")
+    assert calls == [[sys.executable, "-m", "bench", "--quick"]] and memory.is_kept()
+    memory.restart_with_kept("bench")
+    assert len(calls) == 1
 
 
 def test_one_argument_set_on_the_cpu():
