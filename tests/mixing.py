@@ -4,7 +4,7 @@ import pytest
 import torch
 from support import seeded
 
-from fastmix import Compose, CutMix, Cutout, DCutMix, DMixup, Mixup, RMix
+from fastmix import Compose, CutMix, Cutout, DCutMix, DMixup, Mixup, RMix, SaliencyDCutMix
 
 MAKERS = {
     "Mixup": lambda **k: Mixup(0.4, **k),
@@ -15,6 +15,8 @@ MAKERS = {
     "DMixup-1": lambda **k: DMixup(1, 0.5, **k),
     "DCutMix": lambda **k: DCutMix(4, 0.5, **k),
     "DCutMix-1": lambda **k: DCutMix(1, 0.5, **k),
+    "SaliencyDCutMix": lambda **k: SaliencyDCutMix(4, 0.5, **k),
+    "SaliencyDCutMix-1": lambda **k: SaliencyDCutMix(1, 0.5, **k),
     "RMix": lambda **k: RMix(**k),
     "RMix-flip": lambda **k: RMix(0.2, patches=(2,), pairing="flip", **k),
     "Cutout": lambda **k: Cutout(5, **k),
@@ -23,7 +25,7 @@ MAKERS = {
 }
 MIXING = [name for name in MAKERS if not name.startswith("Cutout")]
 ELEM = [name for name in MAKERS if name.endswith("-elem") or name == "Cutout"]
-SINGLE = ("DMixup-1", "DCutMix-1")  # K = 1 changes nothing
+SINGLE = ("DMixup-1", "DCutMix-1", "SaliencyDCutMix-1")  # K = 1 changes nothing
 every = pytest.mark.parametrize("name", MAKERS)
 
 
