@@ -4,7 +4,7 @@ import pytest
 import torch
 from support import seeded
 
-from fastmix import Compose, CutMix, Cutout, DCutMix, DMixup, Mixup, RMix, SaliencyDCutMix
+from fastmix import Compose, CutMix, Cutout, DCutMix, DMixup, ManifoldMixup, Mixup, RMix, SaliencyDCutMix
 
 MAKERS = {
     "Mixup": lambda **k: Mixup(0.4, **k),
@@ -17,6 +17,7 @@ MAKERS = {
     "DCutMix-1": lambda **k: DCutMix(1, 0.5, **k),
     "SaliencyDCutMix": lambda **k: SaliencyDCutMix(4, 0.5, **k),
     "SaliencyDCutMix-1": lambda **k: SaliencyDCutMix(1, 0.5, **k),
+    "ManifoldMixup": lambda **k: ManifoldMixup(0.4, **k),  # called on images it mixes the input
     "RMix": lambda **k: RMix(**k),
     "RMix-flip": lambda **k: RMix(0.2, patches=(2,), pairing="flip", **k),
     "Cutout": lambda **k: Cutout(5, **k),
