@@ -15,6 +15,7 @@ from .losses import SoftBCE, SoftCrossEntropy, SoftTargetKL  # noqa: E402
 from .manifold import ManifoldMixup  # noqa: E402
 from .mixer_groups import Compose, RandomChoice  # noqa: E402
 from .mixers import CutMix, Cutout, DCutMix, DMixup, Mixup, RMix, SaliencyDCutMix  # noqa: E402
+from .refinement import Refinement, RiskGap, risk_gap  # noqa: E402
 from .targets import SoftTarget  # noqa: E402
 
 select_auto()
@@ -22,5 +23,6 @@ configure_from_environment()
 
 __version__ = "0.1.0"
 __all__ = ["Compose", "CutMix", "Cutout", "DCutMix", "DMixup", "ISDACovariance", "ISDALoss", "ManifoldMixup", "Mixup",
-           "RMix", "RandomChoice", "SaliencyDCutMix", "SoftBCE", "SoftCrossEntropy", "SoftTarget", "SoftTargetKL",
-           "backend", "functional", "input_saliency", "isda_strength", "set_debug"]
+           "RMix", "RandomChoice", "Refinement", "RiskGap", "SaliencyDCutMix", "SoftBCE", "SoftCrossEntropy",
+           "SoftTarget", "SoftTargetKL", "backend", "functional", "input_saliency", "isda_strength", "risk_gap",
+           "set_debug"]
