@@ -150,7 +150,8 @@ def add_method_flags(parser: Parser) -> None:
 
 def add_training_flags(parser: Parser) -> None:
     group = parser.add_argument_group("training")
-    group.add_argument("--model", help="cnn (default), preact-resnet18, wrn16-8, wrn28-10, timm:NAME, torchvision:NAME")
+    group.add_argument("--model", help="cnn (default), preact-resnet18, resnet18, wrn28-10, pyramidnet110-64, "
+                       "timm:NAME, torchvision:NAME, ...")
     group.add_argument("--epochs", type=count, help="(30)")
     group.add_argument("--batch", type=count, metavar="N", help="most images in a step of one process (100)")
     group.add_argument("--schedule", choices=("onecycle", "multistep", "cosine"),
