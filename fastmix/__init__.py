@@ -12,14 +12,17 @@ from .backend import backend, configure_from_environment, select_auto, set_debug
 from .functional import input_saliency  # noqa: E402 - the function, over the module of its name
 from .isda import ISDACovariance, ISDALoss, isda_strength  # noqa: E402
 from .losses import SoftBCE, SoftCrossEntropy, SoftTargetKL  # noqa: E402
+from .manifold import ManifoldMixup  # noqa: E402
 from .mixer_groups import Compose, RandomChoice  # noqa: E402
-from .mixers import CutMix, Cutout, DCutMix, DMixup, Mixup, RMix  # noqa: E402
+from .mixers import CutMix, Cutout, DCutMix, DMixup, Mixup, RMix, SaliencyDCutMix  # noqa: E402
+from .refinement import Refinement, RiskGap, risk_gap  # noqa: E402
 from .targets import SoftTarget  # noqa: E402
 
 select_auto()
 configure_from_environment()
 
 __version__ = "0.1.0"
-__all__ = ["Compose", "CutMix", "Cutout", "DCutMix", "DMixup", "ISDACovariance", "ISDALoss", "Mixup", "RMix",
-           "RandomChoice", "SoftBCE", "SoftCrossEntropy", "SoftTarget", "SoftTargetKL", "backend", "functional",
-           "input_saliency", "isda_strength", "set_debug"]
+__all__ = ["Compose", "CutMix", "Cutout", "DCutMix", "DMixup", "ISDACovariance", "ISDALoss", "ManifoldMixup", "Mixup",
+           "RMix", "RandomChoice", "Refinement", "RiskGap", "SaliencyDCutMix", "SoftBCE", "SoftCrossEntropy",
+           "SoftTarget", "SoftTargetKL", "backend", "functional", "input_saliency", "isda_strength", "risk_gap",
+           "set_debug"]

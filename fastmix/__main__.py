@@ -10,6 +10,7 @@ from ._cli import USAGE, run
 COMMANDS = {
     "train": ("fastmix.train.command", "train a classifier with a mixing method, compare methods, resume a run"),
     "preview": ("fastmix.preview", "draw images before and after a mixing method"),
+    "presets": ("fastmix.train.presets", "list the papers' hyper-parameters for train --preset"),
     "info": ("fastmix.info", "which backend serves which operator here, and why another one cannot"),
 }
 

@@ -80,6 +80,30 @@ def nested_boxes(phi: Tensor, size: tuple[int, int], generator: Generator | None
     return torch.cat([corner, sides[:, 1:]], 2).to(torch.int32)
 
 
+def peak_boxes(phi: Tensor, size: tuple[int, int], peaks: Tensor) -> Tensor:
+    """Boxes of `nested_sides`, each centred on a pixel and moved, as little as needed, inside the one before.
+
+    A box of side s starts s // 2 before its centre, as in `centred_boxes`. Nothing is drawn.
+
+    Args:
+        phi: (N, K) float, shares that sum to 1.
+        size: (H, W) of the images.
+        peaks: (N, K-1, 2) int64 (row, column) of every box's centre.
+    Returns: (N, K-1, 4) int32 (top, left, height, width); a box may be empty.
+    Source: K-image mixing Eq. 3-4 and its supplement, Saliency-DCutMix.
+    """
+    sides = nested_sides(phi, size).to(torch.int64)
+    wanted = peaks - sides[:, 1:] // 2
+    low = torch.zeros_like(sides[:, 0])
+    corners = []
+    for k in range(wanted.shape[1]):
+        # inside the box before: from its corner to the last corner at which this one still fits
+        low = wanted[:, k].clamp(low, low + sides[:, k] - sides[:, k + 1])
+        corners.append(low)
+    corner = torch.stack(corners, 1) if corners else wanted
+    return torch.cat([corner, sides[:, 1:]], 2).to(torch.int32)
+
+
 def centred_boxes(sides: Tensor, size: tuple[int, int], generator: Generator | None = None) -> Tensor:
     """Boxes whose centre is uniform over the pixels, clipped at the border (CutMix, Cutout).
 

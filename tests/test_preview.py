@@ -14,6 +14,7 @@ from fastmix import __main__ as program
 from fastmix import preview
 from fastmix._cli import FAILURE, USAGE
 from fastmix.train import methods
+from fastmix.train.options import Options
 
 
 def call(capsys, *arguments):
@@ -25,7 +26,7 @@ def call(capsys, *arguments):
 def test_every_method_draws(tmp_path, capsys, method):
     out = tmp_path / "grid.png"
     status, err = call(capsys, "--method", method, "--out", out, "--steps", 5, "--threads", 1, "--count", 4)
-    assert status == 0 and ("saliency" in err) == (method == "rmix")
+    assert status == 0 and ("saliency" in err) == methods.needs_saliency(Options(method=method))
     with Image.open(out) as picture:
         assert picture.size[0] > 500 and picture.convert("L").getextrema() == (0, 255)
 

@@ -9,10 +9,14 @@ from torch import Tensor, nn
 
 from .._cli import CommandError, UsageError, first_line
 from .preact_resnet import PreActResNet
+from .pyramidnet import PyramidNet
+from .resnet import ResNet
 from .small_cnn import SmallCNN
 from .wide_resnet import WideResNet
 
-NAMES = ("cnn", "preact-resnet18", "wrn16-8", "wrn28-10", "wrnDEPTH-WIDTH", "timm:NAME", "torchvision:NAME")
+NAMES = ("cnn", "preact-resnet18", "resnet18", "resnet32", "resnet110", "wrn16-8", "wrn28-10", "wrnDEPTH-WIDTH",
+         "pyramidnet110-64", "pyramidnetDEPTH-ALPHA", "timm:NAME", "torchvision:NAME")
+RESNETS = {"resnet18": ((2, 2, 2, 2), 64), "resnet32": ((5, 5, 5), 16), "resnet110": ((18, 18, 18), 16)}
 
 
 class _GreyAsColour(nn.Module):
@@ -61,6 +65,13 @@ def build(name: str, num_classes: int, shape: tuple[int, int, int]) -> nn.Module
         model: nn.Module = SmallCNN(channels, num_classes)
     elif name == "preact-resnet18":
         model = PreActResNet(channels, num_classes)
+    elif name in RESNETS:
+        model = ResNet(channels, num_classes, *RESNETS[name])
+    elif match := re.fullmatch(r"pyramidnet(\d+)-(\d+)", name):
+        try:
+            model = PyramidNet(channels, num_classes, *map(int, match.groups()))
+        except ValueError as error:
+            raise UsageError(f"--model {name}: {error}") from None
     elif match := re.fullmatch(r"wrn(\d+)-(\d+)", name):
         depth, width = (int(group) for group in match.groups())
         if depth < 10 or (depth - 4) % 6 or width < 1:

@@ -15,7 +15,7 @@ import torch
 
 from .. import data
 from .._cli import INTERRUPTED, CommandError, Parser, UsageError, first_line, require
-from . import checkpoint, compare, methods, options, report
+from . import checkpoint, compare, methods, options, presets, report
 from .distributed import Processes, processes
 from .options import FREE_ON_RESUME, Options
 from .run import CONFIG, Bar, Run, check_extras, clear, finished, load_data, setup
@@ -25,6 +25,8 @@ examples:
   python -m fastmix train --method rmix
   python -m fastmix train --compare none,mixup,rmix --data mnist5k --out runs/mnist5k
   python -m fastmix train --compare none,rmix --data fashion-mnist --limit 5000 --seeds 3
+  python -m fastmix train --preset paper/dcutmix-pn110-c100 --root DIR
+  python -m fastmix train --method mixup --data mnist5k --epochs 20 --refine-epochs 5
   python -m fastmix train --resume --out runs/rmix-digits-cnn-seed0
   torchrun --nproc-per-node 2 -m fastmix train --method cutmix --data cifar10 --root DIR --model preact-resnet18
 
@@ -41,6 +43,8 @@ def parser() -> Parser:
     choice.add_argument("--method", choices=tuple(methods.METHODS), help=about)
     choice.add_argument("--compare", type=options.methods, metavar="M,M,...",
                         help="train each of these methods with the same seeds and print one table")
+    p.add_argument("--preset", metavar="NAME",
+                   help="take what is not given from a paper's table; python -m fastmix presets lists them")
     p.add_argument("--seeds", type=options.count, metavar="N", help="train N times, with seeds SEED, SEED + 1, ...")
     options.add_data_flags(p)
     options.add_training_flags(p)
@@ -118,12 +122,13 @@ def request(argv: list[str]) -> Request:
     if single and resume and out is not None:
         return Request([Job(_merge(Options.from_json(out / CONFIG), given, out), out)], out, False, True)
 
-    first = Options(**given)
-    names = names or [first.method]
-    options.check(first)
+    each = [Options(**presets.fill(given, name)) for name in names or [None]]
+    first, names = each[0], [own.method for own in each]
     methods.check_flags(names, set(given))
-    variants = [dataclasses.replace(first, method=name, seed=first.seed + i)
-                for name in names for i in range(seeds or 1)]
+    for own in each:
+        options.check(own)
+        options.check_schedule(own, set(given))
+    variants = [dataclasses.replace(own, seed=own.seed + i) for own in each for i in range(seeds or 1)]
     if single:
         folder = out or _fresh(first.label(), resume)
         jobs = [Job(first, folder)]

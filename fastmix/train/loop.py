@@ -6,7 +6,7 @@ import random
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ import fastmix
 
 from .. import data
 from .._cli import CommandError, require
+from ..refinement import Refinement, evaluating, mixed_loss
 from ..targets import SoftTarget
 from .distributed import Processes
 from .objectives import Isda, LabelledDraws
@@ -26,6 +27,7 @@ from .timing import StepTimer
 # Streams of random numbers, each with a seed of its own: what one method draws never moves another's order or crops.
 ORDER, MIXING, CROPPING = 1, 2, 3  # see also run.py
 LABELLED = 5
+RISK = 11
 ECE_BINS = 10
 
 
@@ -47,6 +49,7 @@ class Setup:
     mixer: Any
     objective: Isda | None = None
     draws: LabelledDraws | None = None
+    refinement: Refinement = field(default_factory=lambda: Refinement(1, 0))
 
     @property
     def device(self) -> torch.device:
@@ -82,10 +85,18 @@ def seed_everything(*parts: int) -> None:
     random.seed(seed)
 
 
-def mix(setup: Setup, x: Tensor, y: Tensor, timer: StepTimer) -> tuple[Tensor, SoftTarget | Tensor]:
-    """The batch that the model learns from."""
-    if setup.mixer is None:
-        return x, y
+Mixed = tuple[Tensor, SoftTarget | Tensor, AbstractContextManager[Any]]
+
+
+def mix(setup: Setup, x: Tensor, y: Tensor, timer: StepTimer) -> Mixed:
+    """The batch that the model learns from, its labels, and in what its forward pass must run."""
+    if setup.mixer is None or setup.refinement.refining:
+        return x, y, nullcontext()
+    if isinstance(setup.mixer, fastmix.ManifoldMixup):
+        plan = setup.mixer.plan(x)
+        target = plan.target(y)
+        timer.end("mix")
+        return x, target, setup.mixer.inside(setup.model, plan)
     saliency = None
     if setup.mixer.needs_saliency:
         # The bare module: DistributedDataParallel must see one forward and one backward a step.
@@ -94,7 +105,7 @@ def mix(setup: Setup, x: Tensor, y: Tensor, timer: StepTimer) -> tuple[Tensor, S
         timer.end("saliency")
     mixed, target = setup.mixer(x, y, saliency)
     timer.end("mix")
-    return mixed, target
+    return mixed, target, nullcontext()
 
 
 def training_step(setup: Setup, x: Tensor, y: Tensor, scale: float,
@@ -103,14 +114,19 @@ def training_step(setup: Setup, x: Tensor, y: Tensor, scale: float,
 
     Returns: the loss (0-d, detached), the logits, the target; the last two of the labelled images alone.
     """
-    mixed, target = mix(setup, x, y, timer)
+    mixed, target, inside = mix(setup, x, y, timer)
     setup.optimizer.zero_grad(set_to_none=True)
-    objective = setup.objective
+    refining = setup.refinement.refining
+    objective = None if refining else setup.objective
     if objective is None:
-        with setup.autocast():
+        with inside, setup.autocast():
             logits = setup.parallel(mixed)
         timer.end("model")
-        loss = fastmix.functional.soft_cross_entropy(logits, target, label_smoothing=setup.options.label_smoothing)
+        if setup.objective is not None:  # without its strength, the loss of ISDA is that of the labelled images
+            known = setup.objective.labelled(len(y))
+            logits, target = logits[:known], y[:known]
+        smoothing = 0.0 if refining else setup.options.label_smoothing
+        loss = fastmix.functional.soft_cross_entropy(logits, target, label_smoothing=smoothing)
     else:
         with objective.features(setup.model) as features, setup.autocast():
             logits = setup.parallel(mixed)
@@ -159,6 +175,8 @@ class NotFinite(CommandError):
 def train_epoch(setup: Setup, epoch: int, timer: StepTimer, advance: Callable[[], None]) -> dict[str, Any]:
     """One epoch, counted from 1. advance: called after every step.
 
+    Epochs of the refinement are without mixing, label smoothing, ISDA and schedule.
+
     Returns: train_loss, train_accuracy (of the images as the model saw them, against the label of largest share), lr
     (the last), seconds, ms (see `StepTimer.collect`).
     """
@@ -170,6 +188,7 @@ def train_epoch(setup: Setup, epoch: int, timer: StepTimer, advance: Callable[[]
                                 data.derived_seed(options.seed, ORDER, epoch), processes.rank, processes.world)
     if setup.draws is not None:
         steps = setup.draws.steps(steps, data.derived_seed(options.seed, LABELLED, epoch, processes.rank))
+    refining = setup.refinement.begin(epoch, setup.mixer, setup.optimizer)
     setup.parallel.train()
     guard = LossGuard(processes, epoch)
     totals = torch.zeros(3, dtype=torch.float64, device=setup.device)  # loss, correct, images
@@ -180,9 +199,10 @@ def train_epoch(setup: Setup, epoch: int, timer: StepTimer, advance: Callable[[]
         images, y = next(batches)
         x = setup.inputs(images, crops)
         timer.end("data")
-        rate = setup.scheduler.get_last_lr()[0]
+        rate = setup.optimizer.param_groups[0]["lr"]
         loss, logits, target = training_step(setup, x, y, len(y) * processes.world / step.total, timer)
-        setup.scheduler.step()
+        if not refining:
+            setup.scheduler.step()
         guard.see(loss, rate)
         hard = target.hard() if isinstance(target, SoftTarget) else target
         totals[0] += loss.double() * len(logits)
@@ -215,3 +235,26 @@ def evaluate(setup: Setup, split: data.Split) -> dict[str, float]:
         calibration.update(logits.softmax(1), y)
     loss, correct, count = processes.sum(totals).tolist()
     return {"loss": loss / count, "accuracy": correct / count, "ece": float(calibration.compute())}
+
+
+@torch.no_grad()
+def augmented_risk(setup: Setup, epoch: int) -> float:
+    """Mean cross-entropy on the training images as this epoch augments them, by crops, flips and mixing; the model in
+    eval mode. Source: refined data augmentation, Table 2."""
+    options, processes = setup.options, setup.processes
+    seed_everything(options.seed, RISK, epoch, processes.rank)
+    crops = setup.crops(epoch)
+    steps = data.training_steps(len(setup.dataset.train.labels), options.batch,
+                                data.derived_seed(options.seed, RISK, epoch), processes.rank, processes.world)
+    totals = torch.zeros(2, dtype=torch.float64, device=setup.device)
+    with evaluating(setup.model):
+        for images, y in setup.dataset.train.batches([step.own for step in steps]):
+            x = setup.inputs(images, crops)
+            with setup.autocast():
+                if setup.mixer is None or setup.refinement.refining:
+                    totals[0] += fastmix.functional.soft_cross_entropy(setup.model(x), y, reduction="sum")
+                else:
+                    totals[0] += mixed_loss(setup.model, x, y, setup.mixer)
+            totals[1] += len(y)
+    loss, count = processes.sum(totals).tolist()
+    return loss / count

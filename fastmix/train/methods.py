@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
 import fastmix
 
@@ -63,6 +64,10 @@ METHODS: dict[str, Method] = {
                      ("k", "alpha", "prob"), "weighted sum of k images (alpha 1/k)"),
     "dcutmix": Method(lambda o, _: fastmix.DCutMix(_k(o, 3), _alpha(o, 1 / _k(o, 3)), prob=o.prob),
                       ("k", "alpha", "prob"), "nested boxes of k images (alpha 1/k)"),
+    "saliency-dcutmix": Method(lambda o, _: fastmix.SaliencyDCutMix(_k(o, 3), _alpha(o, 1 / _k(o, 3)), prob=o.prob),
+                               ("k", "alpha", "prob"), "dcutmix's boxes, centred on the saliency's peak"),
+    "manifold-mixup": Method(lambda o, _: fastmix.ManifoldMixup(_alpha(o, 1.0), o.layers or "auto", prob=o.prob),
+                             ("alpha", "layers", "prob"), "mixup of what one layer of the model returns"),
     "rmix": Method(lambda o, _: fastmix.RMix(_alpha(o, 1.0), o.patches, o.levels, prob=o.prob),
                    ("alpha", "patches", "levels", "prob"), "patches by saliency"),
     "cutout": Method(_cutout, ("length", "prob"), "a square of zeros (half the side)"),
@@ -70,7 +75,7 @@ METHODS: dict[str, Method] = {
     "isda-semi": Method(_isda, (*ISDA_FLAGS, "labelled", "consistency"),
                         "isda on the labelled images, its consistency loss on all others", isda=True),
 }
-METHOD_FLAGS = ("alpha", "k", "patches", "levels", "length", "prob", "isda_kind", "isda_schedule", "strength",
+METHOD_FLAGS = ("alpha", "k", "layers", "patches", "levels", "length", "prob", "isda_kind", "isda_schedule", "strength",
                 "labelled", "consistency")
 
 
@@ -100,3 +105,12 @@ def build(options: Options, shape: Shape, device: torch.device) -> Any:
     except (ValueError, TypeError) as error:
         raise UsageError(f"method {options.method}: {error}") from None
     return mixer
+
+
+def check_layers(mixer: Any, model: nn.Module) -> None:
+    """UsageError for a layer of --layers that the model does not have."""
+    if isinstance(mixer, fastmix.ManifoldMixup):
+        try:
+            mixer.names(model)
+        except ValueError as error:
+            raise UsageError(f"--layers: {error}") from None

@@ -26,6 +26,7 @@ class Options:
     """One run. None means a default that depends on other settings."""
 
     method: str = "none"
+    preset: str | None = None
     data: str = "digits"
     root: str | None = None
     image_size: int | None = None
@@ -35,15 +36,21 @@ class Options:
     epochs: int = 30
     batch: int = 100
     schedule: str = "onecycle"
+    milestones: tuple[int, ...] | None = None
+    gamma: float = 0.1
+    warmup: int = 0
     lr: float = 0.3
     momentum: float = 0.9
     weight_decay: float = 5e-4
     label_smoothing: float = 0.0
+    refine_epochs: int = 0
+    refine_lr: float | None = None
     alpha: float | None = None
     k: int | None = None
     patches: tuple[int, ...] = (2, 4)
     levels: int = 10
     length: int | None = None
+    layers: tuple[str, ...] | None = None
     prob: float = 1.0
     isda_kind: str = "full"
     isda_schedule: str = "linear"
@@ -62,16 +69,15 @@ class Options:
         return f"{self.method}-{self.data}-{self.model.replace(':', '-')}-seed{self.seed}"
 
     def to_json(self) -> dict[str, Any]:
-        return dataclasses.asdict(self) | {"patches": list(self.patches)}
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
 
     @classmethod
     def from_json(cls, path: Path) -> Options:
         """Reads config.json of a run's folder."""
         try:
             values = json.loads(path.read_text())
-            values["patches"] = tuple(values["patches"])
-            return cls(**values)
-        except (OSError, ValueError, TypeError, KeyError) as error:
+            return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        except (OSError, ValueError, TypeError, AttributeError) as error:
             raise CommandError(f"{path} is missing or no configuration of a run ({error})") from None
 
 
@@ -99,6 +105,13 @@ def numbers(value: str) -> tuple[int, ...]:
     return tuple(count(part) for part in value.split(","))
 
 
+def names(value: str) -> tuple[str, ...]:
+    found = tuple(value.split(","))
+    if not all(found):
+        raise argparse.ArgumentTypeError(f"is {value!r}, want names with commas between them")
+    return found
+
+
 def methods(value: str) -> list[str]:
     names = value.split(",")
     for name in names:
@@ -123,6 +136,8 @@ def add_method_flags(parser: Parser) -> None:
     group.add_argument("--alpha", type=positive, help="of the Beta or Dirichlet distribution (1; dmixup, dcutmix 1/k)")
     group.add_argument("--k", type=count, help="images mixed into one: dmixup, dcutmix (3)")
     group.add_argument("--patches", type=numbers, metavar="P,P", help="patches a side to choose from: rmix (2,4)")
+    group.add_argument("--layers", type=names, metavar="NAME,NAME",
+                       help="what manifold-mixup draws from: modules of the model, input (input and two of its parts)")
     group.add_argument("--levels", type=count, help="percentiles to choose from: rmix (10)")
     group.add_argument("--length", type=count0, metavar="PIXELS", help="side of the square: cutout (half the image)")
     group.add_argument("--isda-kind", choices=NAMES, help="covariances of isda (full)")
@@ -135,16 +150,25 @@ def add_method_flags(parser: Parser) -> None:
 
 def add_training_flags(parser: Parser) -> None:
     group = parser.add_argument_group("training")
-    group.add_argument("--model", help="cnn (default), preact-resnet18, wrn16-8, wrn28-10, timm:NAME, torchvision:NAME")
+    group.add_argument("--model", help="cnn (default), preact-resnet18, resnet18, wrn28-10, pyramidnet110-64, "
+                       "timm:NAME, torchvision:NAME, ...")
     group.add_argument("--epochs", type=count, help="(30)")
     group.add_argument("--batch", type=count, metavar="N", help="most images in a step of one process (100)")
-    group.add_argument("--schedule", choices=("onecycle", "multistep"),
+    group.add_argument("--schedule", choices=("onecycle", "multistep", "cosine"),
                        help="onecycle: lr/100 up to lr over 30 %% of the steps, down to lr/10000 (default); "
-                            "multistep: lr, a tenth of it after 1/2 and after 3/4 of the epochs")
+                            "multistep: lr, a tenth of it after 1/2 and after 3/4 of the epochs; cosine: lr down to 0")
+    group.add_argument("--milestones", type=numbers, metavar="EPOCH,EPOCH",
+                       help="after which multistep lowers the rate")
+    group.add_argument("--gamma", type=positive, help="by which multistep multiplies the rate (0.1)")
+    group.add_argument("--warmup", type=count0, metavar="EPOCHS", help="over which cosine first rises to lr (0)")
     group.add_argument("--lr", type=positive, help="largest learning rate (0.3)")
     group.add_argument("--momentum", type=share, help="of SGD with Nesterov (0.9)")
     group.add_argument("--weight-decay", type=not_negative, metavar="W", help="(0.0005)")
     group.add_argument("--label-smoothing", type=share, metavar="EPS", help="(0)")
+    group.add_argument("--refine-epochs", type=count0, metavar="M",
+                       help="the last M of the epochs without mixing and label smoothing, crops and flips kept (0)")
+    group.add_argument("--refine-lr", type=positive, metavar="LR", help="constant rate of these epochs (multistep: its "
+                       "last; otherwise lr/100)")
     group.add_argument("--augment", choices=("auto", "none", "crop-flip"),
                        help="auto: random crop (padded by an eighth) and flip for colour images (default)")
     group.add_argument("--seed", type=seed_number, help="of weights, order and mixing (0)")
@@ -166,5 +190,21 @@ def check(options: Options) -> None:
         raise UsageError(f"--momentum is {options.momentum}, want a number below 1")
     if options.batch < 2:
         raise UsageError("--batch is 1, want at least 2: batch normalisation needs more than one image")
+    if options.refine_epochs >= options.epochs:
+        raise UsageError(f"--refine-epochs is {options.refine_epochs}, want less than --epochs, {options.epochs}")
+    if options.refine_lr is not None and not options.refine_epochs:
+        raise UsageError("--refine-lr is for the epochs of --refine-epochs, which is 0")
+    if options.milestones is not None and list(options.milestones) != sorted(set(options.milestones)):
+        raise UsageError(f"--milestones is {','.join(map(str, options.milestones))}, want rising epochs")
     if options.image_size is not None and options.image_size < 8:
         raise UsageError(f"--image-size is {options.image_size}, want at least 8")
+
+
+SCHEDULE_FLAGS = {"milestones": "multistep", "gamma": "multistep", "warmup": "cosine"}
+
+
+def check_schedule(options: Options, given: set[str]) -> None:
+    """UsageError for a schedule's flag that was given and is not read."""
+    for flag, schedule in SCHEDULE_FLAGS.items():
+        if flag in given and options.schedule != schedule:
+            raise UsageError(f"--{flag} means nothing to --schedule {options.schedule}; it is for {schedule}")

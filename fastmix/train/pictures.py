@@ -51,14 +51,28 @@ def _focus(axis: Any, percents: list[float]) -> None:
 
 
 def curves(history: list[dict[str, Any]], title: str, path: Path) -> None:
-    """Loss, accuracy and learning rate of a run by epoch."""
+    """Loss, accuracy and learning rate of a run by epoch.
+
+    With a refinement, whose beginning is a dashed line, the loss of the clean training images too, and that of the
+    augmented ones ends there: Figure 1 of refined data augmentation.
+    """
+    augmented = [entry for entry in history if entry.get("phase") != "refinement"]
+    refined = len(augmented) < len(history)
     epochs = [entry["epoch"] for entry in history]
     figure, ((loss, accuracy, rate),) = _new(1, 3, (12, 3.6))
     marker = "o" if len(epochs) < 3 else None
     for axis, key, scale in ((loss, "loss", 1), (accuracy, "accuracy", 100)):
         for part, colour in (("train", COLOURS[0]), ("test", COLOURS[1])):
-            axis.plot(epochs, [scale * entry[f"{part}_{key}"] for entry in history], color=colour, marker=marker,
-                      markersize=4, linewidth=1.5, label={"train": "train, as mixed", "test": "test"}[part])
+            shown = augmented if part == "train" else history
+            axis.plot(epochs[:len(shown)], [scale * entry[f"{part}_{key}"] for entry in shown], color=colour,
+                      marker=marker, markersize=4, linewidth=1.5,
+                      label={"train": "train, as mixed", "test": "test"}[part])
+    if refined:
+        loss.plot(epochs, [entry["clean_loss"] for entry in history], color=COLOURS[2], marker=marker, markersize=4,
+                  linewidth=1.5, label="train, clean")
+        for axis in (loss, accuracy, rate):
+            axis.axvline(len(augmented) + 0.5, color="#888888", linestyle="--", linewidth=1)
+    for axis in (loss, accuracy):
         axis.legend(fontsize=8, frameon=False)
     _grid(loss, "loss")
     _grid(accuracy, "accuracy, %")

@@ -42,15 +42,32 @@ def plain(title: str, columns: tuple[str, ...], rows: list[list[str]]) -> str:
     return "\n".join([title, render(list(columns)), "  ".join("-" * w for w in widths), *map(render, rows)])
 
 
+RISKS = ("method", "augmented", "clean", "refined: augmented", "refined: clean")
+RISK_TITLE = "cross-entropy of the training images x 1000, before and after the refinement"
+
+
+def risk_row(name: str, reports: list[dict[str, Any]]) -> list[str]:
+    """A line as in Table 2 of refined data augmentation, from the reports of one method's seeds."""
+    return [name, *(spread([1e3 * report["risk"][phase][kind] for report in reports], 1)
+                    for phase in ("augmentation", "refinement") for kind in ("augmented", "clean"))]
+
+
 def show(title: str, groups: dict[str, list[dict[str, Any]]]) -> None:
-    """Prints the table of one or several methods."""
+    """Prints the table of one or several methods, and a second one of their risks if they were refined."""
     rows = [row(name, reports) for name, reports in groups.items()]
+    _table(title, COLUMNS, rows)
+    refined = [risk_row(name, reports) for name, reports in groups.items() if all("risk" in r for r in reports)]
+    if refined:
+        _table(RISK_TITLE, RISKS, refined)
+
+
+def _table(title: str, columns: tuple[str, ...], rows: list[list[str]]) -> None:
     if not sys.stdout.isatty():
-        print(plain(title, COLUMNS, rows), flush=True)
+        print(plain(title, columns, rows), flush=True)
         return
     console = require("rich.console", "rich", "the table").Console()
     table = require("rich.table", "rich", "the table").Table(title=title)
-    for i, name in enumerate(COLUMNS):
+    for i, name in enumerate(columns):
         table.add_column(name, justify="left" if i == 0 else "right")
     for line in rows:
         table.add_row(*line)

@@ -19,9 +19,9 @@ import fastmix
 
 from .. import data, models
 from .._cli import CommandError, UsageError, first_line, require
-from . import checkpoint, methods, pictures
+from . import checkpoint, methods, pictures, schedules
 from .distributed import Processes
-from .loop import NotFinite, Setup, evaluate, seed_everything, train_epoch, training_step
+from .loop import NotFinite, Setup, augmented_risk, evaluate, seed_everything, train_epoch, training_step
 from .objectives import Isda, LabelledDraws
 from .options import Options
 from .timing import StepTimer
@@ -31,22 +31,6 @@ SHOWN = 8
 CONFIG, METRICS, REPORT = "config.json", "metrics.jsonl", "report.json"
 Bar = Callable[[int, int, int], AbstractContextManager[Callable[[], None]]]
 FILES = (CONFIG, METRICS, REPORT, checkpoint.NAME, "curves.png", "samples.png")
-
-
-def _optimizer(options: Options, model: nn.Module) -> torch.optim.Optimizer:
-    return torch.optim.SGD(model.parameters(), lr=options.lr, momentum=options.momentum,
-                           weight_decay=options.weight_decay, nesterov=options.momentum > 0)
-
-
-def _scheduler(options: Options, optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
-    """Stepped after every update. onecycle with the rates of R-Mix: from lr / 100 to lr to lr / 10,000."""
-    total = options.epochs * steps
-    if options.schedule == "onecycle":
-        total = max(total, 3)  # torch divides by zero in a cycle of less than three steps, or whose rise has none
-        return torch.optim.lr_scheduler.OneCycleLR(optimizer, options.lr, total_steps=total, cycle_momentum=False,
-                                                   pct_start=max(0.3, 2 / total), div_factor=100, final_div_factor=100)
-    milestones = [math.ceil(total * share) for share in (0.5, 0.75)]
-    return torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones, gamma=0.1)
 
 
 def load_data(options: Options) -> data.Dataset:
@@ -76,16 +60,18 @@ def setup(options: Options, dataset: data.Dataset, processes: Processes) -> Setu
     if world > 1:
         ids = [device.index] if device.type == "cuda" else None
         parallel = nn.parallel.DistributedDataParallel(model, device_ids=ids)
-    optimizer = _optimizer(options, model)
+    optimizer = schedules.optimizer(options, model)
     steps = len(data.training_steps(images, options.batch, 0, 0, world))
     moved = dataclasses.replace(dataset, train=dataset.train.to(device), test=dataset.test.to(device))
     objective = draws = None
     if methods.METHODS[options.method].isda:
-        objective = Isda(options, model, len(dataset.classes), options.epochs * steps, device)
+        objective = Isda(options, model, len(dataset.classes), (options.epochs - options.refine_epochs) * steps, device)
         if objective.unlabelled:
             draws = LabelledDraws(dataset.train.labels, options.labelled)
+    mixer = methods.build(options, dataset.shape, device)
+    methods.check_layers(mixer, model)
     return Setup(options, processes, moved, data.Preprocess(dataset, device), model, parallel, optimizer,
-                 _scheduler(options, optimizer, steps), methods.build(options, dataset.shape, device), objective, draws)
+                 schedules.scheduler(options, optimizer, steps), mixer, objective, draws, schedules.refinement(options))
 
 
 class Run:
@@ -164,6 +150,7 @@ class Run:
         steps = len(data.training_steps(len(setup.dataset.train.labels), self.options.batch, 0, 0,
                                         setup.processes.world))
         entry: dict[str, Any] = {"epoch": epoch}
+        refinement = setup.refinement
         with self.bar(epoch, self.options.epochs, steps) as advance:
             entry |= train_epoch(setup, epoch, timer, advance)
         test = evaluate(setup, setup.dataset.test)
@@ -171,7 +158,13 @@ class Run:
         if not math.isfinite(test["loss"]):
             raise NotFinite(f"the test loss after epoch {epoch} is not a finite number: step {steps} of the epoch, the "
                             f"last, diverged (learning rate {entry['lr']:.4g})")
-        return entry | {f"test_{key}": value for key, value in test.items()}
+        entry |= {f"test_{key}": value for key, value in test.items()}
+        if refinement.refine_epochs:
+            entry["phase"] = "refinement" if refinement.refining else "augmentation"
+            entry["clean_loss"] = evaluate(setup, setup.dataset.train)["loss"]
+            if epoch in (refinement.first - 1, refinement.epochs):  # the last of each phase
+                entry["augmented_loss"] = augmented_risk(setup, epoch)
+        return entry
 
     def _save(self, entry: dict[str, Any]) -> None:
         setup = self.setup
@@ -188,7 +181,8 @@ class Run:
         """The result of a finished run, and its pictures. Every process must call it."""
         setup, options, last = self.setup, self.options, self.history[-1]
         train = evaluate(setup, setup.dataset.train)
-        ms = {name: statistics.median(entry["ms"][name] for entry in self.history) for name in last["ms"]}
+        mixing = self.history[:setup.refinement.first - 1]  # the steps of a refinement are plain ones
+        ms = {name: statistics.median(entry["ms"][name] for entry in mixing) for name in last["ms"]}
         result = {
             "method": options.method, "data": options.data, "model": options.model, "seed": options.seed,
             "epochs": options.epochs, "train_images": len(setup.dataset.train.labels),
@@ -200,6 +194,14 @@ class Run:
             "threads": torch.get_num_threads(), "processes": setup.processes.world, "torch": torch.__version__,
             "fastmix": fastmix.__version__,
         }
+        if options.preset is not None:
+            result["preset"] = options.preset
+        risks = {entry["phase"]: {"epoch": entry["epoch"], "clean": entry["clean_loss"],
+                                  "augmented": entry["augmented_loss"]}
+                 for entry in self.history if "augmented_loss" in entry}
+        if risks:
+            result["risk"] = risks
+        setup.refinement.begin(1, setup.mixer)  # time and pictures are of the mixing
         if self.writes:
             if setup.mixer is not None or setup.objective is not None:
                 result["step_ratio"] = step_ratio(setup)
@@ -228,7 +230,7 @@ def step_ratio(setup: Setup, repeats: int = 15) -> float:
     torch.manual_seed(0)
     model = copy.deepcopy(setup.model).train()
     objective = None if setup.objective is None else setup.objective.alone()
-    alone = dataclasses.replace(setup, model=model, parallel=model, optimizer=_optimizer(setup.options, model),
+    alone = dataclasses.replace(setup, model=model, parallel=model, optimizer=schedules.optimizer(setup.options, model),
                                 objective=objective)
     plain = dataclasses.replace(alone, mixer=None, objective=None)
     x, y = _some_images(setup, setup.dataset.train, setup.options.batch)
