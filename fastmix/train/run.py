@@ -51,6 +51,8 @@ def _scheduler(options: Options, optimizer: torch.optim.Optimizer, steps: int) -
 
 def load_data(options: Options) -> data.Dataset:
     dataset = data.load(options.data, options.root, options.image_size, options.limit)
+    if options.subset is not None:
+        dataset.train = dataset.train.subset(data.read_index(Path(options.subset), len(dataset.train.labels)))
     for split in (dataset.train, dataset.test):
         if isinstance(split, data.FolderSplit):
             split.workers = options.workers
