@@ -54,6 +54,10 @@ class Trained:
         """(N, C, H, W) bytes to the model's input."""
         return self.layout(self.preprocess(images))
 
+    def forward_pixels(self, pixels: Tensor) -> Tensor:
+        """Logits of (N, C, H, W) pixels in [0, 1]."""
+        return self.model(self.layout(self.preprocess.normalise(pixels)))
+
     def layout(self, x: Tensor) -> Tensor:
         """x in the memory order the model was trained with."""
         return x.contiguous(memory_format=torch.channels_last) if self.options.channels_last else x
