@@ -55,8 +55,11 @@ def require(module: str, package: str, need: str) -> ModuleType:
 
 
 @contextmanager
-def progress_bar(text: str, steps: int, show: bool = True) -> Iterator[Callable[..., None]]:
-    """A bar on stderr if a person watches it; yields what to call after a step, or with a part of one."""
+def progress_bar(text: str, steps: int | None, show: bool = True) -> Iterator[Callable[..., None]]:
+    """A bar on stderr if a person watches it; yields what to call after a step, or with a part of one.
+
+    steps: None where their number is not known.
+    """
     if not show or not sys.stderr.isatty():
         yield lambda part=1.0: None
         return

@@ -1,8 +1,7 @@
 """Adversarial images: the fast gradient sign method and projected gradient descent, l-infinity, in pixels of [0, 1].
 
-Our own, not captum.robust: that leaves pixels with a gradient below 1e-6 alone unless told otherwise (0.9.0), as all
-are of an image the model is sure of, which would make overconfident models look robust; and its random start takes no
-generator.
+Our own, not captum.robust (0.9.0): that leaves pixels with a gradient below 1e-6 alone unless told otherwise, as all
+are of an image the model is sure of, which makes overconfident models look robust; its random start takes no generator.
 
 Sources: Goodfellow et al. 2014; Madry et al. 2017; 8/255 as in K-image mixing Table 4 and R-Mix Table 6.
 """
@@ -22,12 +21,19 @@ Forward = Callable[[Tensor], Tensor]
 
 
 def _ascent(forward: Forward, x: Tensor, y: Tensor) -> Tensor:
-    """The sign of the gradient of every image's own cross-entropy."""
+    """The sign of the gradient of every image's own cross-entropy.
+
+    Taken from ``log(exp(cross-entropy) - 1)``, the log-sum-exp of the other logits minus the right one: it rises with
+    the cross-entropy, so the sign is the same, but its gradient does not underflow where 1 - p of the right class does.
+    """
     x = x.detach().requires_grad_()
     with torch.enable_grad():
-        # In float64: 1 - p of the right class vanishes in float32 from 1e-8 on.
-        loss = F.cross_entropy(forward(x).double(), y, reduction="sum")
-        grad, = torch.autograd.grad(loss, x)
+        logits = forward(x)
+        if logits.shape[1] < 2:
+            return torch.zeros_like(x)  # the loss of a single class is always 0
+        right = F.one_hot(y, logits.shape[1]).bool()
+        margin = logits.masked_fill(right, -torch.inf).logsumexp(1) - logits[right]
+        grad, = torch.autograd.grad(margin.sum(), x)
     return grad.sign()
 
 

@@ -50,6 +50,8 @@ def class_activation_maps(model: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
     head, features = heads[-1]
     for _, _, output in reversed(seen):
         if isinstance(output, Tensor) and output.ndim == 4 and output.shape[1] == head.in_features:
+            if output.shape[2] * output.shape[3] < 2:
+                continue  # already pooled
             for maps in (output, output.relu()):
                 if torch.allclose(maps.float().mean((2, 3)), features.float(), rtol=1e-3, atol=1e-5):
                     return logits, torch.einsum("ja,nahw->njhw", head.weight.float(), maps.float())

@@ -49,8 +49,8 @@ def parser() -> Parser:
     p.add_argument("--seed", type=options.seed_number, default=0, help="of patches, attacks and directions (0)")
     p.add_argument("--epsilon", type=options.not_negative, default=8.0, metavar="E", help="attacks: E/255 (8)")
     p.add_argument("--pgd-steps", type=options.count, default=10, metavar="N", help="each of epsilon/4 (10)")
-    p.add_argument("--surface-images", type=options.count, default=500, metavar="N",
-                   help="images of the parts noise and surface (500)")
+    p.add_argument("--surface-images", type=options.count, default=250, metavar="N",
+                   help="images of the parts noise and surface (250)")
     p.add_argument("--points", type=options.count, default=11, metavar="N", help="a side of the loss surfaces (11)")
     p.add_argument("--span", type=options.positive, default=0.5, metavar="S",
                    help="loss surfaces reach from -S to S: of a unit eigenvector, of the weights' own size (0.5)")

@@ -24,7 +24,7 @@ SIGMAS = tuple(0.01 * i for i in range(9))
 THRESHOLDS = tuple(0.05 * i for i in range(1, 20))
 OVERLAP = 0.5  # of a box that counts as found
 EXAMPLES = 8
-Bar = Callable[[str, int], AbstractContextManager[Callable[[], None]]]
+Bar = Callable[[str, int | None], AbstractContextManager[Callable[[], None]]]
 
 
 class Skipped(Exception):
@@ -55,7 +55,7 @@ class Judged:
     def generator(self, *stream: int) -> torch.Generator:
         return torch.Generator(self.trained.device).manual_seed(data.derived_seed(self.seed, *stream))
 
-    def batches(self, what: str, passes: int = 1) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(self, what: str) -> Iterator[tuple[Tensor, Tensor]]:
         """Bytes and labels of all images, under a progress bar."""
         indices = data.evaluation_batches(len(self.split.labels), self.batch)
         with self.bar(what, len(indices)) as advance:
@@ -133,7 +133,7 @@ def judge_noise(judged: Judged) -> dict[str, Any]:
 def judge_surface(judged: Judged) -> dict[str, Any]:
     """The loss over two Hessian eigenvectors and over two random directions. Source: K-image mixing Fig. 3a."""
     loss = _weight_loss(judged)
-    with judged.bar("eigenvectors of the Hessian", 0) as advance:
+    with judged.bar("eigenvectors of the Hessian", None) as advance:
         values, vectors = surface.top_eigenvectors(loss, 2, seed=data.derived_seed(judged.seed, WEIGHTS),
                                                    advance=advance)
     generator = judged.generator(DIRECTIONS)

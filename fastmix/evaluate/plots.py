@@ -39,8 +39,8 @@ def _occlusion(axis: Any, part: dict[str, Any]) -> None:
     accuracy = [100 * entry["accuracy"] for entry in part["curve"]]
     axis.plot(hidden, accuracy, color=COLOURS[0], marker="o", markersize=4)
     for x, y in zip(hidden, accuracy, strict=True):
-        axis.annotate(f"{y:.1f}", (x, y), xytext=(0, 6), textcoords="offset points", fontsize=8, ha="center")
-    axis.set_xlim(-5, 87)
+        axis.annotate(f"{y:.1f}", (x, y), xytext=(4, 4), textcoords="offset points", fontsize=8)
+    axis.set_xlim(-4, 92)
     axis.set_ylim(0, 108)
     grid(axis, "occlusion", "area hidden, %", "accuracy, %")
 
