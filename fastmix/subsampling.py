@@ -41,6 +41,10 @@ class Uncertainty(NamedTuple):
     cv: Tensor
 
 
+class OtherSettings(ValueError):
+    """Partial statistics that were made with other settings or by another model."""
+
+
 class RunningMoments:
     """Mean and squared deviations of n series, one value of each at a time (Welford 1962), in float64."""
 
@@ -118,8 +122,8 @@ def _load(state: Path, settings: dict[str, Any], moments: RunningMoments, curren
     for name, value in settings.items():
         old = stored.get("settings", {}).get(name)
         if old != value:
-            raise ValueError(f"uncertainty: {state} holds statistics of other settings ({name} is {old!r}, not "
-                             f"{value!r})")
+            raise OtherSettings(f"uncertainty: {state} holds statistics of other settings ({name} is {old!r}, not "
+                                f"{value!r})")
     moments.count, moments.mean, moments.squares = stored["count"], stored["mean"], stored["squares"]
     current.done, current.losses = stored["done"], stored["losses"]
 
@@ -153,7 +157,8 @@ def uncertainty(model: nn.Module, dataset: Any, anchor: float = 0.5, others: int
             pass. If it exists it is continued, by any number of processes.
         progress: called as ``progress(pass counted from 0, batches done, batches of the pass)``.
     Returns: Uncertainty, in the order of the data set, on every process.
-    Raises: ValueError for arguments, for a loss that is not finite, and for a state of other settings.
+    Raises: ValueError for arguments and for a loss that is not finite, `OtherSettings` for a state of other settings,
+        CommandError for a state file that is damaged.
     Source: K-image mixing Eq. 8; the defaults are the supplement's.
     """
     op = "uncertainty"

@@ -289,6 +289,28 @@ def test_weights_of_another_model_are_refused(scorer, tmp_path, capsys):
     assert code == FAILURE and "are those of another model" in err
 
 
+def test_partial_statistics_of_other_settings_are_kept(scorer, tmp_path, capsys):
+    out, partial = tmp_path / "idx.npy", tmp_path / "idx.table.npz.partial"
+    checkpoint.write(partial, {"settings": {"rows": 7}})
+    before = partial.read_bytes()
+    status, _, err = call(capsys, "subsample", "--checkpoint", scorer, "--samples", 2, "--out", out)
+    assert status == USAGE and "(rows is 7, not 1438); --overwrite starts anew" in err
+    assert partial.read_bytes() == before and not out.exists()
+    assert call(capsys, "subsample", "--checkpoint", scorer, "--samples", 2, "--out", out, "--overwrite")[0] == 0
+    assert not partial.exists()
+
+
+def test_a_model_that_diverged_is_a_failure(scorer, tmp_path, capsys):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "config.json").write_bytes((scorer / "config.json").read_bytes())
+    state = checkpoint.load(scorer)
+    state["model"]["classifier.bias"].fill_(float("nan"))
+    checkpoint.save(folder, state)
+    status, _, err = call(capsys, "subsample", "--checkpoint", folder, "--samples", 2, "--out", tmp_path / "idx.npy")
+    assert status == FAILURE and "is not a finite number" in err
+
+
 def test_a_damaged_table_is_named(scorer, tmp_path, capsys):
     (tmp_path / "idx.table.npz").write_bytes(b"PK no table")
     code, _, err = call(capsys, "subsample", "--checkpoint", scorer, "--out", tmp_path / "idx.npy")

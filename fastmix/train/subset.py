@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from .. import data
-from .._cli import Parser, UsageError, progress_bar
-from ..subsampling import AnchoredDCutMix, Uncertainty, subsample, uncertainty, weights_digest
+from .._cli import CommandError, Parser, UsageError, progress_bar
+from ..subsampling import AnchoredDCutMix, OtherSettings, Uncertainty, subsample, uncertainty, weights_digest
 from . import checkpoint, options
 from .distributed import Processes, processes
 from .trained import Inputs, Trained
@@ -166,9 +166,10 @@ class Table:
         try:
             return uncertainty(self._model, self._images, args.anchor, args.others, args.alpha, args.samples,
                                batch_size=args.batch, seed=args.seed, state=self.partial, progress=progress)
+        except OtherSettings as error:
+            raise UsageError(f"{error}; --overwrite starts anew") from None
         except ValueError as error:
-            raise UsageError(f"{error}" + ("; --overwrite starts anew" if "other settings" in str(error) else "")
-                             ) from None
+            raise CommandError(str(error)) from None
 
     def _read(self) -> Uncertainty | None:
         if not self.path.exists():
