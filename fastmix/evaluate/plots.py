@@ -80,10 +80,10 @@ def _surface(axis: Any, part: dict[str, Any], which: str) -> None:
     bar.set_ticks(np.geomspace(low, max(high, 1.001 * low), 6))
     bar.ax.tick_params(labelsize=7)
     if which == "hessian":
-        names = [f"eigenvector of {value:.3g}" for value in part["eigenvalues"]]
-        grid(axis, "loss, along the Hessian's eigenvectors", *names)
+        names = [f"along the eigenvector of {value:.3g}" for value in part["eigenvalues"]]
+        grid(axis, "loss, two eigenvectors of the Hessian", *names)
     else:
-        grid(axis, "loss, along filter-normalised directions", "direction 1", "direction 2")
+        grid(axis, "loss, two random directions (filter-normalised)", "direction 1", "direction 2")
     axis.set_aspect("equal")
 
 

@@ -32,7 +32,7 @@ def grid(axis: Any, title: str, xlabel: str | None = "epoch", ylabel: str | None
     axis.grid(alpha=0.3, linewidth=0.6)
     axis.set_axisbelow(True)
     axis.spines[["top", "right"]].set_visible(False)
-    axis.tick_params(labelsize=8)
+    axis.tick_params(which="both", labelsize=8)
     if xlabel == "epoch":
         axis.xaxis.get_major_locator().set_params(integer=True)
     if xlabel is not None:

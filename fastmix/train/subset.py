@@ -87,6 +87,7 @@ def parser() -> Parser:
     group.add_argument("--ratios", type=ratios, default=[0.05, 0.1, 0.2], metavar="R,R,...", help="(0.05,0.1,0.2)")
     group.add_argument("--seeds", type=options.count, default=1, metavar="N", help="runs of every point (1)")
     group.add_argument("--epochs", type=options.count, metavar="N", help="of every run (those of the scoring run)")
+    group.add_argument("--train-batch", type=options.count, metavar="N", help="images in a step (the scoring run's)")
     group.add_argument("--test-limit", type=options.count, metavar="N", help="test on N images (all)")
     options.add_machine_flags(p)
     return p

@@ -14,7 +14,7 @@ from .._cli import CommandError, UsageError, progress_bar, require
 from . import checkpoint, drawing, report, run
 from .distributed import Processes
 from .loop import evaluate, train_epoch
-from .options import Options
+from .options import Options, check
 from .subset import Table, select
 from .timing import StepTimer
 from .trained import Trained
@@ -93,7 +93,9 @@ def main(args: argparse.Namespace, trained: Trained, here: Processes) -> int:
     test = trained.dataset.test
     if args.test_limit is not None:
         test = test.subset(data.balanced_subset(test.labels, args.test_limit, "--test-limit"))
-    options = dataclasses.replace(trained.options, epochs=args.epochs or trained.options.epochs)
+    options = dataclasses.replace(trained.options, epochs=args.epochs or trained.options.epochs,
+                                  batch=args.train_batch or trained.options.batch)
+    check(options)
     settings = {**table.settings, "method": options.method, "model": options.model, "epochs": options.epochs,
                 "train_batch": options.batch, "lr": options.lr, "interval": args.interval,
                 "test_images": len(test.labels)}
