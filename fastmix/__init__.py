@@ -16,6 +16,7 @@ from .manifold import ManifoldMixup  # noqa: E402
 from .mixer_groups import Compose, RandomChoice  # noqa: E402
 from .mixers import CutMix, Cutout, DCutMix, DMixup, Mixup, RMix, SaliencyDCutMix  # noqa: E402
 from .refinement import Refinement, RiskGap, risk_gap  # noqa: E402
+from .subsampling import subsample, uncertainty  # noqa: E402
 from .targets import SoftTarget  # noqa: E402
 
 select_auto()
@@ -25,4 +26,4 @@ __version__ = "0.1.0"
 __all__ = ["Compose", "CutMix", "Cutout", "DCutMix", "DMixup", "ISDACovariance", "ISDALoss", "ManifoldMixup", "Mixup",
            "RMix", "RandomChoice", "Refinement", "RiskGap", "SaliencyDCutMix", "SoftBCE", "SoftCrossEntropy",
            "SoftTarget", "SoftTargetKL", "backend", "functional", "input_saliency", "isda_strength", "risk_gap",
-           "set_debug"]
+           "set_debug", "subsample", "uncertainty"]

@@ -9,6 +9,8 @@ from ._cli import USAGE, run
 
 COMMANDS = {
     "train": ("fastmix.train.command", "train a classifier with a mixing method, compare methods, resume a run"),
+    "evaluate": ("fastmix.evaluate.command", "judge a trained model: calibration, occlusion, attacks, loss surface"),
+    "subsample": ("fastmix.train.subset", "choose the training images that say most, by the spread of their loss"),
     "preview": ("fastmix.preview", "draw images before and after a mixing method"),
     "presets": ("fastmix.train.presets", "list the papers' hyper-parameters for train --preset"),
     "info": ("fastmix.info", "which backend serves which operator here, and why another one cannot"),

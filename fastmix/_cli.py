@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import importlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import ModuleType
 from typing import NoReturn
 
@@ -51,6 +52,22 @@ def require(module: str, package: str, need: str) -> ModuleType:
         if error.name is not None and error.name.split(".")[0] != module.split(".")[0]:
             raise CommandError(f"{need} needs {package}, which does not import: {error}") from error
         raise CommandError(f"{need} needs {package}: pip install 'fastmix[train]'") from None
+
+
+@contextmanager
+def progress_bar(text: str, steps: int | None, show: bool = True) -> Iterator[Callable[..., None]]:
+    """A bar on stderr if a person watches it; yields what to call after a step, or with a part of one.
+
+    steps: None where their number is not known.
+    """
+    if not show or not sys.stderr.isatty():
+        yield lambda part=1.0: None
+        return
+    progress = require("rich.progress", "rich", "the progress bar")
+    console = require("rich.console", "rich", "the progress bar").Console(stderr=True)
+    with progress.Progress(console=console, transient=True) as shown:
+        task = shown.add_task(text, total=steps)
+        yield lambda part=1.0: shown.advance(task, part)
 
 
 def run(command: Callable[[list[str]], int], argv: list[str]) -> int:

@@ -8,11 +8,12 @@ from pathlib import Path
 from .._cli import UsageError
 from .base import Dataset, FolderSplit, MemorySplit, Split
 from .batches import Preprocess, crop_flip, derived_seed, evaluation_batches, training_steps
-from .split import balanced_subset
+from .split import balanced_subset, read_index
 
 # Name -> (module with `load(name, root, image_size) -> Dataset`, default root).
 SOURCES: dict[str, tuple[str, str | None]] = {
     "digits": ("digits", None),
+    "digit-canvas": ("canvas", None),
     "mnist5k": ("mnist5k", None),
     "fashion-mnist": ("idx", "/usr/share/datasets/fashion-mnist"),
     "mnist": ("idx", "data/mnist"),
@@ -27,13 +28,14 @@ def load(name: str, root: str | None = None, image_size: int | None = None, limi
 
     Args:
         name: a key of :data:`SOURCES`.
-        root: the directory with its files; None takes the default. digits and mnist5k come with a Python package.
+        root: the directory with its files; None takes the default. digits, digit-canvas and mnist5k come
+            with a Python package.
         image_size: side in pixels to which a folder's images are resized (default 64); the others keep their own.
         limit: how many training images to keep, the same number of every class (drawn with a fixed seed); None: all.
     Raises: CommandError naming the file, what was expected and where to get it; UsageError for the arguments.
     """
     module, default_root = SOURCES[name]
-    if name in ("digits", "mnist5k") and root is not None:
+    if name in ("digits", "digit-canvas", "mnist5k") and root is not None:
         raise UsageError(f"--data {name} comes with a Python package and reads no --root")
     if name == "folder" and root is None:
         raise UsageError("--data folder needs --root, a directory with one directory per class")
@@ -47,4 +49,4 @@ def load(name: str, root: str | None = None, image_size: int | None = None, limi
 
 
 __all__ = ["SOURCES", "Dataset", "FolderSplit", "MemorySplit", "Preprocess", "Split", "crop_flip", "derived_seed",
-           "evaluation_batches", "load", "training_steps"]
+           "evaluation_batches", "load", "read_index", "training_steps"]

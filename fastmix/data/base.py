@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -80,7 +80,8 @@ class Dataset:
     """train and test splits, the names of the classes, and how training reads the images.
 
     mean, std: per channel, of images scaled to [0, 1]. flips: random crop and horizontal flip are standard for it.
-    shape: (C, H, W).
+    shape: (C, H, W). test_boxes: reads where the object is in every test image, a tensor (m, 4) of boxes (top, left,
+    height, width) in pixels for each; None for a set without boxes.
     """
 
     name: str
@@ -91,3 +92,4 @@ class Dataset:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     flips: bool = False
+    test_boxes: Callable[[], list[Tensor]] | None = None

@@ -74,6 +74,10 @@ class Preprocess:
     def __call__(self, images: Tensor) -> Tensor:
         return torch.addcmul(self._shift, images.to(torch.float32), self._scale)
 
+    def normalise(self, pixels: Tensor) -> Tensor:
+        """(N, C, H, W) floats in [0, 1] to the model's input, differentiable."""
+        return (pixels - self.mean) / self.std
+
     def displayable(self, x: Tensor) -> Tensor:
         """(N, C, H, W) model input back to (N, H, W, C) in [0, 1] on the CPU."""
         return (x.float() * self.std + self.mean).clamp(0, 1).permute(0, 2, 3, 1).cpu()

@@ -1,7 +1,12 @@
-"""A directory per class. `train` and `test` (or `val`) directories are the splits; without, 20 % are kept for test."""
+"""A directory per class. `train` and `test` (or `val`) directories are the splits; without, 20 % are kept for test.
+
+A file boxes.csv in the test directory (or in ROOT) says where the objects of the test images are: a line per object,
+after the line ``file,top,left,height,width``, in pixels of the image file; file is relative to boxes.csv.
+"""
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +22,17 @@ LAYOUT = "want ROOT/CLASS/*.jpg, or ROOT/train/CLASS/*.jpg and ROOT/test/CLASS/*
 DEFAULT_SIZE = 64
 
 
+BOXES = "boxes.csv"
+COLUMNS = ["file", "top", "left", "height", "width"]
+
+
+def _cut(size: tuple[int, int]) -> tuple[int, int, int]:
+    """Left, top and side of the square in the middle of a picture of (width, height)."""
+    w, h = size
+    side = min(w, h)
+    return (w - side) // 2, (h - side) // 2, side
+
+
 def read_image(path: Path, size: int) -> Tensor:
     """(3, size, size) uint8: the shorter side resized (bilinear), the centre cut out."""
     image = require("PIL.Image", "pillow", "--data folder")
@@ -25,9 +41,7 @@ def read_image(path: Path, size: int) -> Tensor:
             picture = file.convert("RGB")
     except (OSError, SyntaxError, ValueError) as error:
         raise CommandError(f"{path} cannot be read as an image ({error})") from None
-    w, h = picture.size
-    side = min(w, h)
-    left, top = (w - side) // 2, (h - side) // 2
+    left, top, side = _cut(picture.size)
     # Not resize(box=...): its filter would take in pixels outside the box.
     picture = picture.crop((left, top, left + side, top + side)).resize((size, size), image.Resampling.BILINEAR)
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous()
@@ -73,8 +87,45 @@ def load(name: str, root: Path, image_size: int | None) -> Dataset:
         if len(apart) == 0:
             raise CommandError(f"{root} has {len(train.labels)} images, too few to hold 20 % of every class out")
         train, test = train.subset(kept), train.subset(apart)
+    boxes = (held_out if base != root and held_out is not None else root) / BOXES
+    reader = (lambda: read_boxes(boxes, test)) if boxes.is_file() else None
     return Dataset(name, train, test, classes, (3, size, size), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225),
-                   flips=True)
+                   flips=True, test_boxes=reader)
+
+
+def read_boxes(path: Path, split: FolderSplit) -> list[Tensor]:
+    """For every image of a split its boxes (m, 4) float (top, left, height, width), m >= 1, in pixels of what
+    `read_image` gives; what was cut off is cut off here.
+
+    Raises: CommandError naming the line, or the image that has no box.
+    """
+    image = require("PIL.Image", "pillow", "--data folder")
+    found: dict[Path, list[list[float]]] = {}
+    with path.open(newline="") as file:
+        for number, line in enumerate(csv.reader(file), 1):
+            if number == 1 and line == COLUMNS:
+                continue
+            try:
+                name, box = line[0], [float(value) for value in line[1:]]
+            except (IndexError, ValueError):
+                name, box = "", []
+            if number == 1 or len(box) != 4 or not min(box[2:]) > 0:
+                want = ",".join(COLUMNS) if number == 1 else "a file and four numbers, the sizes above 0"
+                raise CommandError(f"{path}, line {number}: is {','.join(line)!r}, want {want}")
+            found.setdefault(path.parent / name, []).append(box)
+    boxes = []
+    for picture in split.paths:
+        if picture not in found:
+            raise CommandError(f"{path} has no box for {picture.relative_to(path.parent)}, want one for every test "
+                               "image")
+        with image.open(picture) as file:
+            left, top, side = _cut(file.size)
+        scale, corner = split.image_size / side, torch.tensor([top, left])
+        box = torch.tensor(found[picture])
+        start = ((box[:, :2] - corner) * scale).clamp(0, split.image_size)
+        end = ((box[:, :2] + box[:, 2:] - corner) * scale).clamp(0, split.image_size)
+        boxes.append(torch.cat([start, end - start], 1))
+    return boxes
 
 
 def load_unlabelled(root: Path, image_size: int | None) -> FolderSplit:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import torch
 from torch import Tensor
 
-from .._cli import UsageError
+from .._cli import CommandError, UsageError, first_line
 
 # Which images are held out never depends on the seed of a run: runs of different seeds are comparable.
 SPLIT_SEED = 20240
@@ -45,3 +47,25 @@ def balanced_subset(labels: Tensor, count: int, flag: str) -> Tensor:
         if len(taken) == count:
             break
     return torch.from_numpy(np.sort(np.array(taken)))
+
+
+def read_index(path: Path, count: int) -> Tensor:
+    """The images that a .npy file names, (n,) int64: distinct whole numbers from 0 to count - 1, in any order.
+
+    Raises: CommandError naming the file and what is wrong with it.
+    """
+    want = f"want a .npy file of distinct indices from 0 to {count - 1}"
+    try:
+        index = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise CommandError(f"{path} cannot be read ({first_line(error)}), {want}") from None
+    if not isinstance(index, np.ndarray) or index.ndim != 1 or not np.issubdtype(index.dtype, np.integer):
+        given = f"{index.dtype} {index.shape}" if isinstance(index, np.ndarray) else "several arrays"
+        raise CommandError(f"{path} holds {given}, {want}")
+    if len(index) == 0:
+        raise CommandError(f"{path} is empty, {want}")
+    if index.min() < 0 or index.max() >= count:
+        raise CommandError(f"{path} holds index {index.min() if index.min() < 0 else index.max()}, {want}")
+    if len(np.unique(index)) < len(index):
+        raise CommandError(f"{path} names an image twice, {want}")
+    return torch.from_numpy(index.astype(np.int64))

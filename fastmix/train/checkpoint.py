@@ -44,15 +44,15 @@ def write_json(path: Path, value: Any) -> None:
     write_atomically(path, (json.dumps(value, indent=2) + "\n").encode())
 
 
-def save(folder: Path, state: dict[str, Any]) -> None:
+def write(path: Path, state: dict[str, Any]) -> None:
+    """A state of tensors and plain values, atomically."""
     buffer = io.BytesIO()
     torch.save({"format": FORMAT, **state}, buffer)
-    write_atomically(folder / NAME, buffer.getvalue())
+    write_atomically(path, buffer.getvalue())
 
 
-def load(folder: Path) -> dict[str, Any] | None:
-    """The last state of the run in this folder, on the CPU; None if it finished no epoch."""
-    path = folder / NAME
+def read(path: Path) -> dict[str, Any] | None:
+    """What `write` has written, on the CPU; None if there is no such file. CommandError if it is damaged."""
     if not path.exists():
         return None
     try:
@@ -62,3 +62,12 @@ def load(folder: Path) -> dict[str, Any] | None:
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise CommandError(f"{path} is no checkpoint of this version of fastmix")
     return state
+
+
+def save(folder: Path, state: dict[str, Any]) -> None:
+    write(folder / NAME, state)
+
+
+def load(folder: Path) -> dict[str, Any] | None:
+    """The last state of the run in this folder; None if it finished no epoch."""
+    return read(folder / NAME)

@@ -6,15 +6,14 @@ import argparse
 import dataclasses
 import itertools
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from .. import data
-from .._cli import INTERRUPTED, CommandError, Parser, UsageError, first_line, require
+from .._cli import INTERRUPTED, CommandError, Parser, UsageError, first_line, progress_bar
 from . import checkpoint, compare, methods, options, presets, report
 from .distributed import Processes, processes
 from .options import FREE_ON_RESUME, Options
@@ -146,22 +145,7 @@ def request(argv: list[str]) -> Request:
 
 
 def _progress(first: bool) -> Bar:
-    """A bar on stderr if a person watches it."""
-    @contextmanager
-    def silent(epoch: int, epochs: int, steps: int) -> Iterator[Callable[[], None]]:
-        yield lambda: None
-
-    if not first or not sys.stderr.isatty():
-        return silent
-    progress = require("rich.progress", "rich", "the progress bar")
-    console = require("rich.console", "rich", "the progress bar").Console(stderr=True)
-
-    @contextmanager
-    def bar(epoch: int, epochs: int, steps: int) -> Iterator[Callable[[], None]]:
-        with progress.Progress(console=console, transient=True) as shown:
-            task = shown.add_task(f"epoch {epoch}/{epochs}", total=steps)
-            yield lambda: shown.advance(task)
-    return bar
+    return lambda epoch, epochs, steps: progress_bar(f"epoch {epoch}/{epochs}", steps, first)
 
 
 def _say(first: bool) -> Callable[[str], None]:

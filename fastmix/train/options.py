@@ -31,6 +31,7 @@ class Options:
     root: str | None = None
     image_size: int | None = None
     limit: int | None = None
+    subset: str | None = None
     augment: str = "auto"
     model: str = "cnn"
     epochs: int = 30
@@ -150,6 +151,8 @@ def add_method_flags(parser: Parser) -> None:
 
 def add_training_flags(parser: Parser) -> None:
     group = parser.add_argument_group("training")
+    group.add_argument("--subset", metavar="FILE.npy",
+                       help="train on these images alone: indices, as python -m fastmix subsample writes them")
     group.add_argument("--model", help="cnn (default), preact-resnet18, resnet18, wrn28-10, pyramidnet110-64, "
                        "timm:NAME, torchvision:NAME, ...")
     group.add_argument("--epochs", type=count, help="(30)")
@@ -186,6 +189,8 @@ def add_machine_flags(parser: Parser) -> None:
 
 def check(options: Options) -> None:
     """Combinations that no single flag's check can see."""
+    if options.subset is not None and options.limit is not None:
+        raise UsageError("--subset and --limit exclude each other: the file names the images")
     if options.momentum >= 1:
         raise UsageError(f"--momentum is {options.momentum}, want a number below 1")
     if options.batch < 2:

@@ -2,44 +2,18 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from .._cli import require
 from ..targets import SoftTarget
-from .checkpoint import write_atomically
+from .drawing import COLOURS
+from .drawing import grid as _grid
+from .drawing import new as _new
+from .drawing import save as _save
 from .timing import PHASES
-
-# Okabe and Ito's palette: told apart in grey and by the colour-blind.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-DPI = 120
-
-
-def _new(rows: int, columns: int, size: tuple[float, float], **kwargs: Any) -> tuple[Any, Any]:
-    figures = require("matplotlib.figure", "matplotlib", "drawing")
-    figure = figures.Figure(figsize=size, dpi=DPI, layout="constrained")  # no pyplot: no display, no global state
-    return figure, figure.subplots(rows, columns, squeeze=False, **kwargs)
-
-
-def _save(figure: Any, path: Path) -> None:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    write_atomically(path, buffer.getvalue())
-
-
-def _grid(axis: Any, title: str, xlabel: str | None = "epoch") -> None:
-    axis.set_title(title, fontsize=10)
-    axis.grid(alpha=0.3, linewidth=0.6)
-    axis.set_axisbelow(True)
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.tick_params(labelsize=8)
-    if xlabel == "epoch":
-        axis.set_xlabel(xlabel, fontsize=9)
-        axis.xaxis.get_major_locator().set_params(integer=True)
 
 
 def _focus(axis: Any, percents: list[float]) -> None:

@@ -31,10 +31,13 @@ SHOWN = 8
 CONFIG, METRICS, REPORT = "config.json", "metrics.jsonl", "report.json"
 Bar = Callable[[int, int, int], AbstractContextManager[Callable[[], None]]]
 FILES = (CONFIG, METRICS, REPORT, checkpoint.NAME, "curves.png", "samples.png")
+EVALUATION = ("evaluation.json", "evaluation.png")  # what the evaluate command adds
 
 
 def load_data(options: Options) -> data.Dataset:
     dataset = data.load(options.data, options.root, options.image_size, options.limit)
+    if options.subset is not None:
+        dataset.train = dataset.train.subset(data.read_index(Path(options.subset), len(dataset.train.labels)))
     for split in (dataset.train, dataset.test):
         if isinstance(split, data.FolderSplit):
             split.workers = options.workers
@@ -190,7 +193,7 @@ class Run:
             "test_loss": last["test_loss"], "ece": last["test_ece"], "best_accuracy": self.best["accuracy"],
             "best_epoch": self.best["epoch"], "train_accuracy": train["accuracy"], "train_loss": train["loss"],
             "ms": ms, "step_ratio": 1.0, "seconds": sum(entry["seconds"] for entry in self.history),
-            "weights": sum(p.numel() for p in setup.model.parameters()), "device": _device_name(setup.device),
+            "weights": sum(p.numel() for p in setup.model.parameters()), "device": device_name(setup.device),
             "threads": torch.get_num_threads(), "processes": setup.processes.world, "torch": torch.__version__,
             "fastmix": fastmix.__version__,
         }
@@ -213,8 +216,8 @@ class Run:
         return result
 
 
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+def device_name(device: torch.device) -> str:
+    return torch.cuda.getdevice_name(device) if device.type == "cuda" else "cpu"
 
 
 def _some_images(setup: Setup, split: data.Split, count: int) -> tuple[Tensor, Tensor]:
@@ -286,7 +289,7 @@ def draw_samples(setup: Setup, split: data.Split, path: Path, count: int = SHOWN
 
 def clear(folder: Path) -> None:
     """Removes what a run has written, and nothing else."""
-    for name in FILES:
+    for name in (*FILES, *EVALUATION):
         (folder / name).unlink(missing_ok=True)
 
 
