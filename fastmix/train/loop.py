@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,6 +18,8 @@ import fastmix
 from .. import data
 from .._cli import CommandError, require
 from ..targets import SoftTarget
+from . import methods
+from .augment import Augmentation, policy
 from .distributed import Processes
 from .objectives import Isda, LabelledDraws
 from .options import Options
@@ -25,7 +27,7 @@ from .timing import StepTimer
 
 # Streams of random numbers, each with a seed of its own: what one method draws never moves another's order or crops.
 ORDER, MIXING, CROPPING = 1, 2, 3  # see also run.py
-LABELLED = 5
+LABELLED, AUGMENTING = 5, 6
 ECE_BINS = 10
 
 
@@ -33,7 +35,8 @@ ECE_BINS = 10
 class Setup:
     """What training works on. parallel: the model under DistributedDataParallel, or the model itself.
 
-    objective: None for the cross-entropy of the mixed images. draws: the labelled images of semi-supervised training.
+    loss: of logits, target and confidence, see `methods`. objective: None, or what takes its place. draws: the labelled
+    images of semi-supervised training.
     """
 
     options: Options
@@ -45,6 +48,7 @@ class Setup:
     optimizer: torch.optim.Optimizer
     scheduler: torch.optim.lr_scheduler.LRScheduler
     mixer: Any
+    loss: methods.Loss
     objective: Isda | None = None
     draws: LabelledDraws | None = None
 
@@ -57,20 +61,25 @@ class Setup:
             return torch.autocast(self.device.type, dtype=torch.bfloat16)
         return nullcontext()
 
-    def inputs(self, images: Tensor, crops: torch.Generator | None) -> Tensor:
-        """Bytes to the model's input; crops: cropped and flipped at random."""
-        if crops is not None:
-            images = data.crop_flip(images, images.shape[-1] // 8, crops)
+    def inputs(self, images: Tensor, augmentation: Augmentation | None) -> Tensor:
+        """Bytes to the model's input."""
+        if augmentation is not None:
+            images = augmentation(images)
         x = self.preprocess(images)
         return x.contiguous(memory_format=torch.channels_last) if self.options.channels_last else x
 
-    def crops(self, epoch: int) -> torch.Generator | None:
-        """The generator of an epoch's crops; None if there are none."""
-        if not (self.options.augment == "crop-flip" or (self.options.augment == "auto" and self.dataset.flips)):
+    def augmentation(self, epoch: int) -> Augmentation | None:
+        """What an epoch does to its images before the method; None for nothing."""
+        options = self.options
+        chosen, crops = policy(options), None
+        if options.augment == "crop-flip" or (options.augment != "none" and self.dataset.flips):
+            crops = torch.Generator(self.device)
+            crops.manual_seed(data.derived_seed(options.seed, CROPPING, epoch, self.processes.rank))
+        if crops is None and chosen is None:
             return None
-        generator = torch.Generator(self.device)
-        generator.manual_seed(data.derived_seed(self.options.seed, CROPPING, epoch, self.processes.rank))
-        return generator
+        pad = 0 if methods.METHODS[options.method].crops else self.dataset.shape[-1] // 8
+        seed = data.derived_seed(options.seed, AUGMENTING, epoch, self.processes.rank)
+        return Augmentation(crops, pad, chosen, seed)
 
 
 def seed_everything(*parts: int) -> None:
@@ -82,19 +91,27 @@ def seed_everything(*parts: int) -> None:
     random.seed(seed)
 
 
-def mix(setup: Setup, x: Tensor, y: Tensor, timer: StepTimer) -> tuple[Tensor, SoftTarget | Tensor]:
-    """The batch that the model learns from."""
+class Mixed(NamedTuple):
+    """The batch that the model learns from. confidence: (N,) of a soft augmentation, else None."""
+
+    images: Tensor
+    target: SoftTarget | Tensor
+    confidence: Tensor | None = None
+
+
+def mix(setup: Setup, x: Tensor, y: Tensor, timer: StepTimer) -> Mixed:
+    """What the method makes of a batch."""
     if setup.mixer is None:
-        return x, y
+        return Mixed(x, y)
     saliency = None
     if setup.mixer.needs_saliency:
         # The bare module: DistributedDataParallel must see one forward and one backward a step.
         with setup.autocast():
             saliency = fastmix.input_saliency(setup.model, x, y)
         timer.end("saliency")
-    mixed, target = setup.mixer(x, y, saliency)
+    mixed = Mixed(*setup.mixer(x, y, saliency))
     timer.end("mix")
-    return mixed, target
+    return mixed
 
 
 def training_step(setup: Setup, x: Tensor, y: Tensor, scale: float,
@@ -103,14 +120,14 @@ def training_step(setup: Setup, x: Tensor, y: Tensor, scale: float,
 
     Returns: the loss (0-d, detached), the logits, the target; the last two of the labelled images alone.
     """
-    mixed, target = mix(setup, x, y, timer)
+    mixed, target, confidence = mix(setup, x, y, timer)
     setup.optimizer.zero_grad(set_to_none=True)
     objective = setup.objective
     if objective is None:
         with setup.autocast():
             logits = setup.parallel(mixed)
         timer.end("model")
-        loss = fastmix.functional.soft_cross_entropy(logits, target, label_smoothing=setup.options.label_smoothing)
+        loss = setup.loss(logits, target, confidence)
     else:
         with objective.features(setup.model) as features, setup.autocast():
             logits = setup.parallel(mixed)
@@ -165,7 +182,8 @@ def train_epoch(setup: Setup, epoch: int, timer: StepTimer, advance: Callable[[]
     options, processes = setup.options, setup.processes
     started = time.perf_counter()
     seed_everything(options.seed, MIXING, epoch, processes.rank)
-    crops = setup.crops(epoch)
+    methods.begin_epoch(setup.mixer, options, epoch)
+    augmentation = setup.augmentation(epoch)
     steps = data.training_steps(len(setup.dataset.train.labels), options.batch,
                                 data.derived_seed(options.seed, ORDER, epoch), processes.rank, processes.world)
     if setup.draws is not None:
@@ -178,7 +196,7 @@ def train_epoch(setup: Setup, epoch: int, timer: StepTimer, advance: Callable[[]
     for step in steps:
         timer.start()
         images, y = next(batches)
-        x = setup.inputs(images, crops)
+        x = setup.inputs(images, augmentation)
         timer.end("data")
         rate = setup.scheduler.get_last_lr()[0]
         loss, logits, target = training_step(setup, x, y, len(y) * processes.world / step.total, timer)
