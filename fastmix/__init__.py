@@ -31,5 +31,5 @@ configure_from_environment()
 __version__ = "0.1.0"
 __all__ = ["Compose", "CutMix", "Cutout", "DCutMix", "DMixup", "FocalLoss", "ISDACovariance", "ISDALoss", "Mixup",
            "RMix", "RandomChoice", "SoftBCE", "SoftCrop", "SoftCrossEntropy", "SoftNoise", "SoftResizedCrop",
-           "SoftTarget", "SoftTargetKL", "backend", "confidence", "functional", "input_saliency", "isda_strength", "pair_iou",
-           "pair_weight", "set_debug", "visibility"]
+           "SoftTarget", "SoftTargetKL", "backend", "confidence", "functional", "input_saliency", "isda_strength",
+           "pair_iou", "pair_weight", "set_debug", "visibility"]
