@@ -46,6 +46,9 @@ def first_line(error: BaseException) -> str:
 
 def require(module: str, package: str, need: str) -> ModuleType:
     """Import a module of the ``train`` extra, or say what to install. need: what asks for it."""
+    from . import _torchvision
+
+    _torchvision.prepare()  # torchmetrics imports it
     try:
         return importlib.import_module(module)
     except ImportError as error:

@@ -1,4 +1,4 @@
-"""Lets torchvision be imported beside a torch without CUDA.
+"""Imports torchvision, also beside a torch that its compiled operators do not fit.
 
 PyPI's torchvision for Linux is a CUDA build. With a CPU build of torch its library of operators cannot be loaded, and
 its import fails where it registers shapes for two of them. Declared here first, they exist (and raise if called);
@@ -7,11 +7,15 @@ transforms and models need neither. torchmetrics imports torchvision wherever it
 
 from __future__ import annotations
 
+import importlib
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 
 import torch
+
+from ._cli import CommandError
 
 _declared: list[torch.library.Library] = []
 
@@ -31,3 +35,16 @@ def prepare() -> None:
 
 def _is_cuda_build(folders: list[str]) -> bool:
     return any("+cu" in path.read_text() for folder in folders if (path := Path(folder) / "version.py").exists())
+
+
+def load(need: str, module: str = "torchvision") -> ModuleType:
+    """``module``, torchvision or one inside it. need: what asks for it, for the message of the CommandError."""
+    prepare()
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        if error.name is not None and error.name.partition(".")[0] != "torchvision":
+            raise CommandError(f"{need} needs torchvision, which does not import: {error}") from error
+        raise CommandError(f"{need} needs torchvision: pip install torchvision") from None
+    except RuntimeError as error:
+        raise CommandError(f"{need} needs torchvision, which does not import: {error}") from error

@@ -7,18 +7,21 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 import fastmix
+import fastmix.functional as F
 
 from .. import data
 from .._cli import CommandError, require
 from ..refinement import Refinement, evaluating, mixed_loss
 from ..targets import SoftTarget
+from . import methods
+from .augment import Augmentation, policy
 from .distributed import Processes
 from .objectives import Isda, LabelledDraws
 from .options import Options
@@ -26,7 +29,7 @@ from .timing import StepTimer
 
 # Streams of random numbers, each with a seed of its own: what one method draws never moves another's order or crops.
 ORDER, MIXING, CROPPING = 1, 2, 3  # see also run.py
-LABELLED = 5
+LABELLED, AUGMENTING = 5, 6
 RISK = 11
 ECE_BINS = 10
 # torchmetrics (1.9) gives a confidence of exactly 1 a bin of its own; so it falls into the last.
@@ -37,7 +40,8 @@ BELOW_ONE = 1 - 2**-24
 class Setup:
     """What training works on. parallel: the model under DistributedDataParallel, or the model itself.
 
-    objective: None for the cross-entropy of the mixed images. draws: the labelled images of semi-supervised training.
+    loss: of logits, target and confidence, see `methods`. objective: None, or what takes its place. draws: the labelled
+    images of semi-supervised training.
     """
 
     options: Options
@@ -49,6 +53,7 @@ class Setup:
     optimizer: torch.optim.Optimizer
     scheduler: torch.optim.lr_scheduler.LRScheduler
     mixer: Any
+    loss: methods.Loss
     objective: Isda | None = None
     draws: LabelledDraws | None = None
     refinement: Refinement = field(default_factory=lambda: Refinement(1, 0))
@@ -62,20 +67,25 @@ class Setup:
             return torch.autocast(self.device.type, dtype=torch.bfloat16)
         return nullcontext()
 
-    def inputs(self, images: Tensor, crops: torch.Generator | None) -> Tensor:
-        """Bytes to the model's input; crops: cropped and flipped at random."""
-        if crops is not None:
-            images = data.crop_flip(images, images.shape[-1] // 8, crops)
+    def inputs(self, images: Tensor, augmentation: Augmentation | None) -> Tensor:
+        """Bytes to the model's input."""
+        if augmentation is not None:
+            images = augmentation(images)
         x = self.preprocess(images)
         return x.contiguous(memory_format=torch.channels_last) if self.options.channels_last else x
 
-    def crops(self, epoch: int) -> torch.Generator | None:
-        """The generator of an epoch's crops; None if there are none."""
-        if not (self.options.augment == "crop-flip" or (self.options.augment == "auto" and self.dataset.flips)):
+    def augmentation(self, epoch: int) -> Augmentation | None:
+        """What an epoch does to its images before the method; None for nothing."""
+        options = self.options
+        chosen, crops = policy(options), None
+        if options.augment == "crop-flip" or (options.augment != "none" and self.dataset.flips):
+            crops = torch.Generator(self.device)
+            crops.manual_seed(data.derived_seed(options.seed, CROPPING, epoch, self.processes.rank))
+        if crops is None and chosen is None:
             return None
-        generator = torch.Generator(self.device)
-        generator.manual_seed(data.derived_seed(self.options.seed, CROPPING, epoch, self.processes.rank))
-        return generator
+        pad = 0 if methods.METHODS[options.method].crops else self.dataset.shape[-1] // 8
+        seed = data.derived_seed(options.seed, AUGMENTING, epoch, self.processes.rank)
+        return Augmentation(crops, pad, chosen, seed)
 
 
 def seed_everything(*parts: int) -> None:
@@ -87,27 +97,34 @@ def seed_everything(*parts: int) -> None:
     random.seed(seed)
 
 
-Mixed = tuple[Tensor, SoftTarget | Tensor, AbstractContextManager[Any]]
+class Mixed(NamedTuple):
+    """The batch that the model learns from, and in what its forward pass runs. confidence: (N,) of a soft augmentation,
+    else None."""
+
+    images: Tensor
+    target: SoftTarget | Tensor
+    confidence: Tensor | None = None
+    inside: AbstractContextManager[Any] = nullcontext()
 
 
 def mix(setup: Setup, x: Tensor, y: Tensor, timer: StepTimer) -> Mixed:
-    """The batch that the model learns from, its labels, and in what its forward pass must run."""
+    """What the method makes of a batch."""
     if setup.mixer is None or setup.refinement.refining:
-        return x, y, nullcontext()
+        return Mixed(x, y)
     if isinstance(setup.mixer, fastmix.ManifoldMixup):
         plan = setup.mixer.plan(x)
         target = plan.target(y)
         timer.end("mix")
-        return x, target, setup.mixer.inside(setup.model, plan)
+        return Mixed(x, target, inside=setup.mixer.inside(setup.model, plan))
     saliency = None
     if setup.mixer.needs_saliency:
         # The bare module: DistributedDataParallel must see one forward and one backward a step.
         with setup.autocast():
             saliency = fastmix.input_saliency(setup.model, x, y)
         timer.end("saliency")
-    mixed, target = setup.mixer(x, y, saliency)
+    mixed = Mixed(*setup.mixer(x, y, saliency))
     timer.end("mix")
-    return mixed, target, nullcontext()
+    return mixed
 
 
 def training_step(setup: Setup, x: Tensor, y: Tensor, scale: float,
@@ -116,7 +133,7 @@ def training_step(setup: Setup, x: Tensor, y: Tensor, scale: float,
 
     Returns: the loss (0-d, detached), the logits, the target; the last two of the labelled images alone.
     """
-    mixed, target, inside = mix(setup, x, y, timer)
+    mixed, target, confidence, inside = mix(setup, x, y, timer)
     setup.optimizer.zero_grad(set_to_none=True)
     refining = setup.refinement.refining
     objective = None if refining else setup.objective
@@ -127,8 +144,7 @@ def training_step(setup: Setup, x: Tensor, y: Tensor, scale: float,
         if setup.objective is not None:  # without its strength, the loss of ISDA is that of the labelled images
             known = setup.objective.labelled(len(y))
             logits, target = logits[:known], y[:known]
-        smoothing = 0.0 if refining else setup.options.label_smoothing
-        loss = fastmix.functional.soft_cross_entropy(logits, target, label_smoothing=smoothing)
+        loss = F.soft_cross_entropy(logits, target) if refining else setup.loss(logits, target, confidence)
     else:
         with objective.features(setup.model) as features, setup.autocast():
             logits = setup.parallel(mixed)
@@ -185,7 +201,8 @@ def train_epoch(setup: Setup, epoch: int, timer: StepTimer, advance: Callable[[]
     options, processes = setup.options, setup.processes
     started = time.perf_counter()
     seed_everything(options.seed, MIXING, epoch, processes.rank)
-    crops = setup.crops(epoch)
+    methods.begin_epoch(setup.mixer, options, epoch)
+    augmentation = setup.augmentation(epoch)
     steps = data.training_steps(len(setup.dataset.train.labels), options.batch,
                                 data.derived_seed(options.seed, ORDER, epoch), processes.rank, processes.world)
     if setup.draws is not None:
@@ -199,7 +216,7 @@ def train_epoch(setup: Setup, epoch: int, timer: StepTimer, advance: Callable[[]
     for step in steps:
         timer.start()
         images, y = next(batches)
-        x = setup.inputs(images, crops)
+        x = setup.inputs(images, augmentation)
         timer.end("data")
         rate = setup.optimizer.param_groups[0]["lr"]
         loss, logits, target = training_step(setup, x, y, len(y) * processes.world / step.total, timer)
@@ -254,7 +271,7 @@ def augmented_risk(setup: Setup, epoch: int) -> float:
             x = setup.inputs(images, crops)
             with setup.autocast():
                 if setup.mixer is None or setup.refinement.refining:
-                    totals[0] += fastmix.functional.soft_cross_entropy(setup.model(x), y, reduction="sum")
+                    totals[0] += F.soft_cross_entropy(setup.model(x), y, reduction="sum")
                 else:
                     totals[0] += mixed_loss(setup.model, x, y, setup.mixer)
             totals[1] += len(y)

@@ -20,6 +20,7 @@ import fastmix
 from .. import data, models
 from .._cli import CommandError, UsageError, first_line, require
 from . import checkpoint, methods, pictures, schedules
+from .augment import policy
 from .distributed import Processes
 from .loop import NotFinite, Setup, augmented_risk, evaluate, seed_everything, train_epoch, training_step
 from .objectives import Isda, LabelledDraws
@@ -71,10 +72,12 @@ def setup(options: Options, dataset: data.Dataset, processes: Processes) -> Setu
         objective = Isda(options, model, len(dataset.classes), (options.epochs - options.refine_epochs) * steps, device)
         if objective.unlabelled:
             draws = LabelledDraws(dataset.train.labels, options.labelled)
-    mixer = methods.build(options, dataset.shape, device)
+    policy(options)  # a missing torchvision is reported now
+    mixer = methods.build(options, dataset.shape, device, len(dataset.classes))
     methods.check_layers(mixer, model)
     return Setup(options, processes, moved, data.Preprocess(dataset, device), model, parallel, optimizer,
-                 schedules.scheduler(options, optimizer, steps), mixer, objective, draws, schedules.refinement(options))
+                 schedules.scheduler(options, optimizer, steps), mixer, methods.loss(options), objective, draws,
+                 schedules.refinement(options))
 
 
 class Run:
@@ -206,7 +209,7 @@ class Run:
             result["risk"] = risks
         setup.refinement.begin(1, setup.mixer)  # time and pictures are of the mixing
         if self.writes:
-            if setup.mixer is not None or setup.objective is not None:
+            if options.method != "none":
                 result["step_ratio"] = step_ratio(setup)
             pictures.curves(self.history, f"{options.method} on {options.data}, {options.model}",
                             self.folder / "curves.png")
@@ -235,7 +238,7 @@ def step_ratio(setup: Setup, repeats: int = 15) -> float:
     objective = None if setup.objective is None else setup.objective.alone()
     alone = dataclasses.replace(setup, model=model, parallel=model, optimizer=schedules.optimizer(setup.options, model),
                                 objective=objective)
-    plain = dataclasses.replace(alone, mixer=None, objective=None)
+    plain = dataclasses.replace(alone, mixer=None, objective=None, loss=methods.cross_entropy(setup.options))
     x, y = _some_images(setup, setup.dataset.train, setup.options.batch)
     own = (x, y) if setup.draws is None else (torch.cat([x, x]), torch.cat([y, y]))
 
@@ -274,10 +277,15 @@ def take_samples(setup: Setup, split: data.Split, count: int = SHOWN) -> Samples
     setup.model.eval()
     if setup.mixer.needs_saliency:
         grad = fastmix.input_saliency(setup.model, x, y)
+    methods.begin_epoch(setup.mixer, setup.options, 1)  # as strong as in training, not as at its end
     plan = setup.mixer.plan(x, grad)
     target = plan.target(y)
     after = setup.preprocess.displayable(plan.apply(x)[:count])
-    lines = [pictures.shares(target, setup.dataset.classes, row) for row in range(len(before))]
+    confidence = getattr(plan, "confidence", None)
+    if confidence is None:
+        lines = [pictures.shares(target, setup.dataset.classes, row) for row in range(len(before))]
+    else:
+        lines = [[f"confidence {value:.2f}"] for value in confidence[:count].tolist()]
     look = None if grad is None else pictures.Look.of(grad[:count], getattr(plan, "mask", None))
     return Samples(before, after, names[:count], lines, look)
 
