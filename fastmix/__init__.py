@@ -16,8 +16,7 @@ from .manifold import ManifoldMixup  # noqa: E402
 from .mixer_groups import Compose, RandomChoice  # noqa: E402
 from .mixers import CutMix, Cutout, DCutMix, DMixup, Mixup, RMix, SaliencyDCutMix  # noqa: E402
 from .refinement import Refinement, RiskGap, risk_gap  # noqa: E402
-from .subsampling import subsample, uncertainty  # noqa: E402
-from .soft_augmentation import   # noqa: E402
+from .soft_augmentation import (  # noqa: E402
     SoftCrop,
     SoftNoise,
     SoftResizedCrop,
@@ -26,6 +25,7 @@ from .soft_augmentation import   # noqa: E402
     pair_weight,
     visibility,
 )
+from .subsampling import subsample, uncertainty  # noqa: E402
 from .targets import SoftTarget  # noqa: E402
 
 select_auto()

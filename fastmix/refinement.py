@@ -145,7 +145,7 @@ def mixed_loss(model: nn.Module, x: Tensor, y: Tensor, mixer: Any) -> Tensor:
             logits = model(x)
         return soft_cross_entropy(logits, plan.target(y), reduction="sum")
     wanted = mixer.needs_saliency and mixer.enabled
-    mixed, target = mixer(x, y, input_saliency(model, x, y) if wanted else None)
+    mixed, target, *_ = mixer(x, y, input_saliency(model, x, y) if wanted else None)
     return soft_cross_entropy(model(mixed), target, reduction="sum")
 
 

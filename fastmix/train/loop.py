@@ -262,13 +262,13 @@ def augmented_risk(setup: Setup, epoch: int) -> float:
     eval mode. Source: refined data augmentation, Table 2."""
     options, processes = setup.options, setup.processes
     seed_everything(options.seed, RISK, epoch, processes.rank)
-    crops = setup.crops(epoch)
+    augmentation = setup.augmentation(epoch)
     steps = data.training_steps(len(setup.dataset.train.labels), options.batch,
                                 data.derived_seed(options.seed, RISK, epoch), processes.rank, processes.world)
     totals = torch.zeros(2, dtype=torch.float64, device=setup.device)
     with evaluating(setup.model):
         for images, y in setup.dataset.train.batches([step.own for step in steps]):
-            x = setup.inputs(images, crops)
+            x = setup.inputs(images, augmentation)
             with setup.autocast():
                 if setup.mixer is None or setup.refinement.refining:
                     totals[0] += F.soft_cross_entropy(setup.model(x), y, reduction="sum")

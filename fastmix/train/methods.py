@@ -82,7 +82,7 @@ def _soft_target_kl(options: Options) -> Loss:
 
 
 def _focal(options: Options) -> Loss:
-    criterion = fastmix.FocalLoss(options.gamma)
+    criterion = fastmix.FocalLoss(options.focal_gamma)
     return lambda logits, target, _: criterion(logits, target)
 
 
@@ -136,13 +136,13 @@ METHODS: dict[str, Method] = {
                          classes=True),
     "label-smoothing": Method(lambda o, _: None, (), "no mixing, --label-smoothing 0.1",
                               loss=lambda o: _cross_entropy(o.label_smoothing or 0.1)),
-    "focal": Method(lambda o, _: None, ("gamma",), "no mixing, focal loss", loss=_focal),
+    "focal": Method(lambda o, _: None, ("focal_gamma",), "no mixing, focal loss", loss=_focal),
     "isda": Method(_isda, ISDA_FLAGS, "features widened by their class's covariance", isda=True),
     "isda-semi": Method(_isda, (*ISDA_FLAGS, "labelled", "consistency"),
                         "isda on the labelled images, its consistency loss on all others", isda=True),
 }
 METHOD_FLAGS = ("alpha", "k", "layers", "patches", "levels", "length", "prob", "isda_kind", "isda_schedule", "strength",
-                "labelled", "consistency", "sigma", "sigma_decay", "weighting", "fill", "gamma")
+                "labelled", "consistency", "sigma", "sigma_decay", "weighting", "fill", "focal_gamma")
 
 
 def check_flags(methods: list[str], given: set[str]) -> None:

@@ -63,7 +63,7 @@ class Options:
     sigma_decay: int = 0
     weighting: str = "sample"
     fill: float | str = 0.0
-    gamma: float = 2.0
+    focal_gamma: float = 2.0
     seed: int = 0
     amp: str = "none"
     channels_last: bool = True
@@ -165,7 +165,7 @@ def add_method_flags(parser: Parser) -> None:
                             "label; batch_mean: mean p times mean KL, as the paper's listing computes")
     group.add_argument("--fill", type=fill, metavar="X",
                        help="background of soft-crop, soft-resized-crop, in normalised units, or random (0)")
-    group.add_argument("--gamma", type=not_negative, help="of the focal loss (2)")
+    group.add_argument("--focal-gamma", type=not_negative, help="of the focal loss (2)")
     group.add_argument("--prob", type=share, help="probability that a batch is mixed (1)")
 
 
