@@ -21,14 +21,14 @@ BACKENDS = ("reference", "cpu", "triton", "cuda")
 OPERATORS = ("soft_target", "blend", "paste", "patch_mix", "saliency", "covariance", "isda")
 
 CUDA_OPERATORS = ("soft_target", "paste", "patch_mix", "saliency")
-TRITON_OPERATORS = ("soft_target", "blend", "paste", "patch_mix", "saliency")
+TRITON_OPERATORS = OPERATORS
 
 # The backend that auto takes, by device type; missing entries mean the reference.
 # cpu: the C++ kernels won every case of `python -m bench` against the reference, eager and compiled (bench/results).
 # cuda: C++/CUDA where the library is loaded and has a kernel, else Triton (see select_auto). By bytes both beat the
 # reference, which makes several passes; neither has been measured on a GPU yet.
 AUTO: dict[str, dict[str, str]] = {
-    op: {"cpu": "cpu", "cuda": "triton"} if op in TRITON_OPERATORS else {"cpu": "cpu"} for op in OPERATORS}
+    op: {"cpu": "cpu", "cuda": "triton"} for op in OPERATORS}
 
 # Triton reads the variable when a kernel is defined, so one that is set later has no effect.
 _TRITON_INSTALLED = find_spec("triton") is not None
