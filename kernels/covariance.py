@@ -10,7 +10,7 @@ Shared is the update of a single class that every row belongs to.
 
 full: a tile is read, merged and written once, as many rows deep as the class has in the batch; sums of products go
 through tl.dot. Matrices are symmetric, so tiles above the diagonal are not computed: they are the transpose of those
-below. bytes: U*A*A*(1/2 read + 1 write) * element size for U present classes, and the rows of a class A/128 times
+below. bytes: U*A*A*(1/2 read + 1 write) * element size for U present classes, and the rows of a class A/64 times
 from L2; flops: N A^2. diag: U*A read + written and the rows twice, the second time from L2.
 Features of pixels (N, A, P) are first laid out as rows, one read and write of them: every later gather is then of
 whole rows. Not yet run on a GPU.
@@ -40,7 +40,7 @@ class Config:
     tile: int = 2048
     rows: int = 16
     # Side of a tile of a matrix, and the rows a product takes at a time.
-    side: int = 128
+    side: int = 64
     depth: int = 16
 
 
@@ -231,9 +231,9 @@ def _move_means(mean: Tensor, variances: Tensor | None, x: Tensor, place: Tensor
            chunks, width, x.stride(0), step, DIAG=variances is not None, KEEP=full, ACC=acc, ROWS=CONFIG.rows,
            FEATURES=features, num_warps=4)
     if full:
-        side = dot_block(width, CONFIG.side // (2 if acc == tl.float64 else 1))
+        side = dot_block(width, CONFIG.side)
         across = triton.cdiv(width, side)
         pairs = across * (across + 1) // 2
         launch(_tiles_kernel, slots * pairs, mean.device, cov, batch, delta, x, place, offset, present, seen, pairs,
                width, x.stride(0), step, PRECISION=matmul_precision(acc), ACC=acc, SIDE=side, DEPTH=CONFIG.depth,
-               num_warps=8 if side > 64 else 4)
+               num_warps=8)

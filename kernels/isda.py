@@ -44,14 +44,16 @@ from .patch_mix import STORAGE
 
 @dataclass(frozen=True)
 class Config:
-    """Reasoned, not measured."""
+    """Reasoned, not measured; what spills is known (tests/budget_triton.json)."""
 
-    # Sides of the tiles of the full form, and the depth of one product. Backward: two panels a multiprocessor.
-    rows: int = 128
-    panel: int = 128
-    depth: int = 32
-    # Tiles of the other forms.
+    # Tensor cores (TF32): sides of the tiles of the full form, of the others', and the depth of one product.
+    full: int = 128
     side: int = 64
+    depth: int = 32
+    # The same in float32 and float64, whose operands are all held in registers.
+    full_ieee: int = 64
+    side_ieee: int = 32
+    depth_ieee: int = 16
     # Features of a part of their tables: enough programs at J = 1000, A = 2048.
     part: int = 512
     # Programs that a launch should have; partial sums are split until it does.
@@ -61,6 +63,23 @@ class Config:
 
 
 CONFIG = Config()
+
+
+@dataclass(frozen=True)
+class _Products:
+    """How tl.dot is used for weights of a type."""
+
+    precision: str
+    full: int
+    side: int
+    depth: int
+
+    @classmethod
+    def of(cls, weight: Tensor) -> _Products:
+        precision = matmul_precision(FLOAT[weight.dtype])
+        if precision == "tf32":
+            return cls(precision, CONFIG.full, CONFIG.side, CONFIG.depth)
+        return cls(precision, CONFIG.full_ieee, CONFIG.side_ieee, CONFIG.depth_ieee)
 
 
 # ---------------------------------------------------------------- the table
@@ -372,27 +391,24 @@ def _forms(weight: Tensor, cov: Tensor, kind: int) -> tuple[Tensor, Tensor, Tens
 def _tables(weight: Tensor, cov: Tensor, present: Tensor, kind: int, rows: int) -> Tensor:
     """(parts, slots, J): their sum is v^T Sigma v. rows: that will read the table."""
     classes, width = weight.shape
-    slots, acc, gpu = present.shape[0], FLOAT[weight.dtype], weight.device
-    precision = matmul_precision(acc)
+    slots, gpu, use = present.shape[0], weight.device, _Products.of(weight)
     if kind == FULL:
-        most = CONFIG.rows // (2 if acc == tl.float64 else 1)
-        block, panel = dot_block(classes, most), dot_block(width, min(most, CONFIG.panel))
+        block, panel = dot_block(classes, use.full), dot_block(width, use.full)
         parts, blocks = triton.cdiv(width, panel), triton.cdiv(classes, block)
         table = torch.empty((parts, slots, classes), dtype=weight.dtype, device=gpu)
         launch(_full_table_kernel, slots * parts * blocks, gpu, table, weight, cov, present, slots, classes, width,
-               blocks, parts, PRECISION=precision, ROWS=block, PANEL=panel, DEPTH=min(CONFIG.depth, panel),
-               num_warps=8 if block * panel > 4096 else 4)
+               blocks, parts, PRECISION=use.precision, ROWS=block, PANEL=panel, DEPTH=min(use.depth, panel),
+               num_warps=8)
         return table
     weight, cov, product = _forms(weight, cov, kind)
-    side = CONFIG.side // (2 if acc == tl.float64 else 1)
-    block, together, depth = dot_block(classes, side), dot_block(slots, side), dot_block(width, 32)
+    block, together, depth = dot_block(classes, use.side), dot_block(slots, use.side), dot_block(width, use.depth)
     # Pixels read the table far more often than it is written: in one part then.
     part = width if rows > 8 * slots else CONFIG.part
     parts, blocks = max(1, triton.cdiv(width, part)), triton.cdiv(classes, block)
     table = torch.empty((parts, slots, classes), dtype=weight.dtype, device=gpu)
     launch(_pair_table_kernel, triton.cdiv(slots, together) * blocks * parts, gpu, table, weight, cov, product, present,
-           slots, classes, width, blocks, parts, part, KIND=kind, PRECISION=precision, SLOTS=together, ROWS=block,
-           DEPTH=depth, num_warps=4)
+           slots, classes, width, blocks, parts, part, KIND=kind, PRECISION=use.precision, SLOTS=together,
+           ROWS=block, DEPTH=depth, num_warps=8)
     return table
 
 
@@ -411,7 +427,7 @@ def isda_logits(logits: Tensor, weight: Tensor, cov: Tensor, labels: Tensor, str
     present, slot = present_classes(y, classes, ignore_index)
     table = _tables(weight, cov, present, kind, y.shape[0])
     word = WORD[logits.element_size()]
-    options = {"DTYPE": STORAGE[logits.dtype], "NAN_BITS": NAN[logits.dtype], "num_warps": 4}
+    options = {"DTYPE": STORAGE[logits.dtype], "NAN_BITS": NAN[logits.dtype], "num_warps": 4, "maxnreg": 160}
     tail = (table.shape[1], table.shape[0], scale, ignore_index)
     if logits.ndim == 2:
         z = _by_rows(logits)
@@ -453,37 +469,35 @@ def _sums(grad: Tensor, labels: Tensor, present: Tensor, strength: Tensor | None
 def isda_logits_backward(grad: Tensor, weight: Tensor, cov: Tensor, labels: Tensor, strength: Tensor | None,
                          scale: float, ignore_index: int, kind: int) -> Tensor:
     weight, cov, y = weight.contiguous(), cov.contiguous(), labels.contiguous().view(-1)
-    (classes, width), acc, gpu = weight.shape, FLOAT[weight.dtype], weight.device
+    (classes, width), gpu, use = weight.shape, weight.device, _Products.of(weight)
     if grad.numel() == 0 or width == 0:
         return torch.zeros_like(weight)
     present, slot = present_classes(y, classes, ignore_index)
     sums = _sums(grad, y, present, strength, scale, weight.dtype)
-    slots, precision = present.shape[0], matmul_precision(acc)
-    side = CONFIG.side // (2 if acc == tl.float64 else 1)
-    together, columns = dot_block(slots, side), dot_block(width, side)
+    slots = present.shape[0]
+    together, columns = dot_block(slots, use.side), dot_block(width, use.side)
     column_blocks = triton.cdiv(width, columns)
     pull = torch.empty((slots, width), dtype=weight.dtype, device=gpu)
     launch(_pull_kernel, triton.cdiv(slots, together) * column_blocks, gpu, pull, sums, weight, present, slots, classes,
-           width, column_blocks, PRECISION=precision, SLOTS=together, COLUMNS=columns, DEPTH=dot_block(classes, 32),
-           num_warps=4)
+           width, column_blocks, PRECISION=use.precision, SLOTS=together, COLUMNS=columns,
+           DEPTH=dot_block(classes, use.depth), num_warps=8)
     if kind == FULL:
         return _full_gradient(weight, cov, sums, pull, present)
     out = torch.empty_like(weight)
-    rows = dot_block(classes, side)
+    rows = dot_block(classes, use.side)
     launch(_pair_gradient_kernel, triton.cdiv(classes, rows) * column_blocks, gpu, out, weight,
            cov if kind == DIAG else None, sums, pull, present, slot, slots, classes, width, column_blocks, KIND=kind,
-           PRECISION=precision, ROWS=rows, COLUMNS=columns, DEPTH=dot_block(slots, 32), num_warps=4)
+           PRECISION=use.precision, ROWS=rows, COLUMNS=columns, DEPTH=dot_block(slots, use.depth), num_warps=8)
     return out @ cov if kind == SHARED else out
 
 
 def _full_gradient(weight: Tensor, cov: Tensor, sums: Tensor, pull: Tensor, present: Tensor) -> Tensor:
-    (classes, width), slots, acc = weight.shape, present.shape[0], FLOAT[weight.dtype]
-    most = CONFIG.rows // (2 if acc == tl.float64 else 1)
-    rows, panel = dot_block(classes, most), dot_block(width, min(most, CONFIG.panel))
+    (classes, width), slots, use = weight.shape, present.shape[0], _Products.of(weight)
+    rows, panel = dot_block(classes, use.full), dot_block(width, use.full)
     blocks = triton.cdiv(classes, rows) * triton.cdiv(width, panel)
     splits = max(1, min(slots, CONFIG.programs // blocks))
     part = torch.empty((splits, classes, width), dtype=weight.dtype, device=weight.device)
     launch(_full_gradient_kernel, blocks * splits, weight.device, part, weight, cov, sums, pull, present, slots, classes,
-           width, triton.cdiv(width, panel), splits, PRECISION=matmul_precision(acc), ROWS=rows, PANEL=panel,
-           DEPTH=min(CONFIG.depth, panel), num_warps=8 if rows * panel > 4096 else 4)
+           width, triton.cdiv(width, panel), splits, PRECISION=use.precision, ROWS=rows, PANEL=panel,
+           DEPTH=min(use.depth, panel), num_warps=8)
     return part.view(classes, width) if splits == 1 else part.sum(0)
