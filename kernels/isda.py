@@ -37,7 +37,7 @@ from torch import Tensor
 
 from ._classes import dot_block, is_class, matmul_precision, present_classes
 from ._common import FLOAT, WORD, device, launch, next_power_of_2, to_float, to_storage
-from .covariance import DIAG, FULL, IDENTITY, SHARED
+from .covariance import DIAG, FULL, SHARED
 from .paste import NAN
 from .patch_mix import STORAGE
 
@@ -451,7 +451,7 @@ def isda_logits(logits: Tensor, weight: Tensor, cov: Tensor, labels: Tensor, str
 def _sums(grad: Tensor, labels: Tensor, present: Tensor, strength: Tensor | None, scale: float,
           dtype: torch.dtype) -> Tensor:
     """e (slots, J), 0 in the rows of empty slots."""
-    images, classes = grad.shape[:2]
+    classes = grad.shape[1]
     pixels = grad.shape[2] if grad.ndim == 3 else 1
     slots, rows = present.shape[0], labels.shape[0]
     columns = min(next_power_of_2(classes), 32 if pixels > 1 else 256)
@@ -497,7 +497,7 @@ def _full_gradient(weight: Tensor, cov: Tensor, sums: Tensor, pull: Tensor, pres
     blocks = triton.cdiv(classes, rows) * triton.cdiv(width, panel)
     splits = max(1, min(slots, CONFIG.programs // blocks))
     part = torch.empty((splits, classes, width), dtype=weight.dtype, device=weight.device)
-    launch(_full_gradient_kernel, blocks * splits, weight.device, part, weight, cov, sums, pull, present, slots, classes,
-           width, triton.cdiv(width, panel), splits, PRECISION=use.precision, ROWS=rows, PANEL=panel,
+    launch(_full_gradient_kernel, blocks * splits, weight.device, part, weight, cov, sums, pull, present, slots,
+           classes, width, triton.cdiv(width, panel), splits, PRECISION=use.precision, ROWS=rows, PANEL=panel,
            DEPTH=min(use.depth, panel), num_warps=8)
     return part.view(classes, width) if splits == 1 else part.sum(0)

@@ -13,8 +13,8 @@ taken again wherever they are needed and never stored:
     rows      pseudo label, maximum and log-sum-exp of a row
     bounds    l (N, J) and the loss, a program for a sample and a block of k
     logits    d z, a program for a sample and a block of j
-    pulls     R_jk = sum of g_n p_nk s_njk over the samples of a class, from which dW = strength * (diag(S 1) - S) P with
-              S = R + R^T and P = W Sigma_c: a GEMM again, added up over the classes in order
+    pulls     R_jk = sum of g_n p_nk s_njk over the samples of a class, from which dW = strength * (diag(S 1) - S) P
+              with S = R + R^T and P = W Sigma_c: a GEMM again, added up over the classes in order
 
 flops: 2 U J A (A + J) forward (diag: 2 U J J A; shared and identity: one class), the same backward for W, and N J J
 exponentials, three times as many with a gradient; bytes: U A^2, N J a few times. Not yet run on a GPU.
@@ -30,7 +30,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ._classes import present_classes
-from ._common import FLOAT, device, launch, next_power_of_2, to_float, to_storage
+from ._common import device, launch, next_power_of_2, to_float, to_storage
 from ._loss import weighted
 from .covariance import DIAG, FULL, IDENTITY
 
