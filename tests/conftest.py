@@ -22,7 +22,7 @@ settings.register_profile("fastmix", deadline=None, derandomize=True, max_exampl
 settings.load_profile("fastmix")
 
 # Test files of operators that others are formed of.
-FORMED_OF = {"rmix": "patch_mix"}
+FORMED_OF = {"rmix": "patch_mix", "isda_loss": "covariance"}
 ISA = {"portable": 0, "avx2": 1, "avx512": 2}
 INTERPRETED = why_not("blend", "triton", "cpu") is None
 if INTERPRETED:
@@ -82,8 +82,9 @@ def variant(request):
     if name == "simt":
         simt_backend.install()
     file = request.path.stem.removeprefix("test_")
-    op = next((op for op in OPERATORS if file == op or file.startswith(f"{op}_")), FORMED_OF.get(file, "blend"))
-    reason = simt_backend.why_not(op, name, request.config.getoption("--device"))
+    op = FORMED_OF.get(file) or next((op for op in OPERATORS if file == op or file.startswith(f"{op}_")), "blend")
+    form = "consistency" if file == "isda_consistency" else request.node.callspec.params.get("kind")
+    reason = simt_backend.why_not(op, name, request.config.getoption("--device"), form)
     if reason is not None:
         pytest.skip(reason)
     if isa:

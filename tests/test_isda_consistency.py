@@ -3,10 +3,11 @@
 import pytest
 import torch
 from isda_cases import make, oracle_consistency, with_grads
-from support import DTYPES, dtype_id, within_budget
+from support import DTYPES, compiled, dtype_id, same_bits, within_budget
 
 import fastmix
 import fastmix.functional as F
+from fastmix import _library
 from fastmix.ops.covariance import KINDS
 
 
@@ -50,3 +51,66 @@ def test_strength_zero_is_plain_consistency(variant):
     z, w, cov, _ = make("full", 6, 5, 4)
     entropy = -(torch.softmax(z, 1) * torch.log_softmax(z, 1)).sum(1)
     torch.testing.assert_close(F.isda_consistency(z, w, cov, 0.0, reduction="none"), entropy)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradcheck(variant, kind):
+    z, w, cov, _ = make(kind, 5, 3, 4, torch.float64)
+    w.requires_grad_()
+    fast = {"fast_mode": variant == "triton"}
+    for reduction in ("mean", "none"):
+        def loss(z, w, reduction=reduction):
+            return F.isda_consistency(z, w, cov, 0.7, kind=kind, reduction=reduction)
+        # p is a constant of the loss, which finite differences do not know: only the weight.
+        assert torch.autograd.gradcheck(lambda w: loss(z.detach(), w), w, **fast)
+    if kind != "identity":
+        cov.requires_grad_()
+        symmetric = (lambda c: c) if kind == "diag" else lambda c: (c + c.mT) / 2
+        assert torch.autograd.gradcheck(
+            lambda w, cov: F.isda_consistency(z, w, symmetric(cov), 0.7, kind=kind), (w, cov), **fast)
+
+
+def test_rows_of_any_stride_and_weights_of_any_order(variant):
+    _, w, cov, _ = make("diag", 6, 5, 9)
+    rows, turned_w = torch.randn(6, 10)[:, ::2], w.t().contiguous().t()
+    torch.testing.assert_close(F.isda_consistency(rows, turned_w, cov, 0.5),
+                               F.isda_consistency(rows.contiguous(), w, cov, 0.5))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_repeatable_and_independent_of_threads(variant, kind, threads):
+    if variant == "reference":
+        pytest.skip("torch's own products split by threads")
+    n, j, a = (12, 9, 33) if variant == "triton" else (200, 40, 70)
+    z, w, cov, _ = make(kind, n, j, a)
+    results = []
+    for count in (1, 1) if variant == "triton" else (1, 2, 2):  # the interpreter's products are torch's own
+        threads(count)
+        results.append(with_grads(lambda z, w: F.isda_consistency(z, w, cov, 0.5, kind=kind), z, w, torch.ones(())))
+    for other in results[1:]:
+        assert all(same_bits(a, b) for a, b in zip(other, results[0], strict=True))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_compiled_equals_eager(variant, kind):
+    z, w, cov, _ = make(kind, 4, 3, 5)
+
+    def step(z, w):
+        return (F.isda_consistency(z, w, cov, 0.5, kind=kind)
+                + F.isda_consistency(z, w, cov, 0.5, kind=kind, reduction="none").square().sum())
+
+    leaves = [t.requires_grad_() for t in (z, w)]
+    want = torch.autograd.grad(step(*leaves), leaves)
+    torch.testing.assert_close(torch.autograd.grad(compiled(step)(*leaves), leaves), want)
+
+
+def test_more_classes_than_are_handled_together(variant, monkeypatch):
+    """Triton's tables are taken class by class where all would be too large."""
+    z, w, cov, _ = make("full", 9, 5, 4)
+    want = with_grads(lambda z, w: F.isda_consistency(z, w, cov, 0.5), z, w, torch.ones(()))
+    if variant == "triton":
+        kernels = _library.kernels("isda_consistency")
+        monkeypatch.setattr(kernels, "CONFIG", kernels.Config(elements=100))
+    torch.testing.assert_close(with_grads(lambda z, w: F.isda_consistency(z, w, cov, 0.5), z, w, torch.ones(())), want)
+    strength = torch.tensor(0.25, dtype=torch.float64)
+    torch.testing.assert_close(F.isda_consistency(z, w, cov, strength), F.isda_consistency(z, w, cov, 0.25))
