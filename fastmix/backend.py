@@ -20,15 +20,17 @@ _transforms_active = torch._C._are_functorch_transforms_active
 BACKENDS = ("reference", "cpu", "triton", "cuda")
 OPERATORS = ("soft_target", "blend", "paste", "patch_mix", "saliency", "crop", "covariance", "isda")
 
-CUDA_OPERATORS = ("soft_target", "paste", "patch_mix", "saliency")
-TRITON_OPERATORS = ("soft_target", "blend", "paste", "patch_mix", "saliency", "crop")
+CUDA_OPERATORS = ("soft_target", "paste", "patch_mix", "saliency", "isda")
+# Operators of which a backend serves some forms only, the caller's third argument of `select`.
+FORMS = {("isda", "cuda"): ("diag", "identity")}
+TRITON_OPERATORS = OPERATORS
 
 # The backend that auto takes, by device type; missing entries mean the reference.
 # cpu: the C++ kernels won every case of `python -m bench` against the reference, eager and compiled (bench/results).
 # cuda: C++/CUDA where the library is loaded and has a kernel, else Triton (see select_auto). By bytes both beat the
 # reference, which makes several passes; neither has been measured on a GPU yet.
 AUTO: dict[str, dict[str, str]] = {
-    op: {"cpu": "cpu", "cuda": "triton"} if op in TRITON_OPERATORS else {"cpu": "cpu"} for op in OPERATORS}
+    op: {"cpu": "cpu", "cuda": "triton"} for op in OPERATORS}
 
 # Triton reads the variable when a kernel is defined, so one that is set later has no effect.
 _TRITON_INSTALLED = find_spec("triton") is not None
@@ -48,8 +50,11 @@ def _parse(name: str, source: str) -> str | None:
     return name
 
 
-def why_not(op: str, name: str, device_type: str) -> str | None:
-    """Why backend ``name`` cannot serve ``op`` on such a device, or None if it can."""
+def why_not(op: str, name: str, device_type: str, form: str | None = None) -> str | None:
+    """Why backend ``name`` cannot serve ``op`` (this form of it) on such a device, or None if it can."""
+    served = FORMS.get((op, name))
+    if form is not None and served is not None and form not in served:
+        return f"its {op} kernels serve {' and '.join(served)}, this is {form}"
     if name == "reference":
         return None
     if name == "cpu":
@@ -77,8 +82,11 @@ def _why_not_cuda(op: str, device_type: str) -> str | None:
     return _library.cuda_missing
 
 
-def select(op: str, x: Tensor) -> str:
-    """The backend for this call. RuntimeError with the reason if an explicit choice cannot serve it."""
+def select(op: str, x: Tensor, form: str | None = None) -> str:
+    """The backend for this call. RuntimeError with the reason if an explicit choice cannot serve it.
+
+    form: which one of an operator that `FORMS` names.
+    """
     device_type = "cpu" if x.is_cpu else x.device.type
     name = _State.forced
     if not torch.compiler.is_compiling() and _transforms_active():
@@ -87,8 +95,12 @@ def select(op: str, x: Tensor) -> str:
             raise RuntimeError(f"{op}: backend {name!r} was asked for and cannot serve under torch.func transforms")
         return "reference"
     if name is None:
-        return AUTO[op].get(device_type, "reference")
-    reason = why_not(op, name, device_type)
+        name = AUTO[op].get(device_type, "reference")
+        if form is None or form in FORMS.get((op, name), (form,)):
+            return name
+        # Triton's, where it is there: it serves every form.
+        return "triton" if why_not(op, "triton", device_type) is None else "reference"
+    reason = why_not(op, name, device_type, form)
     if reason is not None:
         raise RuntimeError(f"{op}: backend {name!r} was asked for and cannot serve: {reason}")
     return name

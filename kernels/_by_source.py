@@ -70,10 +70,14 @@ def _by_source_kernel(offset_ptr, place_ptr, index_ptr, places, rows, columns, p
         tl.store(offset_ptr + row, before, mask=row <= rows)
 
 
-def by_source(index: Tensor) -> tuple[Tensor, Tensor]:
-    """index (N, K) contiguous -> (offset (N + 1), place (N*K)): place[offset[m]:offset[m + 1]] read row m."""
-    rows, columns = index.shape
-    places = rows * columns
+def by_source(index: Tensor, sources: int | None = None) -> tuple[Tensor, Tensor]:
+    """index (N, K) contiguous -> (offset (sources + 1), place (N*K)): place[offset[m]:offset[m + 1]] read row m.
+
+    sources: rows that are read (default N).
+    """
+    columns = index.shape[1]
+    places = index.numel()
+    rows = index.shape[0] if sources is None else sources
     if places > CONFIG.counted:
         valid = ((index >= 0) & (index < rows)).all(1, keepdim=True)
         key = torch.where(valid, index, rows).flatten()

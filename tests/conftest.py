@@ -21,6 +21,8 @@ import simt_build
 settings.register_profile("fastmix", deadline=None, derandomize=True, max_examples=40)
 settings.load_profile("fastmix")
 
+# Test files of operators that others are formed of.
+FORMED_OF = {"rmix": "patch_mix", "isda_loss": "covariance"}
 ISA = {"portable": 0, "avx2": 1, "avx512": 2}
 INTERPRETED = why_not("blend", "triton", "cpu") is None
 if INTERPRETED:
@@ -79,8 +81,10 @@ def variant(request):
     name, _, isa = request.param.partition("-")
     if name == "simt":
         simt_backend.install()
-    op = request.path.stem.removeprefix("test_")
-    reason = simt_backend.why_not(op if op in OPERATORS else "blend", name, request.config.getoption("--device"))
+    file = request.path.stem.removeprefix("test_")
+    op = FORMED_OF.get(file) or next((op for op in OPERATORS if file == op or file.startswith(f"{op}_")), "blend")
+    form = "consistency" if file == "isda_consistency" else request.node.callspec.params.get("kind")
+    reason = simt_backend.why_not(op, name, request.config.getoption("--device"), form)
     if reason is not None:
         pytest.skip(reason)
     if isa:

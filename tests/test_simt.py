@@ -66,7 +66,7 @@ def test_a_removed_barrier_is_a_data_race(case, barrier):
 
 
 @pytest.mark.parametrize("name,right,wrong,case", [
-    ("soft_target.cuh", "if (pack < row.packs) cache.packs[i]", "if (pack <= row.packs) cache.packs[i]",
+    ("logit_row.cuh", "if (pack < row.packs) cache.packs[i]", "if (pack <= row.packs) cache.packs[i]",
      "soft_target_block"),
     pytest.param("percentile.cuh", "if (t + i * kThreads < n) mask", "if (t + i * kThreads <= n) mask",
                  "percentile_1024", marks=pytest.mark.slow),

@@ -21,9 +21,12 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime.driver import driver
 
 from fastmix import _library
+from fastmix.ops.covariance import KINDS, cov_shape
 
 BUDGET = Path(__file__).with_name("budget_triton.json")
 TARGETS = (80, 90, 100)
+# Modules with launches of their own beside an operator's.
+SHARED = ("_by_source", "_classes")
 SHORT = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16", torch.float64: "fp64"}
 
 
@@ -139,15 +142,73 @@ def crop_cases() -> Iterator[Case]:
         yield f"resized {name} backward", kernels.resized_crop_backward, (x, box, height, width)
 
 
+def _cov(kind: str, j: int, a: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    return empty(*cov_shape(kind, j, a), dtype=dtype)
+
+
+# N, J, A: CIFAR-100 on a WideResNet-28-10, ImageNet on a ResNet-50.
+FEATURES = ((128, 100, 640), (256, 1000, 2048))
+
+
+def covariance_cases() -> Iterator[Case]:
+    kernels = _library.kernels("covariance")
+    for n, j, a in FEATURES:
+        for kind, code in KINDS.items():
+            for dtype in (torch.float32, torch.bfloat16)[:2 if kind == "full" else 1]:
+                state = (labels(j), empty(j, a), _cov(kind, j, a))
+                yield (f"{kind} {n}x{j}x{a} {SHORT[dtype]}", kernels.covariance_update_,
+                       (*state, empty(n, a, 1, dtype=dtype), labels(n, 1), None, code))
+    for kind in ("full", "diag"):
+        state = (labels(19), empty(19, 512), _cov(kind, 19, 512))
+        yield (f"{kind} pixels 2x19x97x97", kernels.covariance_update_,
+               (*state, empty(2, 512, 97 * 97), labels(2, 97 * 97), 255, KINDS[kind]))
+        double = (labels(10), empty(10, 64, dtype=torch.float64), _cov(kind, 10, 64, torch.float64))
+        yield (f"{kind} 64x10x64 fp64", kernels.covariance_update_,
+               (*double, empty(64, 64, 1, dtype=torch.float64), labels(64, 1), None, KINDS[kind]))
+
+
+def isda_cases() -> Iterator[Case]:
+    kernels = _library.kernels("isda")
+    for name, call in (("", kernels.isda_logits), (" backward", kernels.isda_logits_backward)):
+        for kind, code in KINDS.items():
+            for n, j, a in FEATURES:
+                for dtype in (torch.float32, torch.bfloat16)[:2 if kind == "diag" else 1]:
+                    yield (f"{kind} {n}x{j}x{a} {SHORT[dtype]}{name}", call,
+                           (empty(n, j, dtype=dtype), empty(j, a), _cov(kind, j, a), labels(n), None, 0.5, -100, code))
+            if kind in ("full", "diag"):
+                double = torch.float64
+                yield (f"{kind} 64x10x64 fp64{name}", call,
+                       (empty(64, 10, dtype=double), empty(10, 64, dtype=double), _cov(kind, 10, 64, double),
+                        labels(64), None, 0.5, -100, code))
+        for n, j in ((2, 19), (4, 150)):
+            yield (f"diag pixels {n}x{j}x97x97{name}", call,
+                   (empty(n, j, 97 * 97), empty(j, 512), _cov("diag", j, 512), labels(n, 97 * 97), empty(), 1.0, -100,
+                    KINDS["diag"]))
+
+
+def in_tf32(cases: Callable[[], Iterator[Case]]) -> Callable[[], Iterator[Case]]:
+    """The cases' float32 products on tensor cores."""
+    def rounded() -> Iterator[Case]:
+        before = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("high")
+        try:
+            yield from (case for case in cases() if "fp64" not in case[0] and "bf16" not in case[0])
+        finally:
+            torch.set_float32_matmul_precision(before)
+    return rounded
+
+
 OPERATORS = {"soft_target": soft_target_cases, "blend": blend_cases, "paste": paste_cases,
-             "patch_mix": patch_mix_cases, "saliency": saliency_cases, "crop": crop_cases}
+             "patch_mix": patch_mix_cases, "saliency": saliency_cases, "crop": crop_cases,
+             "covariance": covariance_cases, "isda": isda_cases, "covariance in tf32": in_tf32(covariance_cases),
+             "isda in tf32": in_tf32(isda_cases)}
 
 
 def launches(operator: str) -> dict[str, tuple]:
     """case/kernel -> (kernel, arguments, options) of everything that the cases launch."""
     found: dict[str, tuple] = {}
-    module = _library.kernels(operator)
-    places = [m for m in (module, _library.kernels("_by_source")) if hasattr(m, "launch")]
+    module = _library.kernels(operator.split()[0])
+    places = [m for m in (module, *map(_library.kernels, SHARED)) if hasattr(m, "launch")]
     before = [m.launch for m in places]
     try:
         for case, call, args in OPERATORS[operator]():

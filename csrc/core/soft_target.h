@@ -11,6 +11,23 @@ namespace fastmix {
 enum SoftTargetLoss : int64_t { kCrossEntropy = 0, kKl = 1, kBce = 2 };
 enum Reduction : int64_t { kNone = 0, kMean = 1, kSum = 2 };
 
+// What the rows are and where results go: common to the CPU and CUDA kernels, which add what only they need.
+struct SoftTargetRowData {
+  const void* logits;          // (N, J), classes contiguous
+  int64_t row_stride;          // elements between rows of logits
+  const int64_t* index;        // (N, K), or null: dense target
+  int64_t k;                   // K
+  const float* weight;         // (N, K) or null: 1
+  const float* base;           // (N) or null: 0
+  const void* target;          // (N, J) in the accumulation type, when index is null
+  const float* sample_weight;  // (N) or null: 1
+  double smoothing;            // eps
+  int64_t ignore_index;
+  SoftTargetLoss loss;
+  double* row_loss;  // (N); of the GPU: workspace of mean and sum
+  void* grad;        // (N, J) contiguous, or null: not wanted
+};
+
 // exp(x) for x <= 0, within 1 ulp; 0 below -87.3 (exp(-inf) is exactly 0); NaN stays NaN.
 FASTMIX_INLINE float exp_nonpositive(float x) {
 #ifdef __CUDA_ARCH__

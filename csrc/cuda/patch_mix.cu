@@ -1,27 +1,10 @@
 // Registration of patch_mix for CUDA.
 #include <tuple>
 
-#include "cuda/images.h"
-#include "cuda/patch_mix.cuh"
+#include "cuda/patch_mix_params.h"
 
 namespace fastmix {
 namespace {
-
-PatchMixParams params(const char* op, const RowsLike& rows, const Tensor& partner, const Tensor& mask,
-                      const Tensor& lam) {
-  PatchMixParams a{};
-  a.src = rows.in.data;
-  a.src_stride = rows.in.stride;
-  a.dst = rows.out();
-  a.shape = image_shape(op, rows.in);
-  a.partner = static_cast<const int64_t*>(partner.const_data_ptr());
-  a.mask = static_cast<const uint8_t*>(mask.const_data_ptr());
-  a.lam = static_cast<const float*>(lam.const_data_ptr());
-  a.lam_step = lam.dim() == 0 ? 0 : 1;
-  a.h = static_cast<int>(mask.size(1));
-  a.w = static_cast<int>(mask.size(2));
-  return a;
-}
 
 std::tuple<Tensor, Tensor> patch_mix_cuda(const Tensor& x, const Tensor& partner_in, const Tensor& mask_in,
                                           const Tensor& lam_in) {
@@ -29,7 +12,7 @@ std::tuple<Tensor, Tensor> patch_mix_cuda(const Tensor& x, const Tensor& partner
   const Tensor partner = dense(partner_in), mask = dense(mask_in), lam = dense(lam_in);
   RowsLike rows = rows_like(x, RowOrder::kImage);
   Tensor weight = empty_beside(x, {x.size(0), 2}, ScalarType::Float);
-  PatchMixParams a = params("patch_mix", rows, partner, mask, lam);
+  PatchMixParams a = patch_mix_params("patch_mix", rows, partner, mask, lam);
   a.weight = static_cast<float*>(weight.mutable_data_ptr());
   dispatch("patch_mix", x, [&](auto type) { patch_mix<decltype(type)>(a, false, device.stream()); });
   device.check();
@@ -42,7 +25,7 @@ Tensor patch_mix_backward_cuda(const Tensor& grad, const Tensor& partner_in, con
   const OnDevice device(op, grad);
   const Tensor partner = dense(partner_in), mask = dense(mask_in), lam = dense(lam_in);
   RowsLike rows = rows_like(grad, RowOrder::kImage);
-  PatchMixParams a = params(op, rows, partner, mask, lam);
+  PatchMixParams a = patch_mix_params(op, rows, partner, mask, lam);
   const Links links =
       linked(op, partner, grad.size(0), [&](auto... list) { link_sources({list...}, device.stream()); });
   a.first = links.first;

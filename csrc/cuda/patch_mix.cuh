@@ -55,20 +55,22 @@ FASTMIX_DEVICE Shares shares_of(const ImageShape& s, const Tile& t, const uint8_
   return shares;
 }
 
-// weight[n] = (mean of a, the rest), by the whole block.
-FASTMIX_DEVICE void write_weight(const uint8_t* mask, const uint8_t* other, float lam, int cells, float* weight) {
-  __shared__ Scratch<int, kTileThreads, 2> scratch;
+// weight[n] = (mean of a, the rest), by the whole block; NaN of a partner that is not valid.
+template <int kThreads>
+FASTMIX_DEVICE void write_weight(const uint8_t* mask, const uint8_t* other, float lam, bool valid, int cells,
+                                 float* weight) {
+  __shared__ Scratch<int, kThreads, 2> scratch;
   int counts[2] = {0, 0};  // cells of the image alone, mixed cells
-  for (int i = static_cast<int>(threadIdx.x); i < cells; i += kTileThreads) {
+  for (int i = static_cast<int>(threadIdx.x); i < cells; i += kThreads) {
     counts[0] += mask[i] != 0 && other[i] == 0;
     counts[1] += (mask[i] != 0) == (other[i] != 0);
   }
   int turn = 0;
-  reduce<kTileThreads>(counts, 0, Plus(), scratch, turn);
+  reduce<kThreads>(counts, 0, Plus(), scratch, turn);
   if (threadIdx.x != 0) return;
   // A lambda that no cell uses counts nothing, not even as NaN.
   const double mixed = counts[1] > 0 ? static_cast<double>(lam) * counts[1] : 0.0;
-  const float mean = static_cast<float>((mixed + counts[0]) / cells);
+  const float mean = valid ? static_cast<float>((mixed + counts[0]) / cells) : NAN;
   weight[0] = mean;
   weight[1] = 1.0f - mean;
 }
@@ -106,8 +108,7 @@ FASTMIX_KERNEL void __launch_bounds__(kTileThreads, 8) patch_mix_kernel(const __
   const int64_t cells = static_cast<int64_t>(a.h) * a.w;
   const uint8_t *mask = a.mask + n * cells, *other = a.mask + (valid ? partner : 0) * cells;
   if (t.is_first_block) {
-    write_weight(mask, other, lam, static_cast<int>(cells), a.weight + 2 * n);
-    if (!valid && threadIdx.x == 0) a.weight[2 * n] = a.weight[2 * n + 1] = NAN;
+    write_weight<kTileThreads>(mask, other, lam, valid, static_cast<int>(cells), a.weight + 2 * n);
   }
   if (t.first >= s.plane_elements()) return;
   const T* x = static_cast<const T*>(a.src);

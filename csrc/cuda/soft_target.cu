@@ -2,6 +2,7 @@
 #include <tuple>
 
 #include "cuda/binding.h"
+#include "cuda/scale_gradient.cuh"
 #include "cuda/soft_target.cuh"
 
 namespace fastmix {

@@ -182,7 +182,7 @@ def isda_logits(logits: Tensor, weight: Tensor, cov: Tensor | None, labels: Tens
     check.shape(op, "labels", labels, (logits.shape[0], *logits.shape[2:]), "one a row or pixel of logits")
     check.dtype(op, "labels", labels, torch.int64)
     check.same_device(op, logits=logits, labels=labels)
-    backend = select("isda", logits)
+    backend = select("isda", logits, kind)
     if must_check_values(backend, logits):
         flat = labels.reshape(-1)
         check.rows_in_range(op, "labels", torch.where(flat == ignore_index, 0, flat), 0, weight.shape[0])
@@ -225,7 +225,7 @@ def isda_consistency(logits: Tensor, weight: Tensor, cov: Tensor | None, strengt
     weight, cov, tensor, factor, kind = _check(op, logits, weight, cov, strength, kind)
     if reduction not in REDUCTIONS:
         check.choice(op, "reduction", reduction, tuple(REDUCTIONS))
-    backend = select("isda", logits)
+    backend = select("isda", logits, "consistency")
     if backend == "reference":
         return reference.isda_consistency(logits, weight, cov, _value(tensor, factor), kind, reduction)
     need_grad = reduction != "none" and torch.is_grad_enabled() and (logits.requires_grad or weight.requires_grad)

@@ -11,6 +11,7 @@
 #include "cuda/paste.cuh"
 #include "cuda/patch_mix.cuh"
 #include "cuda/saliency.cuh"
+#include "cuda/scale_gradient.cuh"
 #include "cuda/soft_target.cuh"
 
 namespace {

@@ -8,7 +8,7 @@ import importlib
 import simt_build
 import torch
 
-from fastmix.ops import blend, paste, patch_mix, saliency, soft_target
+from fastmix.ops import blend, isda, paste, patch_mix, rmix, saliency, soft_target
 from fastmix.ops._operator import Operator
 
 NAMESPACE = "fastmix_simt"
@@ -26,19 +26,21 @@ def install() -> None:
     _library = ctypes.CDLL(path)
     _backend.BACKENDS = (*_backend.BACKENDS, "simt")
     known = _backend.why_not
-    _backend.why_not = lambda op, name, device_type: why_not(op, name) if name == "simt" else known(
-        op, name, device_type)
-    for module in (blend, paste, patch_mix, saliency):
+    _backend.why_not = lambda op, name, device_type, form=None: why_not(op, name, form=form) if (
+        name == "simt") else known(op, name, device_type, form)
+    for module in (blend, isda, paste, patch_mix, rmix, saliency):
         for operator in vars(module).values():
             if isinstance(operator, Operator):
                 operator.add("simt", NAMESPACE)
     soft_target.add("simt", NAMESPACE)
 
 
-def why_not(op: str, name: str, device_type: str = "cpu") -> str | None:
+def why_not(op: str, name: str, device_type: str = "cpu", form: str | None = None) -> str | None:
     """Why backend ``name`` cannot serve ``op`` there, or None."""
     if name != "simt":
-        return _backend.why_not(op, name, device_type)
+        return _backend.why_not(op, name, device_type, form)
+    if form is not None and form not in _backend.FORMS.get((op, "cuda"), (form,)):
+        return f"its {op} kernels do not serve {form}"
     return None if op in _backend.CUDA_OPERATORS else f"{op} has no CUDA kernel"
 
 

@@ -1,0 +1,95 @@
+// Registration of isda_logits for CUDA: covariances that are diagonal or the identity.
+#include "cuda/binding.h"
+#include "cuda/isda.cuh"
+
+namespace fastmix {
+namespace {
+
+enum CovarianceKind : int64_t { kFull = 0, kDiag = 1, kShared = 2, kIdentity = 3 };
+
+// Classes of a row, or pixels of a plane, side by side; anything else is copied.
+Tensor with_dense_lines(const Tensor& x) {
+  const auto last = static_cast<int32_t>(x.dim()) - 1;
+  return x.size(last) <= 1 || x.stride(last) == 1 ? x : torch::stable::contiguous(x);
+}
+
+struct Arguments {
+  Tensor in, weight, cov, labels;
+  std::optional<Tensor> strength;
+  Tensor present, slot;
+  IsdaParams a{};
+
+  Arguments(const Tensor& in_of, const Tensor& weight_of, const Tensor& cov_of, const Tensor& labels_of,
+            const std::optional<Tensor>& strength_of, double scale, int64_t ignore_index, int64_t kind)
+      : in(with_dense_lines(in_of)),
+        weight(dense(weight_of)),
+        cov(dense(cov_of)),
+        labels(dense(labels_of)),
+        strength(strength_of),
+        present(empty_beside(in, {labels.numel() < weight.size(0) ? labels.numel() : weight.size(0)}, ScalarType::Int)),
+        slot(empty_beside(in, {weight.size(0)}, ScalarType::Int)) {
+    const char* op = "isda_logits";
+    STD_TORCH_CHECK(kind == kDiag || kind == kIdentity, op, ": the CUDA kernels serve diag and identity, this is kind ",
+                    kind);
+    STD_TORCH_CHECK(weight.scalar_type() == accumulation_dtype(in), op, ": want the weight in the accumulation type");
+    a.in = in.const_data_ptr();
+    a.images = in.size(0);
+    a.pixels = in.dim() == 3 ? in.size(2) : 1;
+    a.image_stride = in.stride(0);
+    a.class_stride = in.stride(1);
+    a.pixel_stride = in.dim() == 3 ? in.stride(2) : 0;
+    a.classes = to_int32(op, "the number of classes", weight.size(0));
+    a.width = to_int32(op, "the number of features", weight.size(1));
+    a.labels = static_cast<const int64_t*>(labels.const_data_ptr());
+    a.ignore_index = ignore_index;
+    a.weight = weight.const_data_ptr();
+    a.cov = kind == kDiag ? cov.const_data_ptr() : nullptr;
+    a.strength = strength.has_value() ? strength->const_data_ptr() : nullptr;
+    a.strength_is_double = strength.has_value() && strength->scalar_type() == ScalarType::Double;
+    a.scale = scale;
+    a.present = static_cast<int*>(present.mutable_data_ptr());
+    a.slot = static_cast<int*>(slot.mutable_data_ptr());
+    a.slots = static_cast<int>(present.size(0));
+  }
+};
+
+Tensor isda_logits_cuda(const Tensor& logits, const Tensor& weight, const Tensor& cov, const Tensor& labels,
+                        const std::optional<Tensor>& strength, double scale, int64_t ignore_index, int64_t kind) {
+  const OnDevice device("isda_logits", logits);
+  Arguments given(logits, weight, cov, labels, strength, scale, ignore_index, kind);
+  IsdaParams& a = given.a;
+  Tensor out = logits.dim() == 3 ? empty_beside(logits, {a.images, a.classes, a.pixels}, logits.scalar_type())
+                                 : empty_beside(logits, {a.images, a.classes}, logits.scalar_type());
+  if (out.numel() == 0) return out;
+  a.out = out.mutable_data_ptr();
+  plan_table(a);
+  Tensor table = empty_beside(logits, {a.parts, a.slots, a.classes}, given.weight.scalar_type());
+  a.table = table.mutable_data_ptr();
+  dispatch("isda_logits", logits, [&](auto type) { isda_logits<decltype(type)>(a, device.stream()); });
+  device.check();
+  return out;
+}
+
+Tensor isda_logits_backward_cuda(const Tensor& grad, const Tensor& weight, const Tensor& cov, const Tensor& labels,
+                                 const std::optional<Tensor>& strength, double scale, int64_t ignore_index,
+                                 int64_t kind) {
+  const OnDevice device("isda_logits_backward", grad);
+  Arguments given(grad, weight, cov, labels, strength, scale, ignore_index, kind);
+  IsdaParams& a = given.a;
+  Tensor out = empty_beside(grad, {a.classes, a.width}, given.weight.scalar_type());
+  a.out = out.mutable_data_ptr();
+  Tensor sums = empty_beside(grad, {a.slots, a.classes}, given.weight.scalar_type());
+  a.sums = sums.mutable_data_ptr();
+  dispatch("isda_logits", grad, [&](auto type) { isda_logits_backward<decltype(type)>(a, device.stream()); });
+  device.check();
+  return out;
+}
+
+}  // namespace
+
+FASTMIX_CUDA_OPERATORS(m) {
+  m.impl("isda_logits", TORCH_BOX(&isda_logits_cuda));
+  m.impl("isda_logits_backward", TORCH_BOX(&isda_logits_backward_cuda));
+}
+
+}  // namespace fastmix

@@ -1,0 +1,116 @@
+"""isda_consistency against ISDA Eq. 15 in float64."""
+
+import pytest
+import torch
+from isda_cases import make, oracle_consistency, with_grads
+from support import DTYPES, compiled, dtype_id, same_bits, within_budget
+
+import fastmix
+import fastmix.functional as F
+from fastmix import _library
+from fastmix.ops.covariance import KINDS
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=dtype_id)
+@pytest.mark.parametrize("kind", KINDS)
+def test_consistency_and_gradients(variant, kind, dtype):
+    sizes = [(0, 3, 4), (1, 1, 1), (9, 7, 37)]
+    for n, j, a in sizes if variant == "triton" else [*sizes, (20, 18, 6), (6, 21, 60)]:
+        z, w, cov, _ = make(kind, n, j, a, dtype)
+        w = w * 0.3
+        row_grad = torch.randn(n)
+        for reduction, g in (("none", row_grad), ("mean", row_grad.new_tensor(0.7)), ("sum", row_grad.new_tensor(2.0))):
+            def call(z, w, cov=cov, reduction=reduction):
+                return F.isda_consistency(z, w, cov, 0.4, reduction=reduction, kind=kind)
+
+            def want_of(z, w, cov=cov, reduction=reduction):
+                rows = oracle_consistency(z, w, cov.double(), 0.4, kind)
+                return {"none": rows, "sum": rows.sum(), "mean": rows.sum() / max(len(rows), 1)}[reduction]
+
+            ours = with_grads(call, z, w, g)
+            with fastmix.backend("reference"):
+                stock = with_grads(call, z, w, g)
+            truth = with_grads(want_of, z.double(), w.double(), g.double())
+            for name, got, want, torchs in zip(("loss", "d logits", "d weight"), ours, truth, stock, strict=True):
+                # Gradients sum N J terms that cancel: units of their sizes, not of the sum.
+                if got.numel() and (got.double() - want).abs().max() <= 16 * torch.finfo(got.dtype).eps:
+                    continue
+                within_budget(got, want, torchs, f"{name} {reduction} {n}x{j}x{a}", units=8)
+
+
+def test_consistency_with_a_masked_class(variant):
+    z, w, cov, _ = make("full", 5, 6, 4)
+    z[:, 2] = -float("inf")
+    loss = F.isda_consistency(z, w, cov, 0.5, reduction="none")
+    keep = [0, 1, 3, 4, 5]
+    if variant != "reference":  # the formula has 0 * inf there
+        torch.testing.assert_close(loss, F.isda_consistency(z[:, keep], w[keep], cov[keep], 0.5, reduction="none"))
+
+
+def test_strength_zero_is_plain_consistency(variant):
+    z, w, cov, _ = make("full", 6, 5, 4)
+    entropy = -(torch.softmax(z, 1) * torch.log_softmax(z, 1)).sum(1)
+    torch.testing.assert_close(F.isda_consistency(z, w, cov, 0.0, reduction="none"), entropy)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradcheck(variant, kind):
+    z, w, cov, _ = make(kind, 5, 3, 4, torch.float64)
+    w.requires_grad_()
+    fast = {"fast_mode": variant == "triton"}
+    for reduction in ("mean", "none"):
+        def loss(z, w, reduction=reduction):
+            return F.isda_consistency(z, w, cov, 0.7, kind=kind, reduction=reduction)
+        # p is a constant of the loss, which finite differences do not know: only the weight.
+        assert torch.autograd.gradcheck(lambda w: loss(z.detach(), w), w, **fast)
+    if kind != "identity":
+        cov.requires_grad_()
+        symmetric = (lambda c: c) if kind == "diag" else lambda c: (c + c.mT) / 2
+        assert torch.autograd.gradcheck(
+            lambda w, cov: F.isda_consistency(z, w, symmetric(cov), 0.7, kind=kind), (w, cov), **fast)
+
+
+def test_rows_of_any_stride_and_weights_of_any_order(variant):
+    _, w, cov, _ = make("diag", 6, 5, 9)
+    rows, turned_w = torch.randn(6, 10)[:, ::2], w.t().contiguous().t()
+    torch.testing.assert_close(F.isda_consistency(rows, turned_w, cov, 0.5),
+                               F.isda_consistency(rows.contiguous(), w, cov, 0.5))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_repeatable_and_independent_of_threads(variant, kind, threads):
+    if variant == "reference":
+        pytest.skip("torch's own products split by threads")
+    n, j, a = (12, 9, 33) if variant == "triton" else (200, 40, 70)
+    z, w, cov, _ = make(kind, n, j, a)
+    results = []
+    for count in (1, 1) if variant == "triton" else (1, 2, 2):  # the interpreter's products are torch's own
+        threads(count)
+        results.append(with_grads(lambda z, w: F.isda_consistency(z, w, cov, 0.5, kind=kind), z, w, torch.ones(())))
+    for other in results[1:]:
+        assert all(same_bits(a, b) for a, b in zip(other, results[0], strict=True))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_compiled_equals_eager(variant, kind):
+    z, w, cov, _ = make(kind, 4, 3, 5)
+
+    def step(z, w):
+        return (F.isda_consistency(z, w, cov, 0.5, kind=kind)
+                + F.isda_consistency(z, w, cov, 0.5, kind=kind, reduction="none").square().sum())
+
+    leaves = [t.requires_grad_() for t in (z, w)]
+    want = torch.autograd.grad(step(*leaves), leaves)
+    torch.testing.assert_close(torch.autograd.grad(compiled(step)(*leaves), leaves), want)
+
+
+def test_more_classes_than_are_handled_together(variant, monkeypatch):
+    """Triton's tables are taken class by class where all would be too large."""
+    z, w, cov, _ = make("full", 9, 5, 4)
+    want = with_grads(lambda z, w: F.isda_consistency(z, w, cov, 0.5), z, w, torch.ones(()))
+    if variant == "triton":
+        kernels = _library.kernels("isda_consistency")
+        monkeypatch.setattr(kernels, "CONFIG", kernels.Config(elements=100))
+    torch.testing.assert_close(with_grads(lambda z, w: F.isda_consistency(z, w, cov, 0.5), z, w, torch.ones(())), want)
+    strength = torch.tensor(0.25, dtype=torch.float64)
+    torch.testing.assert_close(F.isda_consistency(z, w, cov, strength), F.isda_consistency(z, w, cov, 0.25))
