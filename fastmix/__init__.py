@@ -13,13 +13,13 @@ from .functional import input_saliency  # noqa: E402 - the function, over the mo
 from .isda import ISDACovariance, ISDALoss, isda_strength  # noqa: E402
 from .losses import SoftBCE, SoftCrossEntropy, SoftTargetKL  # noqa: E402
 from .mixer_groups import Compose, RandomChoice  # noqa: E402
-from .mixers import CutMix, Cutout, DCutMix, DMixup, Mixup, RMix  # noqa: E402
+from .mixers import CutMix, Cutout, DCutMix, DMixup, Mixup, RLMix, RMix  # noqa: E402
 from .targets import SoftTarget  # noqa: E402
 
 select_auto()
 configure_from_environment()
 
 __version__ = "0.1.0"
-__all__ = ["Compose", "CutMix", "Cutout", "DCutMix", "DMixup", "ISDACovariance", "ISDALoss", "Mixup", "RMix",
+__all__ = ["Compose", "CutMix", "Cutout", "DCutMix", "DMixup", "ISDACovariance", "ISDALoss", "Mixup", "RLMix", "RMix",
            "RandomChoice", "SoftBCE", "SoftCrossEntropy", "SoftTarget", "SoftTargetKL", "backend", "functional",
            "input_saliency", "isda_strength", "set_debug"]

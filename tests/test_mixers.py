@@ -24,6 +24,7 @@ from fastmix import (
     DMixup,
     Mixup,
     RandomChoice,
+    RLMix,
     RMix,
     SoftTarget,
     sampling,
@@ -42,6 +43,7 @@ MAKERS = {
     "DCutMix-1": lambda **k: DCutMix(1, 0.5, **k),
     "RMix": lambda **k: RMix(**k),
     "RMix-flip": lambda **k: RMix(0.2, patches=(2,), pairing="flip", **k),
+    "RLMix": lambda **k: RLMix(patches=4, **k),
     "Cutout": lambda **k: Cutout(5, **k),
     "Cutout-batch": lambda **k: Cutout(5, mode="batch", **k),
     "Compose": lambda **k: Compose(RMix(), Mixup(1.0, mode="elem"), DCutMix(3, 0.5), **k),
@@ -76,7 +78,7 @@ def same(a, b):
 def test_labels_are_the_shares_of_the_pixels(name, n, height, width, seed):
     """Image n is 1 in channel n and 0 elsewhere: the channel means of a mixture are its soft label."""
     torch.manual_seed(seed)
-    size = (4 * height, 4 * width) if "RMix" in name or name == "Compose" else (height, width)
+    size = (4 * height, 4 * width) if name.startswith(("RMix", "RLMix")) or name == "Compose" else (height, width)
     x = torch.eye(n).view(n, n, 1, 1).expand(n, n, *size)
     mixed, target = MAKERS[name]()(x, torch.arange(n), torch.randn(n, n, *size))
     assert mixed.shape == x.shape and target.weight.dtype == torch.float32

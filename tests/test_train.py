@@ -49,12 +49,14 @@ def make(digits, **kwargs):
 
 @pytest.mark.parametrize("method", methods.METHODS)
 def test_every_method_learns(digits, method):
+    if methods.METHODS[method].policy:
+        pytest.importorskip("stable_baselines3")
     setup = make(digits, method=method, epochs=6, batch=30, lr=0.1, labelled=100)
     timer = StepTimer(HERE.device)
     entries = [train_epoch(setup, epoch, timer, lambda: None) for epoch in range(1, 7)]
     assert entries[-1]["train_loss"] < entries[0]["train_loss"]
     assert evaluate(setup, digits.test)["accuracy"] > 0.6  # chance: 0.1
-    assert (entries[0]["ms"]["saliency"] > 0) == (method == "rmix")
+    assert (entries[0]["ms"]["saliency"] > 0) == (method in ("rmix", "rlmix"))
     assert (entries[0]["ms"]["mix"] > 0) == (setup.mixer is not None)
     assert entries[0]["ms"]["step"] >= max(entries[0]["ms"][phase] for phase in PHASES) > 0
 

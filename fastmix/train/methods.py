@@ -26,13 +26,14 @@ Shape = tuple[int, int, int]
 class Method:
     """flags: the options that it reads, beside those of every run. Defaults are the papers' for CIFAR.
 
-    isda: the loss is `objectives.Isda`, the mixer at most Cutout.
+    isda: the loss is `objectives.Isda`, the mixer at most Cutout. policy: the mixer is an RLMix with a `rl.Policy`.
     """
 
     build: Callable[[Options, Shape], Any]
     flags: tuple[str, ...] = ()
     about: str = ""
     isda: bool = False
+    policy: bool = False
 
 
 def _k(options: Options, default: int) -> int:
@@ -65,13 +66,17 @@ METHODS: dict[str, Method] = {
                       ("k", "alpha", "prob"), "nested boxes of k images (alpha 1/k)"),
     "rmix": Method(lambda o, _: fastmix.RMix(_alpha(o, 1.0), o.patches, o.levels, prob=o.prob),
                    ("alpha", "patches", "levels", "prob"), "patches by saliency"),
+    "rlmix": Method(lambda o, _: fastmix.RLMix(_alpha(o, 1.0), o.grid, o.levels, prob=o.prob),
+                    ("alpha", "grid", "levels", "gamma", "prob"),
+                    "patches by saliency, how many is learnt by PPO (extra rl)",
+                    policy=True),
     "cutout": Method(_cutout, ("length", "prob"), "a square of zeros (half the side)"),
     "isda": Method(_isda, ISDA_FLAGS, "features widened by their class's covariance", isda=True),
     "isda-semi": Method(_isda, (*ISDA_FLAGS, "labelled", "consistency"),
                         "isda on the labelled images, its consistency loss on all others", isda=True),
 }
-METHOD_FLAGS = ("alpha", "k", "patches", "levels", "length", "prob", "isda_kind", "isda_schedule", "strength",
-                "labelled", "consistency")
+METHOD_FLAGS = ("alpha", "k", "patches", "grid", "levels", "gamma", "length", "prob", "isda_kind", "isda_schedule",
+                "strength", "labelled", "consistency")
 
 
 def check_flags(methods: list[str], given: set[str]) -> None:
@@ -98,5 +103,6 @@ def build(options: Options, shape: Shape, device: torch.device) -> Any:
             blank = torch.zeros(2, *shape, device=device)
             mixer(blank, torch.zeros(2, dtype=torch.int64, device=device), blank if mixer.needs_saliency else None)
     except (ValueError, TypeError) as error:
-        raise UsageError(f"method {options.method}: {error}") from None
+        hint = f"; choose another --grid than {options.grid}" if method.policy and "divisible" in str(error) else ""
+        raise UsageError(f"method {options.method}: {error}{hint}") from None
     return mixer

@@ -12,7 +12,7 @@ from torch import Tensor
 from .._cli import require
 from ..targets import SoftTarget
 from .checkpoint import write_atomically
-from .timing import PHASES
+from .timing import phases
 
 # Okabe and Ito's palette: told apart in grey and by the colour-blind.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -201,17 +201,18 @@ def compare(groups: dict[str, list[dict[str, Any]]], histories: dict[str, list[l
     final.margins(x=0.12)
     _rows(final, names, "final accuracy, % (squares: clean training images)")
 
+    shown = phases(report for reports in groups.values() for report in reports)
     for i, name in enumerate(names):
         left = 0.0
-        for phase, colour in zip(PHASES, COLOURS, strict=False):
-            width = sum(report["ms"][phase] for report in groups[name]) / len(groups[name])
+        for phase, colour in zip(shown, COLOURS, strict=False):
+            width = sum(report["ms"].get(phase, 0.0) for report in groups[name]) / len(groups[name])
             cost.barh(i, width, left=left, height=0.55, color=colour, label=phase if i == 0 else None)
             left += width
         ratio = sum(report["step_ratio"] for report in groups[name]) / len(groups[name])
         step = sum(report["ms"]["step"] for report in groups[name]) / len(groups[name])
         cost.annotate(f" {step:.1f} ms, {ratio:.2f}x", (left, i), va="center", fontsize=8)
     cost.set_xlim(right=cost.get_xlim()[1] * 1.35)
-    cost.legend(fontsize=7, frameon=False, ncols=len(PHASES), loc="upper center", bbox_to_anchor=(0.5, -0.1),
+    cost.legend(fontsize=7, frameon=False, ncols=len(shown), loc="upper center", bbox_to_anchor=(0.5, -0.1),
                 handlelength=1, columnspacing=1)
     _rows(cost, names, "a step, ms (and against a plain step)")
     figure.suptitle(title, fontsize=11)

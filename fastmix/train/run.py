@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import itertools
 import json
 import math
 import statistics
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -19,14 +21,15 @@ import fastmix
 
 from .. import data, models
 from .._cli import CommandError, UsageError, first_line, require
+from ..targets import SoftTarget
 from . import checkpoint, methods, pictures
 from .distributed import Processes
-from .loop import NotFinite, Setup, evaluate, seed_everything, train_epoch, training_step
+from .loop import NotFinite, Setup, evaluate, play, seed_everything, train_epoch, training_step, update
 from .objectives import Isda, LabelledDraws
 from .options import Options
 from .timing import StepTimer
 
-WEIGHTS, SAMPLES = 0, 4  # more streams of random numbers, see loop.py
+WEIGHTS, SAMPLES, POLICY = 0, 4, 6  # more streams of random numbers, see loop.py
 SHOWN = 8
 CONFIG, METRICS, REPORT = "config.json", "metrics.jsonl", "report.json"
 Bar = Callable[[int, int, int], AbstractContextManager[Callable[[], None]]]
@@ -84,8 +87,22 @@ def setup(options: Options, dataset: data.Dataset, processes: Processes) -> Setu
         objective = Isda(options, model, len(dataset.classes), options.epochs * steps, device)
         if objective.unlabelled:
             draws = LabelledDraws(dataset.train.labels, options.labelled)
+    mixer, policy = methods.build(options, dataset.shape, device), None
+    if methods.METHODS[options.method].policy:
+        policy = _policy(options, mixer, len(dataset.classes), images // steps // world, steps, processes)
     return Setup(options, processes, moved, data.Preprocess(dataset, device), model, parallel, optimizer,
-                 _scheduler(options, optimizer, steps), methods.build(options, dataset.shape, device), objective, draws)
+                 _scheduler(options, optimizer, steps), mixer, objective, draws, policy)
+
+
+def _policy(options: Options, mixer: Any, classes: int, rows: int, steps: int, processes: Processes) -> Any:
+    """The same in every process. rows: the smallest batch of any."""
+    for module, package in (("gymnasium", "gymnasium"), ("stable_baselines3", "stable-baselines3")):
+        require(module, package, f"method {options.method}", "rl")
+    from .. import rl
+
+    seed_everything(options.seed, POLICY)
+    average = (lambda value: processes.sum(value).div_(processes.world)) if processes.world > 1 else None
+    return rl.Policy(mixer, classes, rows, steps, average, options.gamma)
 
 
 class Run:
@@ -122,6 +139,8 @@ class Run:
             self.history, self.best = state["history"], state["best"]
             if self.setup.objective is not None:
                 self.setup.objective.load_state_dict(state["objective"])
+            if self.setup.policy is not None:
+                self.setup.policy.load_state_dict(state["policy"])
         elif resume:
             self.say(f"{self.folder} has no checkpoint: no epoch was finished; starting anew")
         self.setup.processes.barrier()  # nobody may write before everybody has read
@@ -180,6 +199,7 @@ class Run:
             "model": setup.model.state_dict(), "optimizer": setup.optimizer.state_dict(),
             "scheduler": setup.scheduler.state_dict(),
             "objective": None if setup.objective is None else setup.objective.state_dict(),
+            "policy": None if setup.policy is None else setup.policy.state_dict(),
             "history": self.history, "best": self.best})
         with (self.folder / METRICS).open("a") as file:
             file.write(json.dumps(entry) + "\n")
@@ -224,13 +244,14 @@ def _some_images(setup: Setup, split: data.Split, count: int) -> tuple[Tensor, T
 
 def step_ratio(setup: Setup, repeats: int = 15) -> float:
     """Time of this method's step over that of a plain step of the same model, on copies: the median over pairs of
-    steps, one after the other, so that a slow moment of the machine meets both. Draws from the global generators."""
+    steps, one after the other, so that a slow moment of the machine meets both. With a policy over pairs of rollouts
+    and as many plain steps, what it learns in between included. Draws from the global generators."""
     torch.manual_seed(0)
     model = copy.deepcopy(setup.model).train()
     objective = None if setup.objective is None else setup.objective.alone()
     alone = dataclasses.replace(setup, model=model, parallel=model, optimizer=_optimizer(setup.options, model),
                                 objective=objective)
-    plain = dataclasses.replace(alone, mixer=None, objective=None)
+    plain = dataclasses.replace(alone, mixer=None, objective=None, policy=None)
     x, y = _some_images(setup, setup.dataset.train, setup.options.batch)
     own = (x, y) if setup.draws is None else (torch.cat([x, x]), torch.cat([y, y]))
 
@@ -240,8 +261,24 @@ def step_ratio(setup: Setup, repeats: int = 15) -> float:
         training_step(variant, *(own if variant is alone else (x, y)), 1.0, timer)
         return timer.collect()["step"]
 
-    pairs = [(step(alone), step(plain)) for _ in range(repeats + 3)]
-    return statistics.median(mixed / unmixed for mixed, unmixed in pairs[3:])
+    def rollout() -> float:
+        timer, count = StepTimer(setup.device), setup.policy.rollout
+        timer.start()
+
+        def learn(y: Tensor, mixed: Tensor, target: SoftTarget) -> None:
+            update(alone, y, mixed, target, 1.0, timer)
+
+        started = time.perf_counter()
+        setup.policy.learn(play(alone, itertools.repeat((x, y)), count, learn, timer))
+        return 1e3 * (time.perf_counter() - started) / count
+
+    if setup.policy is None:
+        pairs = [(step(alone), step(plain)) for _ in range(repeats + 3)]
+        return statistics.median(mixed / unmixed for mixed, unmixed in pairs[3:])
+    with setup.policy.alone():
+        count = setup.policy.rollout
+        pairs = [(rollout(), statistics.fmean(step(plain) for _ in range(count))) for _ in range(repeats // 3 + 1)]
+    return statistics.median(mixed / unmixed for mixed, unmixed in pairs[1:])
 
 
 class Samples(NamedTuple):
@@ -267,9 +304,13 @@ def take_samples(setup: Setup, split: data.Split, count: int = SHOWN) -> Samples
         return Samples(before, None, names, [], None)
     grad = None
     setup.model.eval()
-    if setup.mixer.needs_saliency:
-        grad = fastmix.input_saliency(setup.model, x, y)
-    plan = setup.mixer.plan(x, grad)
+    if setup.policy is not None:
+        grad, q = setup.policy.choose(setup.model, x, y)
+        plan = setup.mixer.plan(x, grad, q)
+    else:
+        if setup.mixer.needs_saliency:
+            grad = fastmix.input_saliency(setup.model, x, y)
+        plan = setup.mixer.plan(x, grad)
     target = plan.target(y)
     after = setup.preprocess.displayable(plan.apply(x)[:count])
     lines = [pictures.shares(target, setup.dataset.classes, row) for row in range(len(before))]
@@ -288,13 +329,15 @@ def clear(folder: Path) -> None:
         (folder / name).unlink(missing_ok=True)
 
 
-def load_weights(model: nn.Module, folder: Path) -> None:
-    """The weights of the run in this folder, which must be of such a model."""
+def load_weights(model: nn.Module, folder: Path, policy: Any = None) -> None:
+    """The weights of the run in this folder, which must be of such a model; and its policy, if it has one."""
     state = checkpoint.load(folder)
     if state is None:
         raise CommandError(f"{folder} has no {checkpoint.NAME}: no epoch was finished")
     try:
         model.load_state_dict(state["model"])
+        if policy is not None and state.get("policy") is not None:
+            policy.load_state_dict(state["policy"])
     except RuntimeError as error:
         raise CommandError(f"the weights in {folder} are those of another model or of other images "
                            f"({first_line(error)})") from None
