@@ -18,10 +18,10 @@ from . import _library
 _transforms_active = torch._C._are_functorch_transforms_active
 
 BACKENDS = ("reference", "cpu", "triton", "cuda")
-OPERATORS = ("soft_target", "blend", "paste", "patch_mix", "saliency", "covariance", "isda")
+OPERATORS = ("soft_target", "blend", "paste", "patch_mix", "saliency", "crop", "covariance", "isda")
 
 CUDA_OPERATORS = ("soft_target", "paste", "patch_mix", "saliency")
-TRITON_OPERATORS = ("soft_target", "blend", "paste", "patch_mix", "saliency")
+TRITON_OPERATORS = ("soft_target", "blend", "paste", "patch_mix", "saliency", "crop")
 
 # The backend that auto takes, by device type; missing entries mean the reference.
 # cpu: the C++ kernels won every case of `python -m bench` against the reference, eager and compiled (bench/results).

@@ -2,12 +2,13 @@
 
 from .blend import blend
 from .covariance import covariance_update_
+from .crop import crop, resized_crop
 from .isda import explicit_sda, isda_consistency, isda_covariance_gradient, isda_logits
 from .paste import paste, paste_areas
 from .patch_mix import patch_mix
 from .saliency import percentile_mask, saliency_map, saliency_mask, saliency_peak
 from .soft_target import soft_bce, soft_cross_entropy
 
-__all__ = ["blend", "covariance_update_", "explicit_sda", "isda_consistency", "isda_covariance_gradient", "isda_logits",
-           "paste", "paste_areas", "patch_mix", "percentile_mask", "saliency_map", "saliency_mask", "saliency_peak",
-           "soft_bce", "soft_cross_entropy"]
+__all__ = ["blend", "covariance_update_", "crop", "explicit_sda", "isda_consistency", "isda_covariance_gradient",
+           "isda_logits", "paste", "paste_areas", "patch_mix", "percentile_mask", "resized_crop", "saliency_map",
+           "saliency_mask", "saliency_peak", "soft_bce", "soft_cross_entropy"]

@@ -1,0 +1,159 @@
+// crop, resized_crop and its gradient on the CPU: layouts, the background, registration.
+
+#include "cpu/crop.h"
+
+#include <cstring>
+#include <vector>
+
+#include "core/float_types.h"
+#include "cpu/layout.h"
+#include "cpu/scratch.h"
+
+namespace fastmix {
+namespace {
+
+// A number in the storage type of x, once for each of `count` channels.
+std::vector<char> repeated(const Tensor& x, double value, int64_t count) {
+  const size_t size = x.element_size();
+  char element[8];
+  switch (dtype_slot("crop", x)) {
+    case 0:
+      store(reinterpret_cast<float*>(element), static_cast<float>(value));
+      break;
+    case 1:
+      store(reinterpret_cast<bf16*>(element), static_cast<float>(value));
+      break;
+    case 2:
+      store(reinterpret_cast<f16*>(element), static_cast<float>(value));
+      break;
+    default:
+      store(reinterpret_cast<double*>(element), value);
+  }
+  std::vector<char> all(size * static_cast<size_t>(count));
+  for (size_t i = 0; i < all.size(); i += size) std::memcpy(all.data() + i, element, size);
+  return all;
+}
+
+// The background of a call; holds what args.fill points to.
+struct Background {
+  std::optional<Tensor> colours;
+  std::vector<char> number;
+
+  Background(CropArgs& a, const Tensor& x, const std::optional<Tensor>& fill, double value) : colours(dense(fill)) {
+    if (!colours.has_value()) number = repeated(x, value, x.size(1));
+    a.fill = colours.has_value() ? colours->const_data_ptr() : number.data();
+    a.fill_stride = colours.has_value() ? x.size(1) : 0;
+  }
+};
+
+void describe(CropArgs& a, const Rows& in, const Tensor& x) {
+  a.src = in.data;
+  a.src_stride = in.stride;
+  a.planes = in.channels_last ? 1 : x.size(1);
+  a.height = x.size(2);
+  a.width = x.size(3);
+  a.pixel = in.channels_last ? x.size(1) : 1;
+  a.element_size = static_cast<int64_t>(x.element_size());
+}
+
+Tensor crop_cpu(const Tensor& x, const Tensor& shift_in, const std::optional<Tensor>& fill, double value) {
+  RowsLike rows = rows_like(x, RowOrder::kImage);
+  const Tensor shift = dense(shift_in);
+  CropArgs a{};
+  describe(a, rows.in, x);
+  a.dst = rows.out();
+  a.out_height = a.height;
+  a.out_width = a.width;
+  a.shift = static_cast<const int64_t*>(shift.const_data_ptr());
+  const Background background(a, x, fill, value);
+  if (x.size(0) > 0 && rows.in.elements > 0) {
+    const CropRows move = FASTMIX_KERNELS(crop).move;
+    const int64_t row = a.width * a.pixel;
+    parallel_items(x.size(0) * a.height, a.planes * row, [&](int64_t begin, int64_t end) {
+      const Scratch<char> bytes(row * a.element_size);
+      CropScratch scratch{};
+      scratch.background = bytes.data;
+      move(a, scratch, begin, end);
+    });
+  }
+  return rows.result();
+}
+
+// Rows of x as resized_crop reads them, and an empty output in the memory format of x.
+struct Resized {
+  Rows in;
+  Tensor out;
+};
+
+Resized resized_like(const Tensor& x, int64_t height, int64_t width) {
+  const Dims sizes = x.sizes(), strides = x.strides();
+  const int64_t channels = sizes[1];
+  // As torch's is_contiguous decides, and the operator's fake with it.
+  const bool last =
+      !x.is_contiguous() && is_channels_last(sizes, strides) && (sizes[0] == 1 || strides[0] == row_elements(sizes));
+  const int64_t out_sizes[] = {sizes[0], channels, height, width};
+  const int64_t plane = height * width;
+  const int64_t row_major[] = {(channels > 0 ? channels : 1) * plane, plane, width, 1};
+  const int64_t channels_last[] = {(channels > 0 ? channels : 1) * plane, 1, width * channels, channels};
+  Tensor out = empty_strided_beside(x, Dims(out_sizes, 4), Dims(last ? channels_last : row_major, 4), x.scalar_type());
+  const Tensor t = last || is_row_major(sizes, strides, 1) ? x : torch::stable::contiguous(x);
+  return {{t, t.const_data_ptr(), row_elements(sizes), t.strides()[0], last}, out};
+}
+
+// One of the kernels, by dtype, writes every row of the output.
+Tensor run_resized(const Tensor& x, const Tensor& box_in, int64_t height, int64_t width, const CropRows* kernels,
+                   const std::optional<Tensor>& fill, double value) {
+  const int slot = dtype_slot("resized_crop", x);
+  const Resized r = resized_like(x, height, width);
+  const Tensor box = dense(box_in);
+  CropArgs a{};
+  describe(a, r.in, x);
+  a.dst = r.out.mutable_data_ptr();
+  a.out_height = height;
+  a.out_width = width;
+  a.box = static_cast<const double*>(box.const_data_ptr());
+  const Background background(a, x, fill, value);
+  if (r.out.numel() > 0) {
+    const int64_t row = (width > a.width + 2 ? width : a.width + 2) * a.pixel + CropScratch::kSlack;
+    const int64_t bytes = row * (a.element_size > 4 ? 8 : 4);
+    parallel_items(x.size(0) * height, 4 * a.planes * width * a.pixel, [&](int64_t begin, int64_t end) {
+      const Scratch<char> memory(5 * bytes + 3 * row * 4 + 9 * 64);
+      char* at = memory.data;
+      const auto take = [&at](int64_t size) {
+        char* taken = at;
+        at += (size + 63) / 64 * 64;
+        return taken;
+      };
+      CropScratch scratch{};
+      scratch.background = take(bytes);
+      scratch.weight = take(bytes);
+      scratch.padded = take(bytes);
+      scratch.between[0] = take(bytes);
+      scratch.between[1] = take(bytes);
+      scratch.first = reinterpret_cast<int32_t*>(take(row * 4));
+      scratch.second = reinterpret_cast<int32_t*>(take(row * 4));
+      scratch.block = reinterpret_cast<int32_t*>(take(row * 4));
+      kernels[slot](a, scratch, begin, end);
+    });
+  }
+  return r.out;
+}
+
+Tensor resized_crop_cpu(const Tensor& x, const Tensor& box, int64_t height, int64_t width,
+                        const std::optional<Tensor>& fill, double value) {
+  return run_resized(x, box, height, width, FASTMIX_KERNELS(crop).resize, fill, value);
+}
+
+Tensor resized_crop_backward_cpu(const Tensor& grad, const Tensor& box, int64_t height, int64_t width) {
+  return run_resized(grad, box, height, width, FASTMIX_KERNELS(crop).resize_adjoint, {}, 0.0);
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(fastmix, CPU, m) {
+  m.impl("crop", TORCH_BOX(&crop_cpu));
+  m.impl("resized_crop", TORCH_BOX(&resized_crop_cpu));
+  m.impl("resized_crop_backward", TORCH_BOX(&resized_crop_backward_cpu));
+}
+
+}  // namespace fastmix

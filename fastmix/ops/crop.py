@@ -1,0 +1,141 @@
+"""Windows of images, moved by whole pixels or resized: SoftCrop and SoftResizedCrop.
+
+Both are linear in the image, so the gradient of the first is the crop by the opposite shift, and the gradient of the
+second the transposed interpolation, gathered pixel by pixel. Source: Soft Augmentation Sec. 4.1 and B.3.
+"""
+
+# bytes: crop: N*C*H*W read once + written once; resized_crop: the window read once, the output written once
+# flops: crop none; resized_crop 6 per output element
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import reference
+from ..backend import select
+from . import _checks as check
+from ._operator import Operator
+
+
+def _fake_crop(x: Tensor, shift: Tensor, fill: Tensor | None, value: float) -> Tensor:
+    torch._check(x.ndim == 4 and shift.shape == (x.shape[0], 2))
+    return torch.empty_like(x)
+
+
+def _setup_crop(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.save_for_backward(inputs[1])
+
+
+def _backward_crop(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    shift, = ctx.saved_tensors
+    return _crop(ctx.backend, grad, -shift, None, 0.0), None, None, None
+
+
+def _resized_like(x: Tensor, height: int, width: int) -> Tensor:
+    """Empty (N, C, height, width) in the memory format of x."""
+    last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+    return torch.empty((*x.shape[:2], height, width), dtype=x.dtype, device=x.device,
+                       memory_format=torch.channels_last if last else torch.contiguous_format)
+
+
+def _fake_resized(x: Tensor, box: Tensor, height: int, width: int, fill: Tensor | None, value: float) -> Tensor:
+    torch._check(x.ndim == 4 and box.shape == (x.shape[0], 4))
+    return _resized_like(x, height, width)
+
+
+def _fake_resized_backward(grad: Tensor, box: Tensor, height: int, width: int) -> Tensor:
+    torch._check(grad.ndim == 4 and box.shape == (grad.shape[0], 4))
+    return _resized_like(grad, height, width)
+
+
+def _setup_resized(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, box = inputs[:2]
+    ctx.save_for_backward(box)
+    ctx.size = tuple(x.shape[2:])
+
+
+def _backward_resized(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    return _resized_crop_backward(ctx.backend, grad, *ctx.saved_tensors, *ctx.size), None, None, None, None, None
+
+
+def _backward_resized_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    return _resized_crop(ctx.backend, grad, *ctx.saved_tensors, *ctx.size, None, 0.0), None, None, None
+
+
+_crop = Operator("crop", _fake_crop, setup=_setup_crop, backward=_backward_crop)
+_resized_crop = Operator("resized_crop", _fake_resized, setup=_setup_resized, backward=_backward_resized)
+_resized_crop_backward = Operator("resized_crop_backward", _fake_resized_backward, setup=_setup_resized,
+                                  backward=_backward_resized_backward)
+
+
+def _check_fill(op: str, fill: float | Tensor, x: Tensor) -> tuple[Tensor | None, float]:
+    """(fill (N, C) in the dtype of x, or None; the number that fills where it is None)."""
+    if not isinstance(fill, Tensor):
+        if not isinstance(fill, (int, float)):
+            raise TypeError(f"{op}: fill is {type(fill).__name__}, want a number or a tensor (N, C)")
+        return None, float(fill)
+    check.shape(op, "fill", fill, tuple(x.shape[:2]), "(N, C) like x")
+    check.dtype(op, "fill", fill, *check.FLOATS)
+    check.no_grad_needed(op, "fill", fill)
+    check.same_device(op, x=x, fill=fill)
+    return fill.to(x.dtype), 0.0
+
+
+def crop(x: Tensor, shift: Tensor, *, fill: float | Tensor = 0.0) -> Tensor:
+    """Move the window on each image by whole pixels: ``out[n, :, i, j] = x[n, :, i + shift[n, 0], j + shift[n, 1]]``.
+
+    Args:
+        x: images (N, C, H, W), any float dtype and memory format.
+        shift: (N, 2) int64 or int32 (down, right) in pixels, of any size.
+        fill: what lies outside the image: a number, or (N, C) float, a colour per image (rounded to x's dtype).
+    Returns: images like x, every pixel bit for bit its source's. Differentiable in x, any order.
+    Raises: ValueError for shapes, devices and a fill that requires grad; TypeError for dtypes.
+    Source: Soft Augmentation Sec. 4.1.
+    """
+    check.images("crop", "x", x)
+    check.shape("crop", "shift", shift, (x.shape[0], 2), "(N, 2)")
+    check.dtype("crop", "shift", shift, torch.int64, torch.int32)
+    check.same_device("crop", x=x, shift=shift)
+    colour, value = _check_fill("crop", fill, x)
+    backend = select("crop", x)
+    if backend == "reference":
+        return reference.crop(x, shift, value if colour is None else colour)
+    return _crop(backend, x, shift.to(torch.int64), colour, value)
+
+
+def resized_crop(x: Tensor, box: Tensor, size: tuple[int, int], *, fill: float | Tensor = 0.0) -> Tensor:
+    """Cut a window out of each image and resize it, bilinear, without antialiasing.
+
+    Output pixel i of an axis lies at ``top + clamp((i + 0.5) * height / size - 0.5, 0, height - 1)``, between two
+    pixels of the image or of the background around it. For a box of whole pixels that is
+    ``torch.nn.functional.interpolate(window, size, mode="bilinear", align_corners=False)``, as in torchvision's
+    ``resized_crop(antialias=False)``. A pixel of weight 0 is not looked at, so the whole image as a box is the image.
+
+    Args:
+        x: images (N, C, H, W), any float dtype and memory format.
+        box: (N, 4) float32 or float64 (top, left, height, width) in pixels; may leave the image. A side below 1 is
+            the one line at its start. Data: no gradient flows to it.
+        size: (height, width) of the output, each >= 1.
+        fill: as for `crop`.
+    Returns: (N, C, *size) in the dtype and memory format of x; positions are computed in float64, sums in float32
+        (float64 for float64). The image of a box that is not finite is NaN. Differentiable in x, any order.
+    Raises: ValueError for shapes, devices and a box or fill that requires grad; TypeError for dtypes.
+    Source: Soft Augmentation B.3.
+    """
+    op = "resized_crop"
+    check.images(op, "x", x)
+    check.shape(op, "box", box, (x.shape[0], 4), "(N, 4)")
+    check.dtype(op, "box", box, torch.float32, torch.float64)
+    check.no_grad_needed(op, "box", box)
+    check.same_device(op, x=x, box=box)
+    if len(size) != 2 or min(size) < 1:
+        raise ValueError(f"{op}: size is {tuple(size)}, want (height, width), each at least 1")
+    height, width = size
+    colour, value = _check_fill(op, fill, x)
+    backend = select("crop", x)
+    if backend == "reference":
+        return reference.resized_crop(x, box, (height, width), value if colour is None else colour)
+    return _resized_crop(backend, x, box.to(torch.float64), height, width, colour, value)
