@@ -9,6 +9,7 @@ from ._cli import USAGE, run
 
 COMMANDS = {
     "train": ("fastmix.train.command", "train a classifier with a mixing method, compare methods, resume a run"),
+    "train-ssl": ("fastmix.ssl.command", "train a backbone without labels, evaluate it with a linear layer"),
     "preview": ("fastmix.preview", "draw images before and after a mixing method"),
     "info": ("fastmix.info", "which backend serves which operator here, and why another one cannot"),
 }

@@ -181,31 +181,36 @@ class Epoch:
             self.steps = setup.draws.steps(self.steps, data.derived_seed(options.seed, LABELLED, epoch, processes.rank))
         setup.parallel.train()
         self._guard = LossGuard(processes, epoch)
-        self._totals = torch.zeros(3, dtype=torch.float64, device=setup.device)  # loss, correct, images
+        self._totals = torch.zeros(3, dtype=torch.float64, device=setup.device)  # loss, score, images
         self._rate = self._scale = 0.0
 
-    def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """x (N, C, H, W) and y (N,) of every step."""
+    def inputs(self, images: Tensor) -> Any:
+        return self._setup.inputs(images, self._crops)
+
+    def batches(self) -> Iterator[tuple[Any, Tensor]]:
+        """`inputs` of the images and y (N,) of every step."""
         setup = self._setup
         batches = setup.dataset.train.batches([step.own for step in self.steps])
         for step in self.steps:
             self.timer.start()
             images, y = next(batches)
-            x = setup.inputs(images, self._crops)
+            x = self.inputs(images)
             self._scale = len(y) * setup.processes.world / step.total
             self.timer.end("data")
             yield x, y
 
     def update(self, y: Tensor, mixed: Tensor, target: SoftTarget | Tensor) -> None:
-        setup = self._setup
-        self._rate = setup.scheduler.get_last_lr()[0]
-        loss, logits, target = update(setup, y, mixed, target, self._scale, self.timer)
-        setup.scheduler.step()
-        self._guard.see(loss, self._rate)
+        loss, logits, target = update(self._setup, y, mixed, target, self._scale, self.timer)
         hard = target.hard() if isinstance(target, SoftTarget) else target
-        self._totals[0] += loss.double() * len(logits)
-        self._totals[1] += (logits.argmax(1) == hard).sum()
-        self._totals[2] += len(logits)
+        self._end(loss, (logits.argmax(1) == hard).sum(), len(logits))
+
+    def _end(self, loss: Tensor, score: Tensor, rows: int) -> None:
+        """Ends a step. loss: the mean over rows; score: a sum over them."""
+        scheduler = self._setup.scheduler
+        self._rate = scheduler.get_last_lr()[0]
+        scheduler.step()
+        self._guard.see(loss, self._rate)
+        self._totals += torch.stack([loss.double() * rows, score.double(), torch.full_like(self._totals[2], rows)])
         self._advance()
 
     def result(self) -> dict[str, Any]:

@@ -69,6 +69,17 @@ def curves(history: list[dict[str, Any]], title: str, path: Path) -> None:
     _save(figure, path)
 
 
+def lines(history: list[dict[str, Any]], wanted: dict[str, str], title: str, path: Path) -> None:
+    """A curve by epoch for each of these metrics. wanted: key -> heading."""
+    figure, (axes,) = _new(1, len(wanted), (4 * len(wanted), 3.6))
+    for axis, (key, heading), colour in zip(axes, wanted.items(), COLOURS, strict=False):
+        axis.plot([entry["epoch"] for entry in history], [entry[key] for entry in history], color=colour,
+                  marker="o" if len(history) < 3 else None, markersize=4, linewidth=1.5)
+        _grid(axis, heading)
+    figure.suptitle(title, fontsize=11)
+    _save(figure, path)
+
+
 def shares(target: SoftTarget, classes: list[str], row: int) -> list[str]:
     """A line for every class of a label, largest share first; the same class twice counts once."""
     total: dict[int, float] = {}
@@ -136,6 +147,37 @@ def samples(before: Tensor, after: Tensor | None, names: list[str], lines: list[
                 axis.set_xlabel(names[i], fontsize=8, labelpad=2)
             elif heading == "after":
                 axis.set_xlabel("\n".join(lines[i]), fontsize=8 if longest < 16 else 6.5, labelpad=2)
+        axes[r, 0].set_ylabel(heading, fontsize=9)
+    figure.suptitle(title, fontsize=11)
+    _save(figure, path)
+
+
+def pairs(images: Tensor, first: Tensor, second: Tensor, boxes: Tensor, lines: list[list[str]], title: str,
+          path: Path) -> None:
+    """Images with two boxes, and the views cut out there.
+
+    Args:
+        images, first, second: (N, H, W, C) in [0, 1].
+        boxes: (N, 2, 4) (top, left, height, width) in pixels, in the order of the views.
+        lines: what to write under each column.
+    """
+    patches = require("matplotlib.patches", "matplotlib", "drawing")
+    figure, axes = _new(3, len(images), (1.35 * len(images) + 0.7, 5.2))
+    colours = (COLOURS[4], COLOURS[5])
+    for r, (heading, shown) in enumerate((("crops", images), ("view 1", first), ("view 2", second))):
+        for i, axis in enumerate(axes[r]):
+            _show(axis, shown[i])
+            axis.set_xticks([])
+            axis.set_yticks([])
+            if r == 0:
+                for (top, left, height, width), colour in zip(boxes[i].tolist(), colours, strict=True):
+                    axis.add_patch(patches.Rectangle((left - 0.5, top - 0.5), width, height, fill=False,
+                                                     edgecolor=colour, linewidth=1.8, clip_on=False))
+            else:
+                axis.spines[:].set_color(colours[r - 1])
+                axis.spines[:].set_linewidth(1.8)
+            if r == 2:
+                axis.set_xlabel("\n".join(lines[i]), fontsize=8, labelpad=2)
         axes[r, 0].set_ylabel(heading, fontsize=9)
     figure.suptitle(title, fontsize=11)
     _save(figure, path)

@@ -67,18 +67,29 @@ def build_model(options: Options, dataset: data.Dataset) -> nn.Module:
     return model.to(memory_format=torch.channels_last) if options.channels_last else model
 
 
-def setup(options: Options, dataset: data.Dataset, processes: Processes) -> Setup:
-    """Everything a run works on, at epoch 0."""
-    device, world = processes.device, processes.world
+def over_processes(model: nn.Module, processes: Processes) -> nn.Module:
+    """The model under DistributedDataParallel if there is more than one process."""
+    if processes.world == 1:
+        return model
+    ids = [processes.device.index] if processes.device.type == "cuda" else None
+    return nn.parallel.DistributedDataParallel(model, device_ids=ids)
+
+
+def check_size(dataset: data.Dataset, world: int) -> int:
+    """The number of training images. UsageError if there are too few."""
     images = len(dataset.train.labels)
     if images < 2 * world or len(dataset.test.labels) < world:
         raise UsageError(f"{images} training and {len(dataset.test.labels)} test images are too few for {world} "
                          f"process{'es' if world > 1 else ''}")
+    return images
+
+
+def setup(options: Options, dataset: data.Dataset, processes: Processes) -> Setup:
+    """Everything a run works on, at epoch 0."""
+    device, world = processes.device, processes.world
+    images = check_size(dataset, world)
     model = build_model(options, dataset).to(device)
-    parallel = model
-    if world > 1:
-        ids = [device.index] if device.type == "cuda" else None
-        parallel = nn.parallel.DistributedDataParallel(model, device_ids=ids)
+    parallel = over_processes(model, processes)
     optimizer = _optimizer(options, model)
     steps = len(data.training_steps(images, options.batch, 0, 0, world))
     moved = dataclasses.replace(dataset, train=dataset.train.to(device), test=dataset.test.to(device))
@@ -111,10 +122,13 @@ class Run:
     say: prints a line of progress. bar: called with (epoch, epochs, steps), yields what to call after a step.
     """
 
+    make = staticmethod(setup)
+    files = FILES
+
     def __init__(self, options: Options, dataset: data.Dataset, processes: Processes, folder: Path,
                  say: Callable[[str], None], bar: Bar) -> None:
         self.folder, self.say, self.bar = folder, say, bar
-        self.setup = setup(options, dataset, processes)
+        self.setup = self.make(options, dataset, processes)
         self.history: list[dict[str, Any]] = []
         self.best: dict[str, Any] = {"accuracy": -1.0, "epoch": 0}
 
@@ -148,7 +162,7 @@ class Run:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         if state is None:
-            clear(self.folder)
+            clear(self.folder, self.files)
         checkpoint.write_json(self.folder / CONFIG, self.options.to_json())
         # A kill may have come between a checkpoint and its line, or within a line.
         lines = "".join(json.dumps(entry) + "\n" for entry in self.history)
@@ -169,14 +183,17 @@ class Run:
                         "no epoch was finished, so there is no checkpoint")
                 raise NotFinite(f"{error}; {kept}. A smaller --lr may help") from None
             self.history.append(entry)
-            if entry["test_accuracy"] > self.best["accuracy"]:
+            if entry.get("test_accuracy", -1.0) > self.best["accuracy"]:
                 self.best = {"accuracy": entry["test_accuracy"], "epoch": epoch}
             if self.writes:
                 self._save(entry)
             self.say(f"epoch {epoch:>{len(str(self.options.epochs))}}/{self.options.epochs}  lr {entry['lr']:<8.3g} "
-                     f"train loss {entry['train_loss']:.3f} acc {100 * entry['train_accuracy']:5.1f} %  "
-                     f"test loss {entry['test_loss']:.3f} acc {100 * entry['test_accuracy']:5.2f} %  "
-                     f"{entry['ms']['step']:.1f} ms/step  {entry['seconds']:.1f} s")
+                     f"{self.describe(entry)}  {entry['ms']['step']:.1f} ms/step  {entry['seconds']:.1f} s")
+
+    def describe(self, entry: dict[str, Any]) -> str:
+        """What an epoch came to, in the line that reports it."""
+        return (f"train loss {entry['train_loss']:.3f} acc {100 * entry['train_accuracy']:5.1f} %  "
+                f"test loss {entry['test_loss']:.3f} acc {100 * entry['test_accuracy']:5.2f} %")
 
     def _epoch(self, epoch: int, timer: StepTimer) -> dict[str, Any]:
         setup = self.setup
@@ -216,7 +233,7 @@ class Run:
             "test_loss": last["test_loss"], "ece": last["test_ece"], "best_accuracy": self.best["accuracy"],
             "best_epoch": self.best["epoch"], "train_accuracy": train["accuracy"], "train_loss": train["loss"],
             "ms": ms, "step_ratio": 1.0, "seconds": sum(entry["seconds"] for entry in self.history),
-            "weights": sum(p.numel() for p in setup.model.parameters()), "device": _device_name(setup.device),
+            "weights": sum(p.numel() for p in setup.model.parameters()), "device": device_name(setup.device),
             "threads": torch.get_num_threads(), "processes": setup.processes.world, "torch": torch.__version__,
             "fastmix": fastmix.__version__,
         }
@@ -231,8 +248,8 @@ class Run:
         return result
 
 
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+def device_name(device: torch.device) -> str:
+    return torch.cuda.getdevice_name(device) if device.type == "cuda" else "cpu"
 
 
 def _some_images(setup: Setup, split: data.Split, count: int) -> tuple[Tensor, Tensor]:
@@ -323,9 +340,9 @@ def draw_samples(setup: Setup, split: data.Split, path: Path, count: int = SHOWN
     pictures.samples(*take_samples(setup, split, count), f"{setup.options.method} on {setup.options.data}", path)
 
 
-def clear(folder: Path) -> None:
+def clear(folder: Path, files: tuple[str, ...] = FILES) -> None:
     """Removes what a run has written, and nothing else."""
-    for name in FILES:
+    for name in files:
         (folder / name).unlink(missing_ok=True)
 
 
