@@ -11,15 +11,25 @@ from . import functional  # noqa: E402 - the operators must be declared first
 from .backend import backend, configure_from_environment, select_auto, set_debug  # noqa: E402
 from .functional import input_saliency  # noqa: E402 - the function, over the module of its name
 from .isda import ISDACovariance, ISDALoss, isda_strength  # noqa: E402
-from .losses import SoftBCE, SoftCrossEntropy, SoftTargetKL  # noqa: E402
+from .losses import FocalLoss, SoftBCE, SoftCrossEntropy, SoftTargetKL  # noqa: E402
 from .mixer_groups import Compose, RandomChoice  # noqa: E402
 from .mixers import CutMix, Cutout, DCutMix, DMixup, Mixup, RLMix, RMix  # noqa: E402
+from .soft_augmentation import (  # noqa: E402
+    SoftCrop,
+    SoftNoise,
+    SoftResizedCrop,
+    confidence,
+    pair_iou,
+    pair_weight,
+    visibility,
+)
 from .targets import SoftTarget  # noqa: E402
 
 select_auto()
 configure_from_environment()
 
 __version__ = "0.1.0"
-__all__ = ["Compose", "CutMix", "Cutout", "DCutMix", "DMixup", "ISDACovariance", "ISDALoss", "Mixup", "RLMix", "RMix",
-           "RandomChoice", "SoftBCE", "SoftCrossEntropy", "SoftTarget", "SoftTargetKL", "backend", "functional",
-           "input_saliency", "isda_strength", "set_debug"]
+__all__ = ["Compose", "CutMix", "Cutout", "DCutMix", "DMixup", "FocalLoss", "ISDACovariance", "ISDALoss", "Mixup",
+           "RLMix", "RMix", "RandomChoice", "SoftBCE", "SoftCrop", "SoftCrossEntropy", "SoftNoise", "SoftResizedCrop",
+           "SoftTarget", "SoftTargetKL", "backend", "confidence", "functional", "input_saliency", "isda_strength",
+           "pair_iou", "pair_weight", "set_debug", "visibility"]

@@ -1,10 +1,12 @@
-"""The losses as modules; arguments as in :mod:`fastmix.functional`."""
+"""The losses as modules; arguments as in :mod:`fastmix.functional`. FocalLoss is here alone."""
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from . import functional
+from .ops import _checks as check
 from .targets import SoftTarget
 
 
@@ -42,3 +44,33 @@ class SoftBCE(nn.Module):
 
     def forward(self, logits: Tensor, target: SoftTarget | Tensor) -> Tensor:
         return functional.soft_bce(logits, target, reduction=self.reduction)
+
+
+class FocalLoss(nn.Module):
+    """``-(1 - p_y)^gamma log p_y`` with p = softmax(logits): samples that are right already count little.
+
+    ``criterion(logits, label)``: logits (N, J) float, label (N,) int64. Returns float32 (float64 for float64), 0-d, or
+    (N,) with reduction "none". In plain torch: a baseline, not an operator of ours.
+
+    Args: gamma: >= 0; 0 is cross-entropy. reduction: "mean", "sum" or "none".
+    Source: focal loss (Lin et al. 2017, Eq. 4, without its class weights); a baseline of Soft Augmentation Table 1,
+        which calls gamma alpha.
+    """
+
+    def __init__(self, gamma: float = 2.0, *, reduction: str = "mean") -> None:
+        super().__init__()
+        if not gamma >= 0:
+            raise ValueError(f"FocalLoss: gamma is {gamma}, want a number >= 0")
+        check.choice("FocalLoss", "reduction", reduction, ("mean", "sum", "none"))
+        self.gamma, self.reduction = gamma, reduction
+
+    def forward(self, logits: Tensor, label: Tensor) -> Tensor:
+        check.ndim("FocalLoss", "logits", logits, 2)
+        check.shape("FocalLoss", "label", label, logits.shape[:1], "(N,)")
+        check.dtype("FocalLoss", "label", label, torch.int64)
+        dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
+        log_p = logits.to(dtype).log_softmax(1).gather(1, label.unsqueeze(1)).squeeze(1)
+        # 1 - p without cancellation. Kept above 0, where the derivative of a power below 1 is infinite.
+        missing = (-torch.expm1(log_p)).clamp_min(torch.finfo(dtype).tiny)
+        loss = -(missing**self.gamma) * log_p
+        return loss if self.reduction == "none" else loss.sum() if self.reduction == "sum" else loss.mean()

@@ -112,14 +112,20 @@ class Mixer(nn.Module):
         return self._draw(x, saliency, active)
 
     def _flag_on(self, device: torch.device) -> Tensor:
-        if self._flag.device != device:
+        return self._on_device("_flag", self._enabled, device)
+
+    def _on_device(self, name: str, value: bool | float, device: torch.device) -> Tensor:
+        """The 0-d buffer of this name, which holds value, on the device of the images."""
+        buffer = getattr(self, name)
+        if buffer.device != device:
             if torch.compiler.is_compiling():  # a tensor made inside a graph must not outlive it
-                return self._flag.to(device, non_blocking=True)
+                return buffer.to(device, non_blocking=True)
             if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
-                raise RuntimeError(f"{self._name}: the mixer is on {self._flag.device}, images are on {device}: call "
+                raise RuntimeError(f"{self._name}: the mixer is on {buffer.device}, images are on {device}: call "
                                    "mixer.to(device), or the mixer once, before the CUDA graph capture")
-            self._flag = torch.full((), self._enabled, dtype=torch.bool, device=device)
-        return self._flag
+            buffer = torch.full((), value, dtype=buffer.dtype, device=device)
+            setattr(self, name, buffer)
+        return buffer
 
     def _draw(self, x: Tensor, saliency: Tensor | None, active: Tensor) -> Plan:
         """active: 0-d or (N,) bool; where it is False the plan is the identity."""

@@ -73,16 +73,17 @@ def _load(chosen: Options, needs_saliency: bool) -> data.Dataset:
 def _learn(setup: Setup, steps: int) -> None:
     """A few plain steps, so that the gradient shows what the images are about."""
     print(f"training a small CNN for {steps} steps for the saliency (--run DIR takes a trained one)", file=sys.stderr)
-    plain = dataclasses.replace(setup, mixer=None, objective=None, policy=None)
+    plain = dataclasses.replace(setup, mixer=None, objective=None, policy=None,
+                                loss=methods.cross_entropy(setup.options))
     plain.model.train()
-    crops, timer, done = setup.crops(0), StepTimer(setup.device), 0
+    augmentation, timer, done = setup.augmentation(0), StepTimer(setup.device), 0
     for group in plain.optimizer.param_groups:
         group["lr"] = 0.05
     while done < steps:
         order = data.training_steps(len(setup.dataset.train.labels), setup.options.batch, setup.options.seed + done)
         for images, y in setup.dataset.train.batches([step.own for step in order[:steps - done]]):
             timer.start()
-            training_step(plain, setup.inputs(images, crops), y, 1.0, timer)
+            training_step(plain, setup.inputs(images, augmentation), y, 1.0, timer)
             done += 1
         timer.collect()
 
@@ -91,7 +92,7 @@ def _gallery(setup: Setup, several: list[Options], out: Path, count: int) -> Non
     """A row for every method, all with the model of setup."""
     rows = {}
     for chosen in several:
-        mixer = methods.build(chosen, setup.dataset.shape, setup.device)
+        mixer = methods.build(chosen, setup.dataset.shape, setup.device, len(setup.dataset.classes))
         policy = setup.policy if chosen.method == setup.options.method else None
         taken = run.take_samples(dataclasses.replace(setup, options=chosen, mixer=mixer, policy=policy),
                                  setup.dataset.test, count)

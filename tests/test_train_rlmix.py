@@ -86,8 +86,8 @@ def test_grids_that_do_not_fit_are_named(extra):
     mnist.shape = (1, 28, 28)
     with pytest.raises(UsageError, match=r"method rlmix: .*divisible by 8.*choose another --grid than 8"):
         run.setup(Options(method="rlmix"), mnist, HERE)
-    with pytest.raises(UsageError, match="--gamma means nothing to rmix; it is for rlmix"):
-        main(["--method", "rmix", "--gamma", "0"])
+    with pytest.raises(UsageError, match="--discount means nothing to rmix; it is for rlmix"):
+        main(["--method", "rmix", "--discount", "0"])
 
 
 def test_the_missing_extra_is_named(tmp_path, monkeypatch):

@@ -128,8 +128,19 @@ def saliency_cases() -> Iterator[Case]:
     yield "mask 112x112", kernels.percentile_mask, (empty(256, 112, 112), empty(256))
 
 
+def crop_cases() -> Iterator[Case]:
+    kernels = _library.kernels("crop")
+    for name, x in _images():
+        n, channels, height, width = x.shape
+        fill, box = empty(n, channels, dtype=x.dtype), empty(n, 4, dtype=torch.float64)
+        yield f"crop {name}", kernels.crop, (x, labels(n, 2), None, 0.0)
+        yield f"crop colours {name}", kernels.crop, (x, labels(n, 2), fill, 0.0)
+        yield f"resized {name}", kernels.resized_crop, (x, box, height, width, fill, 0.0)
+        yield f"resized {name} backward", kernels.resized_crop_backward, (x, box, height, width)
+
+
 OPERATORS = {"soft_target": soft_target_cases, "blend": blend_cases, "paste": paste_cases,
-             "patch_mix": patch_mix_cases, "saliency": saliency_cases}
+             "patch_mix": patch_mix_cases, "saliency": saliency_cases, "crop": crop_cases}
 
 
 def launches(operator: str) -> dict[str, tuple]:
@@ -142,7 +153,9 @@ def launches(operator: str) -> dict[str, tuple]:
         for case, call, args in OPERATORS[operator]():
             def record(kernel, programs, device, *kernel_args, case=case, **options):
                 assert programs > 0
-                found[f"{case}/{kernel.fn.__name__}"] = (kernel, kernel_args, options)
+                key = f"{case}/{kernel.fn.__name__}"
+                key += f" {sum(k.startswith(key) for k in found) + 1}" if key in found else ""
+                found[key] = (kernel, kernel_args, options)
             for m in places:
                 m.launch = record
             call(*args)

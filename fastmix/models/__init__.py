@@ -7,6 +7,7 @@ import re
 import torch
 from torch import Tensor, nn
 
+from .. import _torchvision
 from .._cli import CommandError, UsageError, first_line
 from .preact_resnet import PreActResNet
 from .small_cnn import SmallCNN
@@ -36,11 +37,8 @@ def _timm(name: str, num_classes: int, channels: int) -> nn.Module:
     return timm.create_model(name, num_classes=num_classes, in_chans=channels)
 
 
-def _torchvision(name: str, num_classes: int, channels: int) -> nn.Module:
-    try:
-        import torchvision
-    except ImportError:
-        raise CommandError(f"--model torchvision:{name} needs torchvision: pip install torchvision") from None
+def _torchvision_model(name: str, num_classes: int, channels: int) -> nn.Module:
+    torchvision = _torchvision.load(f"--model torchvision:{name}")
     if name not in torchvision.models.list_models(module=torchvision.models):
         raise UsageError(f"--model: torchvision {torchvision.__version__} has no classifier {name!r}")
     model = torchvision.models.get_model(name, weights=None, num_classes=num_classes)
@@ -69,7 +67,7 @@ def build(name: str, num_classes: int, shape: tuple[int, int, int]) -> nn.Module
     elif name.startswith("timm:"):
         model = _timm(name.removeprefix("timm:"), num_classes, channels)
     elif name.startswith("torchvision:"):
-        model = _torchvision(name.removeprefix("torchvision:"), num_classes, channels)
+        model = _torchvision_model(name.removeprefix("torchvision:"), num_classes, channels)
     else:
         raise UsageError(f"--model is {name!r}, want one of {', '.join(NAMES)}")
     _check(model, name, num_classes, shape)

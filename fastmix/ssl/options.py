@@ -26,6 +26,7 @@ class SslOptions(Options):
     """
 
     method: str = "simsiam"
+    augment: str = "none"
     epochs: int = 100
     batch: int = 512
     schedule: str = "cosine"

@@ -15,7 +15,7 @@ import fastmix
 
 from .. import data
 from ..soft_augmentation import pair_weight
-from ..train import checkpoint, pictures
+from ..train import checkpoint, methods, pictures
 from ..train.distributed import Processes
 from ..train.loop import CROPPING, Epoch, Setup, seed_everything
 from ..train.objectives import last_layer
@@ -63,7 +63,7 @@ def setup(options: SslOptions, dataset: data.Dataset, processes: Processes) -> S
         optimizer, [lambda step: 0.5 * (1 + math.cos(math.pi * min(step / total, 1))), lambda step: 1.0])
     moved = dataclasses.replace(dataset, train=dataset.train.to(device), test=dataset.test.to(device))
     return Setup(options, processes, moved, data.Preprocess(dataset, device), model, over_processes(model, processes),
-                 optimizer, scheduler, None)
+                 optimizer, scheduler, None, methods.cross_entropy(options))
 
 
 def views(setup: Setup, images: Tensor, generator: torch.Generator) -> Pair:

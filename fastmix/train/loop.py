@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,6 +18,8 @@ import fastmix
 from .. import data
 from .._cli import CommandError, require
 from ..targets import SoftTarget
+from . import methods
+from .augment import Augmentation, policy
 from .distributed import Processes
 from .objectives import Isda, LabelledDraws
 from .options import Options
@@ -25,7 +27,7 @@ from .timing import POLICY, StepTimer
 
 # Streams of random numbers, each with a seed of its own: what one method draws never moves another's order or crops.
 ORDER, MIXING, CROPPING = 1, 2, 3  # see also run.py
-LABELLED = 5
+LABELLED, AUGMENTING = 5, 6
 ECE_BINS = 10
 
 
@@ -33,8 +35,8 @@ ECE_BINS = 10
 class Setup:
     """What training works on. parallel: the model under DistributedDataParallel, or the model itself.
 
-    objective: None for the cross-entropy of the mixed images. draws: the labelled images of semi-supervised training.
-    policy: what chooses for the mixer of rlmix, a `fastmix.rl.Policy`.
+    loss: of logits, target and confidence, see `methods`. objective: None, or what takes its place. draws: the labelled
+    images of semi-supervised training. policy: what chooses for the mixer of rlmix, a `fastmix.rl.Policy`.
     """
 
     options: Options
@@ -46,6 +48,7 @@ class Setup:
     optimizer: torch.optim.Optimizer
     scheduler: torch.optim.lr_scheduler.LRScheduler
     mixer: Any
+    loss: methods.Loss
     objective: Isda | None = None
     draws: LabelledDraws | None = None
     policy: Any = None
@@ -59,20 +62,25 @@ class Setup:
             return torch.autocast(self.device.type, dtype=torch.bfloat16)
         return nullcontext()
 
-    def inputs(self, images: Tensor, crops: torch.Generator | None) -> Tensor:
-        """Bytes to the model's input; crops: cropped and flipped at random."""
-        if crops is not None:
-            images = data.crop_flip(images, images.shape[-1] // 8, crops)
+    def inputs(self, images: Tensor, augmentation: Augmentation | None) -> Tensor:
+        """Bytes to the model's input."""
+        if augmentation is not None:
+            images = augmentation(images)
         x = self.preprocess(images)
         return x.contiguous(memory_format=torch.channels_last) if self.options.channels_last else x
 
-    def crops(self, epoch: int) -> torch.Generator | None:
-        """The generator of an epoch's crops; None if there are none."""
-        if not (self.options.augment == "crop-flip" or (self.options.augment == "auto" and self.dataset.flips)):
+    def augmentation(self, epoch: int) -> Augmentation | None:
+        """What an epoch does to its images before the method; None for nothing."""
+        options = self.options
+        chosen, crops = policy(options), None
+        if options.augment == "crop-flip" or (options.augment != "none" and self.dataset.flips):
+            crops = torch.Generator(self.device)
+            crops.manual_seed(data.derived_seed(options.seed, CROPPING, epoch, self.processes.rank))
+        if crops is None and chosen is None:
             return None
-        generator = torch.Generator(self.device)
-        generator.manual_seed(data.derived_seed(self.options.seed, CROPPING, epoch, self.processes.rank))
-        return generator
+        pad = 0 if methods.METHODS[options.method].crops else self.dataset.shape[-1] // 8
+        seed = data.derived_seed(options.seed, AUGMENTING, epoch, self.processes.rank)
+        return Augmentation(crops, pad, chosen, seed)
 
 
 def seed_everything(*parts: int) -> None:
@@ -84,43 +92,52 @@ def seed_everything(*parts: int) -> None:
     random.seed(seed)
 
 
-def mix(setup: Setup, x: Tensor, y: Tensor, timer: StepTimer) -> tuple[Tensor, SoftTarget | Tensor]:
-    """The batch that the model learns from."""
+class Mixed(NamedTuple):
+    """The batch that the model learns from. confidence: (N,) of a soft augmentation, else None."""
+
+    images: Tensor
+    target: SoftTarget | Tensor
+    confidence: Tensor | None = None
+
+
+def mix(setup: Setup, x: Tensor, y: Tensor, timer: StepTimer) -> Mixed:
+    """What the method makes of a batch."""
     if setup.mixer is None:
-        return x, y
+        return Mixed(x, y)
     saliency = None
     if setup.mixer.needs_saliency:
         # The bare module: DistributedDataParallel must see one forward and one backward a step.
         with setup.autocast():
             saliency = fastmix.input_saliency(setup.model, x, y)
         timer.end("saliency")
-    mixed, target = setup.mixer(x, y, saliency)
+    mixed = Mixed(*setup.mixer(x, y, saliency))
     timer.end("mix")
-    return mixed, target
+    return mixed
 
 
 def training_step(setup: Setup, x: Tensor, y: Tensor, scale: float,
                   timer: StepTimer) -> tuple[Tensor, Tensor, SoftTarget | Tensor]:
     """Mixes a batch and learns from it: see `update`."""
-    return update(setup, y, *mix(setup, x, y, timer), scale, timer)
+    return update(setup, y, mix(setup, x, y, timer), scale, timer)
 
 
-def update(setup: Setup, y: Tensor, mixed: Tensor, target: SoftTarget | Tensor, scale: float,
+def update(setup: Setup, y: Tensor, mixed: Mixed, scale: float,
            timer: StepTimer) -> tuple[Tensor, Tensor, SoftTarget | Tensor]:
     """One update. scale: of the loss, for processes with more or fewer images than the others.
 
     Returns: the loss (0-d, detached), the logits, the target; the last two of the labelled images alone.
     """
+    images, target, confidence = mixed
     setup.optimizer.zero_grad(set_to_none=True)
     objective = setup.objective
     if objective is None:
         with setup.autocast():
-            logits = setup.parallel(mixed)
+            logits = setup.parallel(images)
         timer.end("model")
-        loss = fastmix.functional.soft_cross_entropy(logits, target, label_smoothing=setup.options.label_smoothing)
+        loss = setup.loss(logits, target, confidence)
     else:
         with objective.features(setup.model) as features, setup.autocast():
-            logits = setup.parallel(mixed)
+            logits = setup.parallel(images)
         timer.end("model")
         weight = objective.head(setup.model).weight
         loss = objective.loss(logits, features[-1], weight, y, setup.scheduler.last_epoch)
@@ -174,7 +191,8 @@ class Epoch:
         self._setup, self.timer, self._advance = setup, timer, advance
         self._started = time.perf_counter()
         seed_everything(options.seed, MIXING, epoch, processes.rank)
-        self._crops = setup.crops(epoch)
+        methods.begin_epoch(setup.mixer, options, epoch)
+        self._augmentation = setup.augmentation(epoch)
         self.steps = data.training_steps(len(setup.dataset.train.labels), options.batch,
                                          data.derived_seed(options.seed, ORDER, epoch), processes.rank, processes.world)
         if setup.draws is not None:
@@ -185,7 +203,7 @@ class Epoch:
         self._rate = self._scale = 0.0
 
     def inputs(self, images: Tensor) -> Any:
-        return self._setup.inputs(images, self._crops)
+        return self._setup.inputs(images, self._augmentation)
 
     def batches(self) -> Iterator[tuple[Any, Tensor]]:
         """`inputs` of the images and y (N,) of every step."""
@@ -199,8 +217,8 @@ class Epoch:
             self.timer.end("data")
             yield x, y
 
-    def update(self, y: Tensor, mixed: Tensor, target: SoftTarget | Tensor) -> None:
-        loss, logits, target = update(self._setup, y, mixed, target, self._scale, self.timer)
+    def update(self, y: Tensor, mixed: Mixed) -> None:
+        loss, logits, target = update(self._setup, y, mixed, self._scale, self.timer)
         hard = target.hard() if isinstance(target, SoftTarget) else target
         self._end(loss, (logits.argmax(1) == hard).sum(), len(logits))
 
@@ -227,7 +245,7 @@ def train_epoch(setup: Setup, number: int, timer: StepTimer, advance: Callable[[
     epoch = Epoch(setup, number, timer, advance)
     if setup.policy is None:
         for x, y in epoch.batches():
-            epoch.update(y, *mix(setup, x, y, timer))
+            epoch.update(y, mix(setup, x, y, timer))
         return epoch.result()
     episode = play(setup, epoch.batches(), len(epoch.steps), epoch.update, timer)
     learnt = setup.policy.learn(episode)
@@ -239,12 +257,13 @@ def train_epoch(setup: Setup, number: int, timer: StepTimer, advance: Callable[[
     return result | {"reward": reward / world, "q": q / world}
 
 
-def play(setup: Setup, batches: Iterator[tuple[Tensor, Tensor]], steps: int, learn: Callable[..., object],
+def play(setup: Setup, batches: Iterator[tuple[Tensor, Tensor]], steps: int, learn: Callable[[Tensor, Mixed], object],
          timer: StepTimer) -> Any:
     """The `fastmix.rl.Episode` of these batches. The bare model gives the saliency, as in `mix`."""
     from .. import rl
 
-    return rl.Episode(setup.model, setup.mixer, batches, steps, learn, setup.autocast, timer.end)
+    return rl.Episode(setup.model, setup.mixer, batches, steps,
+                      lambda y, images, target: learn(y, Mixed(images, target)), setup.autocast, timer.end)
 
 
 @torch.no_grad()

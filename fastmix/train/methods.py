@@ -1,7 +1,13 @@
-"""The methods by name: what builds the mixer, and which flags it reads.
+"""The methods by name: what builds the mixer, which loss the run has, and which flags are read.
 
-A new method is an entry here. `build(options, shape)` returns a callable ``mixer(x, y, saliency) -> (x, SoftTarget)``
-with ``needs_saliency``, or None for plain training; shape is (C, H, W).
+A new method is an entry of METHODS.
+
+- ``build(options, shape)`` returns a mixer, or None for plain training; shape is (C, H, W). A mixer is a callable
+  ``mixer(x, y, saliency) -> (x, target)`` or ``(x, target, confidence)``, with ``needs_saliency``.
+- ``loss(options)`` returns ``loss(logits, target, confidence) -> 0-d``; None is soft cross-entropy with
+  ``--label-smoothing``. target is the mixer's SoftTarget, or the labels (N,) where there is no mixer; confidence (N,)
+  is the mixer's, None where it gives none.
+- `begin_epoch` is called before every epoch: what follows a schedule is set there.
 """
 
 from __future__ import annotations
@@ -11,15 +17,20 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 import fastmix
+import fastmix.functional as F
 
 from .._cli import UsageError
+from ..soft_augmentation import SoftAugmentation
+from ..targets import SoftTarget
 
 if TYPE_CHECKING:
     from .options import Options
 
 Shape = tuple[int, int, int]
+Loss = Callable[[Tensor, SoftTarget | Tensor, Tensor | None], Tensor]
 
 
 @dataclass(frozen=True)
@@ -27,12 +38,16 @@ class Method:
     """flags: the options that it reads, beside those of every run. Defaults are the papers' for CIFAR.
 
     isda: the loss is `objectives.Isda`, the mixer at most Cutout. policy: the mixer is an RLMix with a `rl.Policy`.
+    classes: build takes the number of classes as well. crops: it moves the images itself, the loader only flips them.
     """
 
-    build: Callable[[Options, Shape], Any]
+    build: Callable[..., Any]
     flags: tuple[str, ...] = ()
     about: str = ""
     isda: bool = False
+    loss: Callable[[Options], Loss] | None = None
+    classes: bool = False
+    crops: bool = False
     policy: bool = False
 
 
@@ -52,6 +67,49 @@ def _isda(options: Options, shape: Shape) -> Any:
     return None if options.length is None else _cutout(options, shape)
 
 
+def cross_entropy(options: Options) -> Loss:
+    """The loss of a method that brings none."""
+    return _cross_entropy(options.label_smoothing)
+
+
+def _cross_entropy(smoothing: float) -> Loss:
+    return lambda logits, target, _: F.soft_cross_entropy(logits, target, label_smoothing=smoothing)
+
+
+def _soft_target_kl(options: Options) -> Loss:
+    def loss(logits: Tensor, target: SoftTarget | Tensor, confidence: Tensor | None) -> Tensor:
+        return F.soft_target_kl(logits, target.index[:, 0], confidence, weighting=options.weighting)
+    return loss
+
+
+def _focal(options: Options) -> Loss:
+    criterion = fastmix.FocalLoss(options.gamma)
+    return lambda logits, target, _: criterion(logits, target)
+
+
+# The papers' strengths, and by how much --sigma-decay divides them (Soft Augmentation B.1).
+SIGMA = {"soft-crop": 0.3, "soft-resized-crop": 0.3, "soft-noise": 0.1}
+DECAY = 1000
+
+
+def _sigma(options: Options) -> float:
+    return SIGMA[options.method] if options.sigma is None else options.sigma
+
+
+def _soft_crop(options: Options, shape: Shape, classes: int) -> Any:
+    return fastmix.SoftCrop(classes, _sigma(options), _k(options, 2), fill=options.fill, prob=options.prob)
+
+
+def _soft_resized_crop(options: Options, shape: Shape, classes: int) -> Any:
+    return fastmix.SoftResizedCrop(classes, shape[1:], _sigma(options), k=_k(options, 2), fill=options.fill,
+                                   prob=options.prob)
+
+
+def _soft_noise(options: Options, shape: Shape, classes: int) -> Any:
+    return fastmix.SoftNoise(classes, _sigma(options), _k(options, 1), prob=options.prob)
+
+
+SOFT_FLAGS = ("sigma", "sigma_decay", "weighting", "k", "prob")
 ISDA_FLAGS = ("isda_kind", "isda_schedule", "strength", "length")
 
 METHODS: dict[str, Method] = {
@@ -67,16 +125,24 @@ METHODS: dict[str, Method] = {
     "rmix": Method(lambda o, _: fastmix.RMix(_alpha(o, 1.0), o.patches, o.levels, prob=o.prob),
                    ("alpha", "patches", "levels", "prob"), "patches by saliency"),
     "rlmix": Method(lambda o, _: fastmix.RLMix(_alpha(o, 1.0), o.grid, o.levels, prob=o.prob),
-                    ("alpha", "grid", "levels", "gamma", "prob"),
-                    "patches by saliency, how many is learnt by PPO (extra rl)",
-                    policy=True),
+                    ("alpha", "grid", "levels", "discount", "prob"),
+                    "patches by saliency, how many is learnt by PPO (extra rl)", policy=True),
     "cutout": Method(_cutout, ("length", "prob"), "a square of zeros (half the side)"),
+    "soft-crop": Method(_soft_crop, (*SOFT_FLAGS, "fill"), "windows moved, labels softened by what is still seen",
+                        loss=_soft_target_kl, classes=True, crops=True),
+    "soft-resized-crop": Method(_soft_resized_crop, (*SOFT_FLAGS, "fill"), "the same with windows that are resized",
+                                loss=_soft_target_kl, classes=True, crops=True),
+    "soft-noise": Method(_soft_noise, SOFT_FLAGS, "noise, labels softened by its strength", loss=_soft_target_kl,
+                         classes=True),
+    "label-smoothing": Method(lambda o, _: None, (), "no mixing, --label-smoothing 0.1",
+                              loss=lambda o: _cross_entropy(o.label_smoothing or 0.1)),
+    "focal": Method(lambda o, _: None, ("gamma",), "no mixing, focal loss", loss=_focal),
     "isda": Method(_isda, ISDA_FLAGS, "features widened by their class's covariance", isda=True),
     "isda-semi": Method(_isda, (*ISDA_FLAGS, "labelled", "consistency"),
                         "isda on the labelled images, its consistency loss on all others", isda=True),
 }
-METHOD_FLAGS = ("alpha", "k", "patches", "grid", "levels", "gamma", "length", "prob", "isda_kind", "isda_schedule",
-                "strength", "labelled", "consistency")
+METHOD_FLAGS = ("alpha", "k", "patches", "grid", "levels", "discount", "length", "prob", "isda_kind", "isda_schedule",
+                "strength", "labelled", "consistency", "sigma", "sigma_decay", "weighting", "fill", "gamma")
 
 
 def check_flags(methods: list[str], given: set[str]) -> None:
@@ -89,20 +155,41 @@ def check_flags(methods: list[str], given: set[str]) -> None:
 
 def needs_saliency(options: Options, shape: Shape = (3, 32, 32)) -> bool:
     """Whether the method of these options looks at an input gradient, which takes labels."""
-    mixer = METHODS[options.method].build(options, shape)
+    mixer = _make(options, shape, 10)
     return mixer is not None and mixer.needs_saliency
 
 
-def build(options: Options, shape: Shape, device: torch.device) -> Any:
-    """The mixer of options.method, tried on two blank images so that a wrong value is found before training."""
+def _make(options: Options, shape: Shape, classes: int) -> Any:
     method = METHODS[options.method]
+    return method.build(options, shape, classes) if method.classes else method.build(options, shape)
+
+
+def loss(options: Options) -> Loss:
+    """The loss of options.method."""
+    return (METHODS[options.method].loss or cross_entropy)(options)
+
+
+def begin_epoch(mixer: Any, options: Options, epoch: int) -> None:
+    """Sets what depends on the epoch, counted from 1, and on nothing else, so that a resumed run needs no state of it.
+
+    The sigma of a soft augmentation: the whole until the last ``--sigma-decay`` epochs. Only a number on the device
+    changes, no mixer is built anew.
+    """
+    if isinstance(mixer, SoftAugmentation):
+        mixer.sigma = _sigma(options) / (DECAY if epoch > options.epochs - options.sigma_decay else 1)
+
+
+def build(options: Options, shape: Shape, device: torch.device, classes: int) -> Any:
+    """The mixer of options.method, tried on two blank images so that a wrong value is found before training."""
     try:
-        mixer = method.build(options, shape)
+        mixer = _make(options, shape, classes)
         if mixer is not None:
             mixer = mixer.to(device)
             blank = torch.zeros(2, *shape, device=device)
             mixer(blank, torch.zeros(2, dtype=torch.int64, device=device), blank if mixer.needs_saliency else None)
     except (ValueError, TypeError) as error:
-        hint = f"; choose another --grid than {options.grid}" if method.policy and "divisible" in str(error) else ""
+        hint = ""
+        if METHODS[options.method].policy and "divisible" in str(error):
+            hint = f"; choose another --grid than {options.grid}"
         raise UsageError(f"method {options.method}: {error}{hint}") from None
     return mixer

@@ -15,6 +15,7 @@ from .. import data
 from .._cli import CommandError, Parser, UsageError
 from ..isda import SCHEDULES
 from ..ops.covariance import NAMES
+from ..ops.soft_target import WEIGHTINGS
 from .methods import METHODS
 
 # May differ between a run and its continuation: they change where and how fast, not what is computed.
@@ -44,7 +45,7 @@ class Options:
     patches: tuple[int, ...] = (2, 4)
     grid: int = 8
     levels: int = 10
-    gamma: float = 0.99
+    discount: float = 0.99
     length: int | None = None
     prob: float = 1.0
     isda_kind: str = "full"
@@ -52,6 +53,11 @@ class Options:
     strength: float = 0.5
     labelled: int = 1000
     consistency: float = 1.0
+    sigma: float | None = None
+    sigma_decay: int = 0
+    weighting: str = "sample"
+    fill: float | str = 0.0
+    gamma: float = 2.0
     seed: int = 0
     amp: str = "none"
     channels_last: bool = True
@@ -97,6 +103,10 @@ not_negative = _number(float, 0, math.inf, False, "a number >= 0")
 share = _number(float, 0, 1, False, "a number from 0 to 1")
 
 
+def fill(value: str) -> float | str:
+    return value if value == "random" else _number(float, -math.inf, math.inf, False, "a number or random")(value)
+
+
 def numbers(value: str) -> tuple[int, ...]:
     return tuple(count(part) for part in value.split(","))
 
@@ -123,11 +133,12 @@ def add_data_flags(parser: Parser) -> None:
 def add_method_flags(parser: Parser) -> None:
     group = parser.add_argument_group("method")
     group.add_argument("--alpha", type=positive, help="of the Beta or Dirichlet distribution (1; dmixup, dcutmix 1/k)")
-    group.add_argument("--k", type=count, help="images mixed into one: dmixup, dcutmix (3)")
+    group.add_argument("--k", type=count, help="images mixed into one: dmixup, dcutmix (3); power of the softening "
+                                               "curve: soft-crop, soft-resized-crop (2), soft-noise (1)")
     group.add_argument("--patches", type=numbers, metavar="P,P", help="patches a side to choose from: rmix (2,4)")
     group.add_argument("--grid", type=count, metavar="P", help="patches a side: rlmix (8); must divide the images")
     group.add_argument("--levels", type=count, help="percentiles to choose from: rmix, rlmix (10)")
-    group.add_argument("--gamma", type=share,
+    group.add_argument("--discount", type=share,
                        help="discount of later rewards: rlmix (0.99; 0: only an image's own)")
     group.add_argument("--length", type=count0, metavar="PIXELS", help="side of the square: cutout (half the image)")
     group.add_argument("--isda-kind", choices=NAMES, help="covariances of isda (full)")
@@ -135,6 +146,15 @@ def add_method_flags(parser: Parser) -> None:
     group.add_argument("--strength", type=not_negative, help="of isda at the end (0.5)")
     group.add_argument("--labelled", type=count, metavar="N", help="images whose labels isda-semi knows (1000)")
     group.add_argument("--consistency", type=not_negative, metavar="W", help="weight of isda-semi's second loss (1)")
+    group.add_argument("--sigma", type=positive, help="strength: soft-crop, soft-resized-crop (0.3), soft-noise (0.1)")
+    group.add_argument("--sigma-decay", type=count0, metavar="EPOCHS",
+                       help="divide sigma by 1000 for so many epochs at the end (0; 20 in the paper, for CIFAR-100)")
+    group.add_argument("--weighting", choices=WEIGHTINGS,
+                       help="loss of the soft methods: sample: p KL (default); none: KL; weight: p CE of the hard "
+                            "label; batch_mean: mean p times mean KL, as the paper's listing computes")
+    group.add_argument("--fill", type=fill, metavar="X",
+                       help="background of soft-crop, soft-resized-crop, in normalised units, or random (0)")
+    group.add_argument("--gamma", type=not_negative, help="of the focal loss (2)")
     group.add_argument("--prob", type=share, help="probability that a batch is mixed (1)")
 
 
@@ -150,8 +170,10 @@ def add_training_flags(parser: Parser) -> None:
     group.add_argument("--momentum", type=share, help="of SGD with Nesterov (0.9)")
     group.add_argument("--weight-decay", type=not_negative, metavar="W", help="(0.0005)")
     group.add_argument("--label-smoothing", type=share, metavar="EPS", help="(0)")
-    group.add_argument("--augment", choices=("auto", "none", "crop-flip"),
-                       help="auto: random crop (padded by an eighth) and flip for colour images (default)")
+    group.add_argument("--augment", choices=("auto", "none", "crop-flip", "rand", "trivial"),
+                       help="auto: random crop (padded by an eighth) and flip for colour images (default); rand, "
+                            "trivial: auto, then torchvision's RandAugment or TrivialAugmentWide. soft-crop and "
+                            "soft-resized-crop replace the crop, not the flip")
     group.add_argument("--seed", type=seed_number, help="of weights, order and mixing (0)")
     group.add_argument("--amp", choices=("none", "bf16"), help="automatic mixed precision (none)")
     group.add_argument("--no-channels-last", dest="channels_last", action="store_false",

@@ -21,15 +21,15 @@ import fastmix
 
 from .. import data, models
 from .._cli import CommandError, UsageError, first_line, require
-from ..targets import SoftTarget
 from . import checkpoint, methods, pictures
+from .augment import policy
 from .distributed import Processes
-from .loop import NotFinite, Setup, evaluate, play, seed_everything, train_epoch, training_step, update
+from .loop import Mixed, NotFinite, Setup, evaluate, play, seed_everything, train_epoch, training_step, update
 from .objectives import Isda, LabelledDraws
 from .options import Options
 from .timing import StepTimer
 
-WEIGHTS, SAMPLES, POLICY = 0, 4, 6  # more streams of random numbers, see loop.py
+WEIGHTS, SAMPLES, POLICY = 0, 4, 8  # more streams of random numbers, see loop.py
 SHOWN = 8
 CONFIG, METRICS, REPORT = "config.json", "metrics.jsonl", "report.json"
 Bar = Callable[[int, int, int], AbstractContextManager[Callable[[], None]]]
@@ -98,11 +98,13 @@ def setup(options: Options, dataset: data.Dataset, processes: Processes) -> Setu
         objective = Isda(options, model, len(dataset.classes), options.epochs * steps, device)
         if objective.unlabelled:
             draws = LabelledDraws(dataset.train.labels, options.labelled)
-    mixer, policy = methods.build(options, dataset.shape, device), None
+    policy(options)  # a missing torchvision is reported now
+    mixer = methods.build(options, dataset.shape, device, len(dataset.classes))
+    chooser = None
     if methods.METHODS[options.method].policy:
-        policy = _policy(options, mixer, len(dataset.classes), images // steps // world, steps, processes)
+        chooser = _policy(options, mixer, len(dataset.classes), images // steps // world, steps, processes)
     return Setup(options, processes, moved, data.Preprocess(dataset, device), model, parallel, optimizer,
-                 _scheduler(options, optimizer, steps), mixer, objective, draws, policy)
+                 _scheduler(options, optimizer, steps), mixer, methods.loss(options), objective, draws, chooser)
 
 
 def _policy(options: Options, mixer: Any, classes: int, rows: int, steps: int, processes: Processes) -> Any:
@@ -113,7 +115,7 @@ def _policy(options: Options, mixer: Any, classes: int, rows: int, steps: int, p
 
     seed_everything(options.seed, POLICY)
     average = (lambda value: processes.sum(value).div_(processes.world)) if processes.world > 1 else None
-    return rl.Policy(mixer, classes, rows, steps, average, options.gamma)
+    return rl.Policy(mixer, classes, rows, steps, average, options.discount)
 
 
 class Run:
@@ -238,7 +240,7 @@ class Run:
             "fastmix": fastmix.__version__,
         }
         if self.writes:
-            if setup.mixer is not None or setup.objective is not None:
+            if options.method != "none":
                 result["step_ratio"] = step_ratio(setup)
             pictures.curves(self.history, f"{options.method} on {options.data}, {options.model}",
                             self.folder / "curves.png")
@@ -268,7 +270,8 @@ def step_ratio(setup: Setup, repeats: int = 15) -> float:
     objective = None if setup.objective is None else setup.objective.alone()
     alone = dataclasses.replace(setup, model=model, parallel=model, optimizer=_optimizer(setup.options, model),
                                 objective=objective)
-    plain = dataclasses.replace(alone, mixer=None, objective=None, policy=None)
+    plain = dataclasses.replace(alone, mixer=None, objective=None, policy=None,
+                                loss=methods.cross_entropy(setup.options))
     x, y = _some_images(setup, setup.dataset.train, setup.options.batch)
     own = (x, y) if setup.draws is None else (torch.cat([x, x]), torch.cat([y, y]))
 
@@ -282,8 +285,8 @@ def step_ratio(setup: Setup, repeats: int = 15) -> float:
         timer, count = StepTimer(setup.device), setup.policy.rollout
         timer.start()
 
-        def learn(y: Tensor, mixed: Tensor, target: SoftTarget) -> None:
-            update(alone, y, mixed, target, 1.0, timer)
+        def learn(y: Tensor, mixed: Mixed) -> None:
+            update(alone, y, mixed, 1.0, timer)
 
         started = time.perf_counter()
         setup.policy.learn(play(alone, itertools.repeat((x, y)), count, learn, timer))
@@ -321,6 +324,7 @@ def take_samples(setup: Setup, split: data.Split, count: int = SHOWN) -> Samples
         return Samples(before, None, names, [], None)
     grad = None
     setup.model.eval()
+    methods.begin_epoch(setup.mixer, setup.options, 1)  # as strong as in training, not as at its end
     if setup.policy is not None:
         grad, q = setup.policy.choose(setup.model, x, y)
         plan = setup.mixer.plan(x, grad, q)
@@ -330,7 +334,11 @@ def take_samples(setup: Setup, split: data.Split, count: int = SHOWN) -> Samples
         plan = setup.mixer.plan(x, grad)
     target = plan.target(y)
     after = setup.preprocess.displayable(plan.apply(x)[:count])
-    lines = [pictures.shares(target, setup.dataset.classes, row) for row in range(len(before))]
+    confidence = getattr(plan, "confidence", None)
+    if confidence is None:
+        lines = [pictures.shares(target, setup.dataset.classes, row) for row in range(len(before))]
+    else:
+        lines = [[f"confidence {value:.2f}"] for value in confidence[:count].tolist()]
     look = None if grad is None else pictures.Look.of(grad[:count], getattr(plan, "mask", None))
     return Samples(before, after, names[:count], lines, look)
 
