@@ -112,10 +112,11 @@ class Mixer(nn.Module):
         return self._draw(x, saliency, active)
 
     def _flag_on(self, device: torch.device) -> Tensor:
-        return self._on_device("_flag", self._enabled, device)
+        return self._on_device("_flag", "_enabled", device)
 
-    def _on_device(self, name: str, value: bool | float, device: torch.device) -> Tensor:
-        """The 0-d buffer of this name, which holds value, on the device of the images."""
+    def _on_device(self, name: str, value: str, device: torch.device) -> Tensor:
+        """The 0-d buffer `name` on the device of the images. value: the attribute that it mirrors, read only where the
+        buffer moves: compiled code would be compiled anew for each value that it has read."""
         buffer = getattr(self, name)
         if buffer.device != device:
             if torch.compiler.is_compiling():  # a tensor made inside a graph must not outlive it
@@ -123,7 +124,7 @@ class Mixer(nn.Module):
             if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
                 raise RuntimeError(f"{self._name}: the mixer is on {buffer.device}, images are on {device}: call "
                                    "mixer.to(device), or the mixer once, before the CUDA graph capture")
-            buffer = torch.full((), value, dtype=buffer.dtype, device=device)
+            buffer = torch.full((), getattr(self, value), dtype=buffer.dtype, device=device)
             setattr(self, name, buffer)
         return buffer
 

@@ -232,7 +232,7 @@ class SoftAugmentation(Mixer):
         return (*plan.mix(x, y), plan.confidence)
 
     def _sigma_on(self, device: torch.device) -> Tensor:
-        return self._on_device("_scale", self._sigma, device)
+        return self._on_device("_scale", "_sigma", device)
 
     def _confidence(self, v: Tensor) -> tuple[Tensor, Tensor]:
         """(confidence, rest) of visibilities (N,)."""
