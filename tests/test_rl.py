@@ -253,7 +253,7 @@ from test_rl import Toy, policy
 from fastmix.train.distributed import processes
 
 with processes("cpu") as here:
-    learner = policy(average=lambda value: here.sum(value).div_(here.world))
+    learner = policy(average=here.mean)
     torch.manual_seed(here.rank), np.random.seed(here.rank)
     games = [Toy(10 * here.rank + i, 32) for i in range(2)]
     for game in games:

@@ -102,3 +102,16 @@ def test_the_missing_extra_is_named(tmp_path, monkeypatch):
     with pytest.raises(CommandError, match=r"method rlmix needs gymnasium: pip install 'fastmix\[rl\]'"):
         main([*FLAGS, "--epochs", "1", "--out", str(tmp_path / "run")])
     assert not (tmp_path / "run").exists()
+
+
+def test_the_package_without_the_extra_names_it():
+    code = """
+import sys
+sys.modules["stable_baselines3"] = sys.modules["gymnasium"] = None
+try:
+    import fastmix.rl
+except ImportError as error:
+    print(error)
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=training.environment())
+    assert "fastmix.rl needs gymnasium: pip install 'fastmix[rl]'" in result.stdout, result.stderr

@@ -4,8 +4,12 @@ Needs the extra ``rl`` (gymnasium, stable-baselines3). An `Episode` is an epoch 
 `MixVecEnv` show it as an environment, `Policy` learns in it.
 """
 
-from .envs import MixEnv, MixVecEnv
 from .episode import Episode, saliency_reward
-from .policy import Policy
+
+try:
+    from .envs import MixEnv, MixVecEnv
+    from .policy import Policy
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(f"fastmix.rl needs {error.name}: pip install 'fastmix[rl]'", name=error.name) from None
 
 __all__ = ["Episode", "MixEnv", "MixVecEnv", "Policy", "saliency_reward"]

@@ -51,14 +51,13 @@ def random_boxes(rows: int, size: tuple[int, int], scale: tuple[float, float] = 
     area = (scale[0] + (scale[1] - scale[0]) * draws[0]) * (height * width)
     low, high = math.log(ratio[0]), math.log(ratio[1])
     aspect = (low + (high - low) * draws[1]).exp()
-    sides = torch.stack([(area / aspect).sqrt(), (area * aspect).sqrt()], 2)
-    whole = torch.tensor([height, width], dtype=torch.float32, device=device)
-    fits = (sides <= whole).all(2)
-    first = fits.to(torch.uint8).argmax(1)
-    chosen = sides[torch.arange(rows, device=device), first]
-    chosen = torch.where(fits.any(1, keepdim=True), chosen, whole)
-    corner = torch.rand(rows, 2, device=device, generator=generator) * (whole - chosen)
-    return torch.cat([corner, chosen], 1)
+    heights, widths = (area / aspect).sqrt(), (area * aspect).sqrt()
+    fits = (heights <= height) & (widths <= width)
+    first, any_fits = fits.to(torch.uint8).argmax(1, keepdim=True), fits.any(1)
+    h, w = (torch.where(any_fits, drawn.gather(1, first).squeeze(1), side)
+            for drawn, side in ((heights, float(height)), (widths, float(width))))
+    top, left = torch.rand(2, rows, device=device, generator=generator)
+    return torch.stack([top * (height - h), left * (width - w), h, w], 1)
 
 
 def _factors(rows: int, strength: float, device: torch.device, generator: Generator | None) -> Tensor:

@@ -114,7 +114,7 @@ def _policy(options: Options, mixer: Any, classes: int, rows: int, steps: int, p
     from .. import rl
 
     seed_everything(options.seed, POLICY)
-    average = (lambda value: processes.sum(value).div_(processes.world)) if processes.world > 1 else None
+    average = processes.mean if processes.world > 1 else None
     return rl.Policy(mixer, classes, rows, steps, average, options.discount)
 
 
