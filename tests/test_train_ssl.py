@@ -1,5 +1,7 @@
 """python -m fastmix train-ssl: learning, linear evaluation, resume, two processes, what is written."""
 
+import dataclasses
+import itertools
 import json
 import subprocess
 import sys
@@ -87,6 +89,19 @@ def test_pair_weights_change_the_step():
         losses[kind] = epoch.result()["train_loss"]
         assert losses[kind] == pytest.approx((raw / raw.mean() * rows).mean().item(), abs=1e-5)
     assert len(set(losses.values())) == 3
+
+
+def test_every_epoch_and_every_process_draws_its_own_views():
+    setup = make(limit=100, batch=100, epochs=3)
+    first = {}
+    for epoch, rank in ((1, 0), (2, 0), (1, 1)):
+        other = dataclasses.replace(setup, processes=Processes(rank, 2, HERE.device))
+        pair = run.PairEpoch(other, epoch, StepTimer(HERE.device), lambda: None).inputs(setup.dataset.train.images)
+        first[epoch, rank] = pair
+        again = run.PairEpoch(other, epoch, StepTimer(HERE.device), lambda: None).inputs(setup.dataset.train.images)
+        assert torch.equal(pair.first, again.first) and torch.equal(pair.boxes, again.boxes)
+    boxes = [pair.boxes for pair in first.values()]
+    assert not any(torch.equal(a, b) for a, b in itertools.combinations(boxes, 2))
 
 
 def test_rates():
