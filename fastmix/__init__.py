@@ -14,7 +14,7 @@ from .isda import ISDACovariance, ISDALoss, isda_strength  # noqa: E402
 from .losses import FocalLoss, SoftBCE, SoftCrossEntropy, SoftTargetKL  # noqa: E402
 from .manifold import ManifoldMixup  # noqa: E402
 from .mixer_groups import Compose, RandomChoice  # noqa: E402
-from .mixers import CutMix, Cutout, DCutMix, DMixup, Mixup, RMix, SaliencyDCutMix  # noqa: E402
+from .mixers import CutMix, Cutout, DCutMix, DMixup, Mixup, RLMix, RMix, SaliencyDCutMix  # noqa: E402
 from .refinement import Refinement, RiskGap, risk_gap  # noqa: E402
 from .soft_augmentation import (  # noqa: E402
     SoftCrop,
@@ -33,7 +33,7 @@ configure_from_environment()
 
 __version__ = "0.1.0"
 __all__ = ["Compose", "CutMix", "Cutout", "DCutMix", "DMixup", "FocalLoss", "ISDACovariance", "ISDALoss",
-           "ManifoldMixup", "Mixup", "RMix", "RandomChoice", "Refinement", "RiskGap", "SaliencyDCutMix", "SoftBCE",
-           "SoftCrop", "SoftCrossEntropy", "SoftNoise", "SoftResizedCrop", "SoftTarget", "SoftTargetKL", "backend",
-           "confidence", "functional", "input_saliency", "isda_strength", "pair_iou", "pair_weight", "risk_gap",
-           "set_debug", "subsample", "uncertainty", "visibility"]
+           "ManifoldMixup", "Mixup", "RLMix", "RMix", "RandomChoice", "Refinement", "RiskGap", "SaliencyDCutMix",
+           "SoftBCE", "SoftCrop", "SoftCrossEntropy", "SoftNoise", "SoftResizedCrop", "SoftTarget", "SoftTargetKL",
+           "backend", "confidence", "functional", "input_saliency", "isda_strength", "pair_iou", "pair_weight",
+           "risk_gap", "set_debug", "subsample", "uncertainty", "visibility"]

@@ -9,6 +9,7 @@ from ._cli import USAGE, run
 
 COMMANDS = {
     "train": ("fastmix.train.command", "train a classifier with a mixing method, compare methods, resume a run"),
+    "train-ssl": ("fastmix.ssl.command", "train a backbone without labels, evaluate it with a linear layer"),
     "evaluate": ("fastmix.evaluate.command", "judge a trained model: calibration, occlusion, attacks, loss surface"),
     "subsample": ("fastmix.train.subset", "choose the training images that say most, by the spread of their loss"),
     "preview": ("fastmix.preview", "draw images before and after a mixing method"),

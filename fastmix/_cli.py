@@ -44,8 +44,8 @@ def first_line(error: BaseException) -> str:
     return next(iter(str(error).splitlines()), "") or type(error).__name__
 
 
-def require(module: str, package: str, need: str) -> ModuleType:
-    """Import a module of the ``train`` extra, or say what to install. need: what asks for it."""
+def require(module: str, package: str, need: str, extra: str = "train") -> ModuleType:
+    """Import a module of an extra, or say what to install. need: what asks for it."""
     from . import _torchvision
 
     _torchvision.prepare()  # torchmetrics imports it
@@ -54,7 +54,7 @@ def require(module: str, package: str, need: str) -> ModuleType:
     except ImportError as error:
         if error.name is not None and error.name.split(".")[0] != module.split(".")[0]:
             raise CommandError(f"{need} needs {package}, which does not import: {error}") from error
-        raise CommandError(f"{need} needs {package}: pip install 'fastmix[train]'") from None
+        raise CommandError(f"{need} needs {package}: pip install 'fastmix[{extra}]'") from None
 
 
 @contextmanager

@@ -313,8 +313,7 @@ class RMix(Mixer):
         if any(length % side for length in size):
             raise ValueError(f"{self._name}: x has images of {size[0]} x {size[1]}, want sides divisible by {side}, "
                              f"the least common multiple of patches {self.patches}")
-        level = torch.randint(self.levels, (rows,), device=device, generator=generator)
-        q = torch.linspace(0, 0.99, self.levels, dtype=torch.float64, device=device)[level]
+        q = self._percentiles(rows, device)
         # A mask per grid and a choice between them: the grid is drawn on the device, so no shape may depend on it.
         # Each is taken from the gradient, not from a finer map: exact in ties, NaN and inf, and fewer launches.
         masks = [_upsample(saliency_mask(saliency, (p, p), q), side // p) for p in self.patches]
@@ -330,6 +329,45 @@ class RMix(Mixer):
         else:
             index = _partners(x, 2, active, generator)
         return PatchPlan(index, mask, torch.where(active, lam, 1.0))
+
+    def percentiles(self, device: torch.device | None = None) -> Tensor:
+        """(levels,) float64: the values that q is chosen from."""
+        return torch.linspace(0, 0.99, self.levels, dtype=torch.float64, device=device)
+
+    def _percentiles(self, rows: int, device: torch.device) -> Tensor:
+        """q of every image: (rows,) float64, or 0-d for all."""
+        level = torch.randint(self.levels, (rows,), device=device, generator=self.generator)
+        return self.percentiles(device)[level]
+
+
+class RLMix(RMix):
+    """R-Mix on one fixed grid, whose percentiles a policy chooses: ``mixer(x, y, saliency, q)``.
+
+    Without q they are drawn as in R-Mix. `fastmix.rl` (extra ``rl``) holds the environment and the learning policy.
+
+    Args: as `RMix`; patches: patches per side, one number, since a policy's input has a fixed size.
+    Source: R-Mix Sec. 5.2 (p = 8).
+    """
+
+    def __init__(self, alpha: float = 1.0, patches: int = 8, levels: int = 10, *, pairing: str = "random",
+                 prob: float = 1.0, generator: Generator | None = None) -> None:
+        super().__init__(alpha, (patches,), levels, pairing=pairing, prob=prob, generator=generator)
+        self._q: Tensor | None = None
+
+    def plan(self, x: Tensor, saliency: Tensor | None = None, q: Tensor | None = None) -> Plan:
+        """q: (N,) or 0-d float in [0, 1), the percentile of every image; None draws. Else as `Mixer.plan`."""
+        self._q = q
+        try:
+            return super().plan(x, saliency)
+        finally:
+            self._q = None
+
+    def forward(self, x: Tensor, y: Tensor | SoftTarget, saliency: Tensor | None = None,
+                q: Tensor | None = None) -> tuple[Tensor, SoftTarget]:
+        return self.plan(x, saliency, q).mix(x, y)
+
+    def _percentiles(self, rows: int, device: torch.device) -> Tensor:
+        return super()._percentiles(rows, device) if self._q is None else self._q
 
 
 def _upsample(mask: Tensor, times: int) -> Tensor:

@@ -73,7 +73,8 @@ def _load(chosen: Options, needs_saliency: bool) -> data.Dataset:
 def _learn(setup: Setup, steps: int) -> None:
     """A few plain steps, so that the gradient shows what the images are about."""
     print(f"training a small CNN for {steps} steps for the saliency (--run DIR takes a trained one)", file=sys.stderr)
-    plain = dataclasses.replace(setup, mixer=None, objective=None, loss=methods.cross_entropy(setup.options))
+    plain = dataclasses.replace(setup, mixer=None, objective=None, policy=None,
+                                loss=methods.cross_entropy(setup.options))
     plain.model.train()
     augmentation, timer, done = setup.augmentation(0), StepTimer(setup.device), 0
     for group in plain.optimizer.param_groups:
@@ -92,7 +93,9 @@ def _gallery(setup: Setup, several: list[Options], out: Path, count: int) -> Non
     rows = {}
     for chosen in several:
         mixer = methods.build(chosen, setup.dataset.shape, setup.device, len(setup.dataset.classes))
-        taken = run.take_samples(dataclasses.replace(setup, options=chosen, mixer=mixer), setup.dataset.test, count)
+        policy = setup.policy if chosen.method == setup.options.method else None
+        taken = run.take_samples(dataclasses.replace(setup, options=chosen, mixer=mixer, policy=policy),
+                                 setup.dataset.test, count)
         if taken.after is not None:
             rows[chosen.method] = (taken.after, taken.lines)
         before, names = taken.before, taken.names[:count]
@@ -128,7 +131,7 @@ def main(argv: list[str]) -> int:
             if folder_of_run is None:
                 _learn(setup, steps or 150)
             else:
-                run.load_weights(setup.model, folder_of_run)
+                run.load_weights(setup.model, folder_of_run, setup.policy)
         if len(several) == 1:
             run.draw_samples(setup, setup.dataset.test, out, count)
         else:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from support import seeded
 
-from fastmix import Compose, CutMix, Cutout, DCutMix, DMixup, ManifoldMixup, Mixup, RMix, SaliencyDCutMix
+from fastmix import Compose, CutMix, Cutout, DCutMix, DMixup, ManifoldMixup, Mixup, RLMix, RMix, SaliencyDCutMix
 
 MAKERS = {
     "Mixup": lambda **k: Mixup(0.4, **k),
@@ -20,6 +20,7 @@ MAKERS = {
     "ManifoldMixup": lambda **k: ManifoldMixup(0.4, **k),  # called on images it mixes the input
     "RMix": lambda **k: RMix(**k),
     "RMix-flip": lambda **k: RMix(0.2, patches=(2,), pairing="flip", **k),
+    "RLMix": lambda **k: RLMix(patches=4, **k),
     "Cutout": lambda **k: Cutout(5, **k),
     "Cutout-batch": lambda **k: Cutout(5, mode="batch", **k),
     "Compose": lambda **k: Compose(RMix(), Mixup(1.0, mode="elem"), DCutMix(3, 0.5), **k),

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def test_labels_are_the_shares_of_the_pixels(name, n, height, width, seed):
     """Image n is 1 in channel n and 0 elsewhere: the channel means of a mixture are its soft label."""
     torch.manual_seed(seed)
-    size = (4 * height, 4 * width) if "RMix" in name or name == "Compose" else (height, width)
+    size = (4 * height, 4 * width) if name.startswith(("RMix", "RLMix")) or name == "Compose" else (height, width)
     x = torch.eye(n).view(n, n, 1, 1).expand(n, n, *size)
     mixed, target = MAKERS[name]()(x, torch.arange(n), torch.randn(n, n, *size))
     assert mixed.shape == x.shape and target.weight.dtype == torch.float32

@@ -24,6 +24,8 @@ def call(capsys, *arguments):
 
 @pytest.mark.parametrize("method", methods.METHODS)
 def test_every_method_draws(tmp_path, capsys, method):
+    if methods.METHODS[method].policy:
+        pytest.importorskip("stable_baselines3")
     out = tmp_path / "grid.png"
     status, err = call(capsys, "--method", method, "--out", out, "--steps", 5, "--threads", 1, "--count", 4)
     assert status == 0 and ("saliency" in err) == methods.needs_saliency(Options(method=method))

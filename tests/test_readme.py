@@ -8,11 +8,12 @@ import pytest
 import torch
 
 from fastmix import preview
+from fastmix.ssl import command as ssl_command
 from fastmix.train import command
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-PARSERS = {"train": command.parser, "preview": preview.parser}
+PARSERS = {"train": command.parser, "train-ssl": ssl_command.parser, "preview": preview.parser}
 
 
 def blocks(language):

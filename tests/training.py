@@ -48,7 +48,7 @@ def leaves(value, path=""):
 def assert_same_training(a, b):
     """The states of two runs agree bit for bit."""
     one, two = (torch.load(folder / "checkpoint.pt", weights_only=True) for folder in (a, b))
-    for key in ("model", "optimizer", "scheduler", "objective", "best", "epoch"):
+    for key in ("model", "optimizer", "scheduler", "objective", "policy", "best", "epoch"):
         left, right = dict(leaves(one[key])), dict(leaves(two[key]))
         assert left.keys() == right.keys()
         for path, value in left.items():

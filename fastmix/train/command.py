@@ -77,7 +77,7 @@ class Request:
     resume: bool
 
 
-def _fresh(name: str, resume: bool) -> Path:
+def fresh(name: str, resume: bool) -> Path:
     """runs/NAME, or runs/NAME-2, ...: the first that does not exist, or to resume the last that does."""
     candidates = (Path("runs") / (name if i == 1 else f"{name}-{i}") for i in itertools.count(1))
     previous = None
@@ -94,7 +94,7 @@ def _occupied(folder: Path) -> bool:
     return any((folder / name).exists() for name in (CONFIG, compare.NAME))
 
 
-def _merge(stored: Options, given: dict[str, Any], folder: Path) -> Options:
+def merge(stored: Options, given: dict[str, Any], folder: Path) -> Options:
     """A resumed run's options: its own, and the flags that only say where to compute."""
     for name, value in given.items():
         if name not in FREE_ON_RESUME and getattr(stored, name) != value:
@@ -114,12 +114,12 @@ def request(argv: list[str]) -> Request:
     single = names is None and seeds is None
     members = compare.members(out) if resume and out is not None and single else None
     if out is not None and members is not None:
-        jobs = [Job(_merge(Options.from_json(path / CONFIG), given, path), path) for path in members]
+        jobs = [Job(merge(Options.from_json(path / CONFIG), given, path), path) for path in members]
         return Request(jobs, out, True, True)
     if resume and out is not None and not _occupied(out):
         raise UsageError(f"--resume: there is no run in {out}")
     if single and resume and out is not None:
-        return Request([Job(_merge(Options.from_json(out / CONFIG), given, out), out)], out, False, True)
+        return Request([Job(merge(Options.from_json(out / CONFIG), given, out), out)], out, False, True)
 
     each = [Options(**presets.fill(given, name)) for name in names or [None]]
     first, names = each[0], [own.method for own in each]
@@ -129,10 +129,10 @@ def request(argv: list[str]) -> Request:
         options.check_schedule(own, set(given))
     variants = [dataclasses.replace(own, seed=own.seed + i) for own in each for i in range(seeds or 1)]
     if single:
-        folder = out or _fresh(first.label(), resume)
+        folder = out or fresh(first.label(), resume)
         jobs = [Job(first, folder)]
     else:
-        folder = out or _fresh(f"compare-{'-'.join(names)}-{first.data}-{first.model.replace(':', '-')}", resume)
+        folder = out or fresh(f"compare-{'-'.join(names)}-{first.data}-{first.model.replace(':', '-')}", resume)
         jobs = [Job(variant, folder / f"{variant.method}-seed{variant.seed}") for variant in variants]
     if not resume and not overwrite and _occupied(folder):
         raise UsageError(f"{folder} already holds a run: --resume continues it, --overwrite replaces it, or take "
@@ -140,15 +140,16 @@ def request(argv: list[str]) -> Request:
     if resume:
         for job in jobs:
             if (job.folder / CONFIG).exists():
-                job.options = _merge(Options.from_json(job.folder / CONFIG), given, job.folder)
+                job.options = merge(Options.from_json(job.folder / CONFIG), given, job.folder)
     return Request(jobs, folder, not single, resume)
 
 
-def _progress(first: bool) -> Bar:
+def progress(first: bool) -> Bar:
+    """A bar on stderr if a person watches it."""
     return lambda epoch, epochs, steps: progress_bar(f"epoch {epoch}/{epochs}", steps, first)
 
 
-def _say(first: bool) -> Callable[[str], None]:
+def teller(first: bool) -> Callable[[str], None]:
     return (lambda line: print(line, flush=True)) if first else (lambda line: None)
 
 
@@ -168,7 +169,7 @@ def _prepare(wanted: Request) -> None:
 
 
 def _do(wanted: Request, here: Processes) -> None:
-    say = _say(here.first)
+    say = teller(here.first)
     done = [finished(job.folder) if wanted.resume else None for job in wanted.jobs]
     dataset: data.Dataset | None = None
     if None in done:
@@ -185,7 +186,7 @@ def _do(wanted: Request, here: Processes) -> None:
         if result is None and dataset is not None:
             say(f"{job.options.method}, seed {job.options.seed}" +
                 (f" ({number} of {len(wanted.jobs)})" if wanted.together else "") + f": {job.folder}")
-            run = Run(job.options, dataset, here, job.folder, say, _progress(here.first))
+            run = Run(job.options, dataset, here, job.folder, say, progress(here.first))
             run.start(wanted.resume)
             run.train()
             result = run.report()

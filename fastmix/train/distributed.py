@@ -34,6 +34,10 @@ class Processes:
             dist.all_reduce(value)
         return value
 
+    def mean(self, value: Tensor) -> Tensor:
+        """The mean over all processes, in place; value may be on the CPU where processes talk over GPUs."""
+        return value.copy_(self.sum(value.to(self.device, copy=True)) / self.world)
+
     def smallest(self, value: Tensor) -> Tensor:
         """The minimum over all processes, in place."""
         if self.world > 1:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -25,7 +25,7 @@ from .augment import Augmentation, policy
 from .distributed import Processes
 from .objectives import Isda, LabelledDraws
 from .options import Options
-from .timing import StepTimer
+from .timing import POLICY, StepTimer
 
 # Streams of random numbers, each with a seed of its own: what one method draws never moves another's order or crops.
 ORDER, MIXING, CROPPING = 1, 2, 3  # see also run.py
@@ -41,7 +41,7 @@ class Setup:
     """What training works on. parallel: the model under DistributedDataParallel, or the model itself.
 
     loss: of logits, target and confidence, see `methods`. objective: None, or what takes its place. draws: the labelled
-    images of semi-supervised training.
+    images of semi-supervised training. policy: what chooses for the mixer of rlmix, a `fastmix.rl.Policy`.
     """
 
     options: Options
@@ -57,6 +57,7 @@ class Setup:
     objective: Isda | None = None
     draws: LabelledDraws | None = None
     refinement: Refinement = field(default_factory=lambda: Refinement(1, 0))
+    policy: Any = None
 
     @property
     def device(self) -> torch.device:
@@ -129,17 +130,23 @@ def mix(setup: Setup, x: Tensor, y: Tensor, timer: StepTimer) -> Mixed:
 
 def training_step(setup: Setup, x: Tensor, y: Tensor, scale: float,
                   timer: StepTimer) -> tuple[Tensor, Tensor, SoftTarget | Tensor]:
+    """Mixes a batch and learns from it: see `update`."""
+    return update(setup, y, mix(setup, x, y, timer), scale, timer)
+
+
+def update(setup: Setup, y: Tensor, mixed: Mixed, scale: float,
+           timer: StepTimer) -> tuple[Tensor, Tensor, SoftTarget | Tensor]:
     """One update. scale: of the loss, for processes with more or fewer images than the others.
 
     Returns: the loss (0-d, detached), the logits, the target; the last two of the labelled images alone.
     """
-    mixed, target, confidence, inside = mix(setup, x, y, timer)
+    images, target, confidence, inside = mixed
     setup.optimizer.zero_grad(set_to_none=True)
     refining = setup.refinement.refining
     objective = None if refining else setup.objective
     if objective is None:
         with inside, setup.autocast():
-            logits = setup.parallel(mixed)
+            logits = setup.parallel(images)
         timer.end("model")
         if setup.objective is not None:  # without its strength, the loss of ISDA is that of the labelled images
             known = setup.objective.labelled(len(y))
@@ -147,7 +154,7 @@ def training_step(setup: Setup, x: Tensor, y: Tensor, scale: float,
         loss = F.soft_cross_entropy(logits, target) if refining else setup.loss(logits, target, confidence)
     else:
         with objective.features(setup.model) as features, setup.autocast():
-            logits = setup.parallel(mixed)
+            logits = setup.parallel(images)
         timer.end("model")
         weight = objective.head(setup.model).weight
         loss = objective.loss(logits, features[-1], weight, y, setup.scheduler.last_epoch)
@@ -190,48 +197,93 @@ class NotFinite(CommandError):
     """Training diverged."""
 
 
-def train_epoch(setup: Setup, epoch: int, timer: StepTimer, advance: Callable[[], None]) -> dict[str, Any]:
-    """One epoch, counted from 1. advance: called after every step.
+class Epoch:
+    """The steps of one epoch, counted from 1: `update` once for every batch of `batches`, then `result`.
 
-    Epochs of the refinement are without mixing, label smoothing, ISDA and schedule.
+    Epochs of the refinement are without mixing, label smoothing, ISDA, policy and schedule.
 
-    Returns: train_loss, train_accuracy (of the images as the model saw them, against the label of largest share), lr
-    (the last), seconds, ms (see `StepTimer.collect`).
+    advance: called after every step.
     """
-    options, processes = setup.options, setup.processes
-    started = time.perf_counter()
-    seed_everything(options.seed, MIXING, epoch, processes.rank)
-    methods.begin_epoch(setup.mixer, options, epoch)
-    augmentation = setup.augmentation(epoch)
-    steps = data.training_steps(len(setup.dataset.train.labels), options.batch,
-                                data.derived_seed(options.seed, ORDER, epoch), processes.rank, processes.world)
-    if setup.draws is not None:
-        steps = setup.draws.steps(steps, data.derived_seed(options.seed, LABELLED, epoch, processes.rank))
-    refining = setup.refinement.begin(epoch, setup.mixer, setup.optimizer)
-    setup.parallel.train()
-    guard = LossGuard(processes, epoch)
-    totals = torch.zeros(3, dtype=torch.float64, device=setup.device)  # loss, correct, images
-    batches = setup.dataset.train.batches([step.own for step in steps])
-    rate = 0.0
-    for step in steps:
-        timer.start()
-        images, y = next(batches)
-        x = setup.inputs(images, augmentation)
-        timer.end("data")
-        rate = setup.optimizer.param_groups[0]["lr"]
-        loss, logits, target = training_step(setup, x, y, len(y) * processes.world / step.total, timer)
-        if not refining:
-            setup.scheduler.step()
-        guard.see(loss, rate)
+
+    def __init__(self, setup: Setup, epoch: int, timer: StepTimer, advance: Callable[[], None]) -> None:
+        options, processes = setup.options, setup.processes
+        self._setup, self.timer, self._advance = setup, timer, advance
+        self._started = time.perf_counter()
+        seed_everything(options.seed, MIXING, epoch, processes.rank)
+        methods.begin_epoch(setup.mixer, options, epoch)
+        self._augmentation = setup.augmentation(epoch)
+        self.steps = data.training_steps(len(setup.dataset.train.labels), options.batch,
+                                         data.derived_seed(options.seed, ORDER, epoch), processes.rank, processes.world)
+        if setup.draws is not None:
+            self.steps = setup.draws.steps(self.steps, data.derived_seed(options.seed, LABELLED, epoch, processes.rank))
+        self.refining = setup.refinement.begin(epoch, setup.mixer, setup.optimizer)
+        setup.parallel.train()
+        self._guard = LossGuard(processes, epoch)
+        self._totals = torch.zeros(3, dtype=torch.float64, device=setup.device)  # loss, score, images
+        self._rate = self._scale = 0.0
+
+    def inputs(self, images: Tensor) -> Any:
+        return self._setup.inputs(images, self._augmentation)
+
+    def batches(self) -> Iterator[tuple[Any, Tensor]]:
+        """`inputs` of the images and y (N,) of every step."""
+        setup = self._setup
+        batches = setup.dataset.train.batches([step.own for step in self.steps])
+        for step in self.steps:
+            self.timer.start()
+            images, y = next(batches)
+            x = self.inputs(images)
+            self._scale = len(y) * setup.processes.world / step.total
+            self.timer.end("data")
+            yield x, y
+
+    def update(self, y: Tensor, mixed: Mixed) -> None:
+        loss, logits, target = update(self._setup, y, mixed, self._scale, self.timer)
         hard = target.hard() if isinstance(target, SoftTarget) else target
-        totals[0] += loss.double() * len(logits)
-        totals[1] += (logits.argmax(1) == hard).sum()
-        totals[2] += len(logits)
-        advance()
-    guard.stop_if_bad()
-    loss_sum, correct, count = processes.sum(totals).tolist()
-    return {"train_loss": loss_sum / count, "train_accuracy": correct / count, "lr": rate,
-            "seconds": time.perf_counter() - started, "ms": timer.collect()}
+        self._end(loss, (logits.argmax(1) == hard).sum(), len(logits))
+
+    def _end(self, loss: Tensor, score: Tensor, rows: int) -> None:
+        """Ends a step. loss: the mean over rows; score: a sum over them."""
+        self._rate = self._setup.optimizer.param_groups[0]["lr"]
+        if not self.refining:
+            self._setup.scheduler.step()
+        self._guard.see(loss, self._rate)
+        self._totals += torch.stack([loss.double() * rows, score.double(), torch.full_like(self._totals[2], rows)])
+        self._advance()
+
+    def result(self) -> dict[str, Any]:
+        """train_loss, train_accuracy (of the images as the model saw them, against the label of largest share), lr (the
+        last), seconds, ms (see `StepTimer.collect`)."""
+        self._guard.stop_if_bad()
+        loss_sum, correct, count = self._setup.processes.sum(self._totals).tolist()
+        return {"train_loss": loss_sum / count, "train_accuracy": correct / count, "lr": self._rate,
+                "seconds": time.perf_counter() - self._started, "ms": self.timer.collect()}
+
+
+def train_epoch(setup: Setup, number: int, timer: StepTimer, advance: Callable[[], None]) -> dict[str, Any]:
+    """One epoch, with the result of `Epoch`; with a policy also its reward, q and the time it took."""
+    epoch = Epoch(setup, number, timer, advance)
+    if setup.policy is None or epoch.refining:
+        for x, y in epoch.batches():
+            epoch.update(y, mix(setup, x, y, timer))
+        return epoch.result()
+    episode = play(setup, epoch.batches(), len(epoch.steps), epoch.update, timer)
+    learnt = setup.policy.learn(episode)
+    result = epoch.result()
+    result["ms"][POLICY] = learnt["ms"]
+    result["ms"]["step"] += learnt["ms"]
+    world = setup.processes.world
+    reward, q = setup.processes.sum(torch.tensor([learnt["reward"], learnt["q"]], device=setup.device)).tolist()
+    return result | {"reward": reward / world, "q": q / world}
+
+
+def play(setup: Setup, batches: Iterator[tuple[Tensor, Tensor]], steps: int, learn: Callable[[Tensor, Mixed], object],
+         timer: StepTimer) -> Any:
+    """The `fastmix.rl.Episode` of these batches. The bare model gives the saliency, as in `mix`."""
+    from .. import rl
+
+    return rl.Episode(setup.model, setup.mixer, batches, steps,
+                      lambda y, images, target: learn(y, Mixed(images, target)), setup.autocast, timer.end)
 
 
 @torch.no_grad()

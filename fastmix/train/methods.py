@@ -37,7 +37,7 @@ Loss = Callable[[Tensor, SoftTarget | Tensor, Tensor | None], Tensor]
 class Method:
     """flags: the options that it reads, beside those of every run. Defaults are the papers' for CIFAR.
 
-    isda: the loss is `objectives.Isda`, the mixer at most Cutout.
+    isda: the loss is `objectives.Isda`, the mixer at most Cutout. policy: the mixer is an RLMix with a `rl.Policy`.
     classes: build takes the number of classes as well. crops: it moves the images itself, the loader only flips them.
     """
 
@@ -48,6 +48,7 @@ class Method:
     loss: Callable[[Options], Loss] | None = None
     classes: bool = False
     crops: bool = False
+    policy: bool = False
 
 
 def _k(options: Options, default: int) -> int:
@@ -127,6 +128,9 @@ METHODS: dict[str, Method] = {
                              ("alpha", "layers", "prob"), "mixup of what one layer of the model returns"),
     "rmix": Method(lambda o, _: fastmix.RMix(_alpha(o, 1.0), o.patches, o.levels, prob=o.prob),
                    ("alpha", "patches", "levels", "prob"), "patches by saliency"),
+    "rlmix": Method(lambda o, _: fastmix.RLMix(_alpha(o, 1.0), o.grid, o.levels, prob=o.prob),
+                    ("alpha", "grid", "levels", "discount", "prob"),
+                    "patches by saliency, how many is learnt by PPO (extra rl)", policy=True),
     "cutout": Method(_cutout, ("length", "prob"), "a square of zeros (half the side)"),
     "soft-crop": Method(_soft_crop, (*SOFT_FLAGS, "fill"), "windows moved, labels softened by what is still seen",
                         loss=_soft_target_kl, classes=True, crops=True),
@@ -141,8 +145,9 @@ METHODS: dict[str, Method] = {
     "isda-semi": Method(_isda, (*ISDA_FLAGS, "labelled", "consistency"),
                         "isda on the labelled images, its consistency loss on all others", isda=True),
 }
-METHOD_FLAGS = ("alpha", "k", "layers", "patches", "levels", "length", "prob", "isda_kind", "isda_schedule", "strength",
-                "labelled", "consistency", "sigma", "sigma_decay", "weighting", "fill", "focal_gamma")
+METHOD_FLAGS = ("alpha", "k", "layers", "patches", "grid", "levels", "discount", "length", "prob", "isda_kind",
+                "isda_schedule", "strength", "labelled", "consistency", "sigma", "sigma_decay", "weighting", "fill",
+                "focal_gamma")
 
 
 def check_flags(methods: list[str], given: set[str]) -> None:
@@ -188,7 +193,10 @@ def build(options: Options, shape: Shape, device: torch.device, classes: int) ->
             blank = torch.zeros(2, *shape, device=device)
             mixer(blank, torch.zeros(2, dtype=torch.int64, device=device), blank if mixer.needs_saliency else None)
     except (ValueError, TypeError) as error:
-        raise UsageError(f"method {options.method}: {error}") from None
+        hint = ""
+        if METHODS[options.method].policy and "divisible" in str(error):
+            hint = f"; choose another --grid than {options.grid}"
+        raise UsageError(f"method {options.method}: {error}{hint}") from None
     return mixer
 
 

@@ -30,7 +30,7 @@ class Isda:
     def __init__(self, options: Options, model: nn.Module, classes: int, total: int, device: torch.device) -> None:
         self.options, self.total = options, total
         self.unlabelled = options.method == "isda-semi"
-        self.layer, head = _classifier(model, classes, options.model)
+        self.layer, head = last_layer(model, classes, options.model, "ISDA")
         self.covariance = ISDACovariance(classes, head.in_features, options.isda_kind, device=device)
         self._over_ranks = True
 
@@ -82,10 +82,11 @@ class Isda:
         self.covariance.load_state_dict(state)
 
 
-def _classifier(model: nn.Module, classes: int, name: str) -> tuple[str, nn.Linear]:
+def last_layer(model: nn.Module, classes: int, name: str, need: str) -> tuple[str, nn.Linear]:
+    """Path and module of the classifier. need: what asks for it. UsageError if there is none."""
     heads = [(path, m) for path, m in model.named_modules() if isinstance(m, nn.Linear) and m.out_features == classes]
     if not heads:
-        raise UsageError(f"--model {name}: ISDA needs a last layer that is nn.Linear with {classes} outputs")
+        raise UsageError(f"--model {name}: {need} needs a last layer that is nn.Linear with {classes} outputs")
     return heads[-1]
 
 

@@ -50,7 +50,9 @@ class Options:
     alpha: float | None = None
     k: int | None = None
     patches: tuple[int, ...] = (2, 4)
+    grid: int = 8
     levels: int = 10
+    discount: float = 0.99
     length: int | None = None
     layers: tuple[str, ...] | None = None
     prob: float = 1.0
@@ -150,7 +152,10 @@ def add_method_flags(parser: Parser) -> None:
     group.add_argument("--patches", type=numbers, metavar="P,P", help="patches a side to choose from: rmix (2,4)")
     group.add_argument("--layers", type=names, metavar="NAME,NAME",
                        help="what manifold-mixup draws from: modules of the model, input (input and two of its parts)")
-    group.add_argument("--levels", type=count, help="percentiles to choose from: rmix (10)")
+    group.add_argument("--grid", type=count, metavar="P", help="patches a side: rlmix (8); must divide the images")
+    group.add_argument("--levels", type=count, help="percentiles to choose from: rmix, rlmix (10)")
+    group.add_argument("--discount", type=share,
+                       help="discount of later rewards: rlmix (0.99; 0: only an image's own)")
     group.add_argument("--length", type=count0, metavar="PIXELS", help="side of the square: cutout (half the image)")
     group.add_argument("--isda-kind", choices=NAMES, help="covariances of isda (full)")
     group.add_argument("--isda-schedule", choices=SCHEDULES, help="of isda's strength over the steps (linear, from 0)")

@@ -8,12 +8,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from .._cli import require
 from ..targets import SoftTarget
 from .drawing import COLOURS
 from .drawing import grid as _grid
 from .drawing import new as _new
 from .drawing import save as _save
-from .timing import PHASES
+from .timing import phases
 
 
 def _focus(axis: Any, percents: list[float]) -> None:
@@ -53,6 +54,17 @@ def curves(history: list[dict[str, Any]], title: str, path: Path) -> None:
     rate.plot(epochs, [entry["lr"] for entry in history], color=COLOURS[2], marker=marker, markersize=4, linewidth=1.5)
     rate.set_yscale("log")
     _grid(rate, "learning rate, end of the epoch")
+    figure.suptitle(title, fontsize=11)
+    _save(figure, path)
+
+
+def lines(history: list[dict[str, Any]], wanted: dict[str, str], title: str, path: Path) -> None:
+    """A curve by epoch for each of these metrics. wanted: key -> heading."""
+    figure, (axes,) = _new(1, len(wanted), (4 * len(wanted), 3.6))
+    for axis, (key, heading), colour in zip(axes, wanted.items(), COLOURS, strict=False):
+        axis.plot([entry["epoch"] for entry in history], [entry[key] for entry in history], color=colour,
+                  marker="o" if len(history) < 3 else None, markersize=4, linewidth=1.5)
+        _grid(axis, heading)
     figure.suptitle(title, fontsize=11)
     _save(figure, path)
 
@@ -129,6 +141,37 @@ def samples(before: Tensor, after: Tensor | None, names: list[str], lines: list[
     _save(figure, path)
 
 
+def pairs(images: Tensor, first: Tensor, second: Tensor, boxes: Tensor, lines: list[list[str]], title: str,
+          path: Path) -> None:
+    """Images with two boxes, and the views cut out there.
+
+    Args:
+        images, first, second: (N, H, W, C) in [0, 1].
+        boxes: (N, 2, 4) (top, left, height, width) in pixels, in the order of the views.
+        lines: what to write under each column.
+    """
+    patches = require("matplotlib.patches", "matplotlib", "drawing")
+    figure, axes = _new(3, len(images), (1.35 * len(images) + 0.7, 5.2))
+    colours = (COLOURS[4], COLOURS[5])
+    for r, (heading, shown) in enumerate((("crops", images), ("view 1", first), ("view 2", second))):
+        for i, axis in enumerate(axes[r]):
+            _show(axis, shown[i])
+            axis.set_xticks([])
+            axis.set_yticks([])
+            if r == 0:
+                for (top, left, height, width), colour in zip(boxes[i].tolist(), colours, strict=True):
+                    axis.add_patch(patches.Rectangle((left - 0.5, top - 0.5), width, height, fill=False,
+                                                     edgecolor=colour, linewidth=1.8, clip_on=False))
+            else:
+                axis.spines[:].set_color(colours[r - 1])
+                axis.spines[:].set_linewidth(1.8)
+            if r == 2:
+                axis.set_xlabel("\n".join(lines[i]), fontsize=8, labelpad=2)
+        axes[r, 0].set_ylabel(heading, fontsize=9)
+    figure.suptitle(title, fontsize=11)
+    _save(figure, path)
+
+
 def gallery(before: Tensor, names: list[str], methods: dict[str, tuple[Tensor, list[list[str]]]], title: str,
             path: Path) -> None:
     """The same images before and after several methods, a row each.
@@ -189,17 +232,18 @@ def compare(groups: dict[str, list[dict[str, Any]]], histories: dict[str, list[l
     final.margins(x=0.12)
     _rows(final, names, "final accuracy, % (squares: clean training images)")
 
+    shown = phases(report for reports in groups.values() for report in reports)
     for i, name in enumerate(names):
         left = 0.0
-        for phase, colour in zip(PHASES, COLOURS, strict=False):
-            width = sum(report["ms"][phase] for report in groups[name]) / len(groups[name])
+        for phase, colour in zip(shown, COLOURS, strict=False):
+            width = sum(report["ms"].get(phase, 0.0) for report in groups[name]) / len(groups[name])
             cost.barh(i, width, left=left, height=0.55, color=colour, label=phase if i == 0 else None)
             left += width
         ratio = sum(report["step_ratio"] for report in groups[name]) / len(groups[name])
         step = sum(report["ms"]["step"] for report in groups[name]) / len(groups[name])
         cost.annotate(f" {step:.1f} ms, {ratio:.2f}x", (left, i), va="center", fontsize=8)
     cost.set_xlim(right=cost.get_xlim()[1] * 1.35)
-    cost.legend(fontsize=7, frameon=False, ncols=len(PHASES), loc="upper center", bbox_to_anchor=(0.5, -0.1),
+    cost.legend(fontsize=7, frameon=False, ncols=len(shown), loc="upper center", bbox_to_anchor=(0.5, -0.1),
                 handlelength=1, columnspacing=1)
     _rows(cost, names, "a step, ms (and against a plain step)")
     figure.suptitle(title, fontsize=11)

@@ -7,10 +7,9 @@ import sys
 from typing import Any
 
 from .._cli import require
-from .timing import PHASES
+from .timing import PHASES, phases
 
-COLUMNS = ("method", "test acc %", "best %", "train acc %", "ECE %", "ms/step", "vs plain step",
-           *(f"{p} %" for p in PHASES))
+COLUMNS = ("method", "test acc %", "best %", "train acc %", "ECE %", "ms/step", "vs plain step")
 
 
 def spread(values: list[float], digits: int) -> str:
@@ -19,14 +18,14 @@ def spread(values: list[float], digits: int) -> str:
     return mean if len(values) < 2 else f"{mean} ± {statistics.stdev(values):.{digits}f}"
 
 
-def row(name: str, reports: list[dict[str, Any]]) -> list[str]:
-    """A line of the table from the reports of one method's seeds."""
+def row(name: str, reports: list[dict[str, Any]], shown: tuple[str, ...] = PHASES) -> list[str]:
+    """A line of the table from the reports of one method's seeds; shown: the phases with a column."""
     def column(key: str, scale: float = 100, digits: int = 2) -> str:
         return spread([scale * report[key] for report in reports], digits)
 
-    totals = [sum(report["ms"][phase] for phase in PHASES) for report in reports]
-    parts = [statistics.fmean(100 * report["ms"][phase] / total for report, total in zip(reports, totals, strict=True))
-             for phase in PHASES]
+    totals = [sum(report["ms"].get(phase, 0.0) for phase in shown) for report in reports]
+    parts = [statistics.fmean(100 * report["ms"].get(phase, 0.0) / total
+                              for report, total in zip(reports, totals, strict=True)) for phase in shown]
     return [name, column("test_accuracy"), column("best_accuracy"), column("train_accuracy"), column("ece"),
             f"{statistics.fmean(report['ms']['step'] for report in reports):.1f}",
             f"{statistics.fmean(report['step_ratio'] for report in reports):.2f}x", *(f"{part:.0f}" for part in parts)]
@@ -54,8 +53,9 @@ def risk_row(name: str, reports: list[dict[str, Any]]) -> list[str]:
 
 def show(title: str, groups: dict[str, list[dict[str, Any]]]) -> None:
     """Prints the table of one or several methods, and a second one of their risks if they were refined."""
-    rows = [row(name, reports) for name, reports in groups.items()]
-    _table(title, COLUMNS, rows)
+    shown = phases(report for reports in groups.values() for report in reports)
+    rows = [row(name, reports, shown) for name, reports in groups.items()]
+    _table(title, (*COLUMNS, *(f"{phase} %" for phase in shown)), rows)
     refined = [risk_row(name, reports) for name, reports in groups.items() if all("risk" in r for r in reports)]
     if refined:
         _table(RISK_TITLE, RISKS, refined)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import itertools
 import json
 import math
 import statistics
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -22,17 +24,28 @@ from .._cli import CommandError, UsageError, first_line, require
 from . import checkpoint, methods, pictures, schedules
 from .augment import policy
 from .distributed import Processes
-from .loop import NotFinite, Setup, augmented_risk, evaluate, seed_everything, train_epoch, training_step
+from .loop import (
+    Mixed,
+    NotFinite,
+    Setup,
+    augmented_risk,
+    evaluate,
+    play,
+    seed_everything,
+    train_epoch,
+    training_step,
+    update,
+)
 from .objectives import Isda, LabelledDraws
 from .options import Options
 from .timing import StepTimer
 
-WEIGHTS, SAMPLES = 0, 4  # more streams of random numbers, see loop.py
+WEIGHTS, SAMPLES, POLICY = 0, 4, 8  # more streams of random numbers, see loop.py
 SHOWN = 8
 CONFIG, METRICS, REPORT = "config.json", "metrics.jsonl", "report.json"
 Bar = Callable[[int, int, int], AbstractContextManager[Callable[[], None]]]
-FILES = (CONFIG, METRICS, REPORT, checkpoint.NAME, "curves.png", "samples.png")
 EVALUATION = ("evaluation.json", "evaluation.png")  # what the evaluate command adds
+FILES = (CONFIG, METRICS, REPORT, checkpoint.NAME, "curves.png", "samples.png", *EVALUATION)
 
 
 def load_data(options: Options) -> data.Dataset:
@@ -52,18 +65,29 @@ def build_model(options: Options, dataset: data.Dataset) -> nn.Module:
     return model.to(memory_format=torch.channels_last) if options.channels_last else model
 
 
-def setup(options: Options, dataset: data.Dataset, processes: Processes) -> Setup:
-    """Everything a run works on, at epoch 0."""
-    device, world = processes.device, processes.world
+def over_processes(model: nn.Module, processes: Processes) -> nn.Module:
+    """The model under DistributedDataParallel if there is more than one process."""
+    if processes.world == 1:
+        return model
+    ids = [processes.device.index] if processes.device.type == "cuda" else None
+    return nn.parallel.DistributedDataParallel(model, device_ids=ids)
+
+
+def check_size(dataset: data.Dataset, world: int) -> int:
+    """The number of training images. UsageError if there are too few."""
     images = len(dataset.train.labels)
     if images < 2 * world or len(dataset.test.labels) < world:
         raise UsageError(f"{images} training and {len(dataset.test.labels)} test images are too few for {world} "
                          f"process{'es' if world > 1 else ''}")
+    return images
+
+
+def setup(options: Options, dataset: data.Dataset, processes: Processes) -> Setup:
+    """Everything a run works on, at epoch 0."""
+    device, world = processes.device, processes.world
+    images = check_size(dataset, world)
     model = build_model(options, dataset).to(device)
-    parallel = model
-    if world > 1:
-        ids = [device.index] if device.type == "cuda" else None
-        parallel = nn.parallel.DistributedDataParallel(model, device_ids=ids)
+    parallel = over_processes(model, processes)
     optimizer = schedules.optimizer(options, model)
     steps = len(data.training_steps(images, options.batch, 0, 0, world))
     moved = dataclasses.replace(dataset, train=dataset.train.to(device), test=dataset.test.to(device))
@@ -75,9 +99,23 @@ def setup(options: Options, dataset: data.Dataset, processes: Processes) -> Setu
     policy(options)  # a missing torchvision is reported now
     mixer = methods.build(options, dataset.shape, device, len(dataset.classes))
     methods.check_layers(mixer, model)
+    chooser = None
+    if methods.METHODS[options.method].policy:
+        chooser = _policy(options, mixer, len(dataset.classes), images // steps // world, steps, processes)
     return Setup(options, processes, moved, data.Preprocess(dataset, device), model, parallel, optimizer,
                  schedules.scheduler(options, optimizer, steps), mixer, methods.loss(options), objective, draws,
-                 schedules.refinement(options))
+                 schedules.refinement(options), chooser)
+
+
+def _policy(options: Options, mixer: Any, classes: int, rows: int, steps: int, processes: Processes) -> Any:
+    """The same in every process. rows: the smallest batch of any."""
+    for module, package in (("gymnasium", "gymnasium"), ("stable_baselines3", "stable-baselines3")):
+        require(module, package, f"method {options.method}", "rl")
+    from .. import rl
+
+    seed_everything(options.seed, POLICY)
+    average = processes.mean if processes.world > 1 else None
+    return rl.Policy(mixer, classes, rows, steps, average, options.discount)
 
 
 class Run:
@@ -86,10 +124,13 @@ class Run:
     say: prints a line of progress. bar: called with (epoch, epochs, steps), yields what to call after a step.
     """
 
+    make = staticmethod(setup)
+    files = FILES
+
     def __init__(self, options: Options, dataset: data.Dataset, processes: Processes, folder: Path,
                  say: Callable[[str], None], bar: Bar) -> None:
         self.folder, self.say, self.bar = folder, say, bar
-        self.setup = setup(options, dataset, processes)
+        self.setup = self.make(options, dataset, processes)
         self.history: list[dict[str, Any]] = []
         self.best: dict[str, Any] = {"accuracy": -1.0, "epoch": 0}
 
@@ -114,6 +155,8 @@ class Run:
             self.history, self.best = state["history"], state["best"]
             if self.setup.objective is not None:
                 self.setup.objective.load_state_dict(state["objective"])
+            if self.setup.policy is not None:
+                self.setup.policy.load_state_dict(state["policy"])
         elif resume:
             self.say(f"{self.folder} has no checkpoint: no epoch was finished; starting anew")
         self.setup.processes.barrier()  # nobody may write before everybody has read
@@ -121,7 +164,7 @@ class Run:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         if state is None:
-            clear(self.folder)
+            clear(self.folder, self.files)
         checkpoint.write_json(self.folder / CONFIG, self.options.to_json())
         # A kill may have come between a checkpoint and its line, or within a line.
         lines = "".join(json.dumps(entry) + "\n" for entry in self.history)
@@ -142,14 +185,17 @@ class Run:
                         "no epoch was finished, so there is no checkpoint")
                 raise NotFinite(f"{error}; {kept}. A smaller --lr may help") from None
             self.history.append(entry)
-            if entry["test_accuracy"] > self.best["accuracy"]:
+            if entry.get("test_accuracy", -1.0) > self.best["accuracy"]:
                 self.best = {"accuracy": entry["test_accuracy"], "epoch": epoch}
             if self.writes:
                 self._save(entry)
             self.say(f"epoch {epoch:>{len(str(self.options.epochs))}}/{self.options.epochs}  lr {entry['lr']:<8.3g} "
-                     f"train loss {entry['train_loss']:.3f} acc {100 * entry['train_accuracy']:5.1f} %  "
-                     f"test loss {entry['test_loss']:.3f} acc {100 * entry['test_accuracy']:5.2f} %  "
-                     f"{entry['ms']['step']:.1f} ms/step  {entry['seconds']:.1f} s")
+                     f"{self.describe(entry)}  {entry['ms']['step']:.1f} ms/step  {entry['seconds']:.1f} s")
+
+    def describe(self, entry: dict[str, Any]) -> str:
+        """What an epoch came to, in the line that reports it."""
+        return (f"train loss {entry['train_loss']:.3f} acc {100 * entry['train_accuracy']:5.1f} %  "
+                f"test loss {entry['test_loss']:.3f} acc {100 * entry['test_accuracy']:5.2f} %")
 
     def _epoch(self, epoch: int, timer: StepTimer) -> dict[str, Any]:
         setup = self.setup
@@ -179,6 +225,7 @@ class Run:
             "model": setup.model.state_dict(), "optimizer": setup.optimizer.state_dict(),
             "scheduler": setup.scheduler.state_dict(),
             "objective": None if setup.objective is None else setup.objective.state_dict(),
+            "policy": None if setup.policy is None else setup.policy.state_dict(),
             "history": self.history, "best": self.best})
         with (self.folder / METRICS).open("a") as file:
             file.write(json.dumps(entry) + "\n")
@@ -232,13 +279,15 @@ def _some_images(setup: Setup, split: data.Split, count: int) -> tuple[Tensor, T
 
 def step_ratio(setup: Setup, repeats: int = 15) -> float:
     """Time of this method's step over that of a plain step of the same model, on copies: the median over pairs of
-    steps, one after the other, so that a slow moment of the machine meets both. Draws from the global generators."""
+    steps, one after the other, so that a slow moment of the machine meets both. With a policy over pairs of rollouts
+    and as many plain steps, what it learns in between included. Draws from the global generators."""
     torch.manual_seed(0)
     model = copy.deepcopy(setup.model).train()
     objective = None if setup.objective is None else setup.objective.alone()
     alone = dataclasses.replace(setup, model=model, parallel=model, optimizer=schedules.optimizer(setup.options, model),
                                 objective=objective)
-    plain = dataclasses.replace(alone, mixer=None, objective=None, loss=methods.cross_entropy(setup.options))
+    plain = dataclasses.replace(alone, mixer=None, objective=None, policy=None,
+                                loss=methods.cross_entropy(setup.options))
     x, y = _some_images(setup, setup.dataset.train, setup.options.batch)
     own = (x, y) if setup.draws is None else (torch.cat([x, x]), torch.cat([y, y]))
 
@@ -248,8 +297,24 @@ def step_ratio(setup: Setup, repeats: int = 15) -> float:
         training_step(variant, *(own if variant is alone else (x, y)), 1.0, timer)
         return timer.collect()["step"]
 
-    pairs = [(step(alone), step(plain)) for _ in range(repeats + 3)]
-    return statistics.median(mixed / unmixed for mixed, unmixed in pairs[3:])
+    def rollout() -> float:
+        timer, count = StepTimer(setup.device), setup.policy.rollout
+        timer.start()
+
+        def learn(y: Tensor, mixed: Mixed) -> None:
+            update(alone, y, mixed, 1.0, timer)
+
+        started = time.perf_counter()
+        setup.policy.learn(play(alone, itertools.repeat((x, y)), count, learn, timer))
+        return 1e3 * (time.perf_counter() - started) / count
+
+    if setup.policy is None:
+        pairs = [(step(alone), step(plain)) for _ in range(repeats + 3)]
+        return statistics.median(mixed / unmixed for mixed, unmixed in pairs[3:])
+    with setup.policy.alone():
+        count = setup.policy.rollout
+        pairs = [(rollout(), statistics.fmean(step(plain) for _ in range(count))) for _ in range(repeats // 3 + 1)]
+    return statistics.median(mixed / unmixed for mixed, unmixed in pairs[1:])
 
 
 class Samples(NamedTuple):
@@ -275,10 +340,14 @@ def take_samples(setup: Setup, split: data.Split, count: int = SHOWN) -> Samples
         return Samples(before, None, names, [], None)
     grad = None
     setup.model.eval()
-    if setup.mixer.needs_saliency:
-        grad = fastmix.input_saliency(setup.model, x, y)
     methods.begin_epoch(setup.mixer, setup.options, 1)  # as strong as in training, not as at its end
-    plan = setup.mixer.plan(x, grad)
+    if setup.policy is not None:
+        grad, q = setup.policy.choose(setup.model, x, y)
+        plan = setup.mixer.plan(x, grad, q)
+    else:
+        if setup.mixer.needs_saliency:
+            grad = fastmix.input_saliency(setup.model, x, y)
+        plan = setup.mixer.plan(x, grad)
     target = plan.target(y)
     after = setup.preprocess.displayable(plan.apply(x)[:count])
     confidence = getattr(plan, "confidence", None)
@@ -295,19 +364,21 @@ def draw_samples(setup: Setup, split: data.Split, path: Path, count: int = SHOWN
     pictures.samples(*take_samples(setup, split, count), f"{setup.options.method} on {setup.options.data}", path)
 
 
-def clear(folder: Path) -> None:
+def clear(folder: Path, files: tuple[str, ...] = FILES) -> None:
     """Removes what a run has written, and nothing else."""
-    for name in (*FILES, *EVALUATION):
+    for name in files:
         (folder / name).unlink(missing_ok=True)
 
 
-def load_weights(model: nn.Module, folder: Path) -> None:
-    """The weights of the run in this folder, which must be of such a model."""
+def load_weights(model: nn.Module, folder: Path, policy: Any = None) -> None:
+    """The weights of the run in this folder, which must be of such a model; and its policy, if it has one."""
     state = checkpoint.load(folder)
     if state is None:
         raise CommandError(f"{folder} has no {checkpoint.NAME}: no epoch was finished")
     try:
         model.load_state_dict(state["model"])
+        if policy is not None and state.get("policy") is not None:
+            policy.load_state_dict(state["policy"])
     except RuntimeError as error:
         raise CommandError(f"the weights in {folder} are those of another model or of other images "
                            f"({first_line(error)})") from None

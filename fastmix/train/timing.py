@@ -5,10 +5,19 @@ from __future__ import annotations
 import itertools
 import statistics
 import time
+from collections.abc import Iterable
+from typing import Any
 
 import torch
 
 PHASES = ("data", "saliency", "mix", "model", "loss")
+# Of rlmix alone: it learns once a rollout, so fastmix.rl takes the mean, and the median over steps leaves it out.
+POLICY = "policy"
+
+
+def phases(reports: Iterable[dict[str, Any]]) -> tuple[str, ...]:
+    """The phases that these runs have."""
+    return (*PHASES, POLICY) if any(POLICY in report["ms"] for report in reports) else PHASES
 
 
 class StepTimer:
@@ -48,7 +57,8 @@ class StepTimer:
         for marks in self._steps[min(3, len(self._steps) - 1):]:
             step = dict.fromkeys(PHASES, 0.0)
             for (_, before), (phase, now) in itertools.pairwise(marks):
-                step[phase] += self._between(before, now)
+                if phase != POLICY:
+                    step[phase] += self._between(before, now)
             times["step"].append(sum(step.values()))
             for phase in PHASES:
                 times[phase].append(step[phase])

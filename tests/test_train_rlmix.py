@@ -1,0 +1,117 @@
+"""train --method rlmix: a run, resume, two processes, the missing extra."""
+
+import importlib
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+
+pytest.importorskip("sklearn")
+pytest.importorskip("matplotlib")
+pytest.importorskip("torchmetrics")
+
+import training
+
+from fastmix import data
+from fastmix._cli import CommandError, UsageError
+from fastmix.train import checkpoint, run
+from fastmix.train.command import main
+from fastmix.train.distributed import Processes
+from fastmix.train.options import Options
+
+HERE = Processes(0, 1, torch.device("cpu"))
+FLAGS = [*training.TINY, "--method", "rlmix", "--batch", "20"]
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture
+def extra():
+    pytest.importorskip("gymnasium")
+    pytest.importorskip("stable_baselines3")
+
+
+def test_resume_is_bit_identical(tmp_path, extra, monkeypatch):
+    """Stopped in the third epoch, after the policy has learnt in two."""
+    straight, stopped = tmp_path / "straight", tmp_path / "stopped"
+    assert main([*FLAGS, "--epochs", "4", "--out", str(straight)]) == 0
+    real = run.train_epoch
+
+    def interrupted(setup, epoch, *args):
+        entry = real(setup, epoch, *args)
+        if epoch == 3:
+            raise KeyboardInterrupt
+        return entry
+
+    with monkeypatch.context() as patched:
+        patched.setattr(run, "train_epoch", interrupted)
+        assert main([*FLAGS, "--epochs", "4", "--out", str(stopped)]) == 130
+    state = checkpoint.load(stopped)
+    assert state["epoch"] == 2
+    first = run.setup(Options(method="rlmix", batch=20, epochs=4), data.load("digits", limit=200), HERE).policy
+    learnt = dict(training.leaves(state["policy"]))
+    assert any(not torch.equal(value, learnt[path]) for path, value in training.leaves(first.state_dict())
+               if path.startswith("/policy/"))
+    assert main(["--resume", "--out", str(stopped)]) == 0
+    training.assert_same_training(straight, stopped)
+    entries = training.metrics(straight)
+    assert all(0 < entry["reward"] <= 1 and 0 <= entry["q"] <= 0.99 for entry in entries)
+    report = json.loads((straight / "report.json").read_text())
+    assert report["ms"]["policy"] > 0 and report["ms"]["step"] > report["ms"]["policy"]
+    assert report["step_ratio"] > 1.2
+
+
+def test_beside_other_methods(tmp_path, extra, capsys):
+    """One table; the column of the policy's time is there for all."""
+    flags = [*training.TINY, "--compare", "none,rmix,rlmix", "--epochs", "1", "--out", str(tmp_path / "c")]
+    assert main(flags) == 0
+    out = capsys.readouterr().out
+    header, = [line for line in out.splitlines() if line.startswith("method")]
+    rows = {line.split()[0]: line.split() for line in out.splitlines() if line.startswith(("none ", "rmix ", "rlmix "))}
+    assert header.endswith("policy %") and rows["none"][-1] == rows["rmix"][-1] == "0" and int(rows["rlmix"][-1]) > 0
+
+
+def test_two_processes_train_with_one_policy(tmp_path, extra):
+    out = tmp_path / "two"
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "fastmix",
+               "train", *FLAGS, "--limit", "101", "--epochs", "2", "--out", str(out)]
+    result = subprocess.run(command, capture_output=True, text=True, env=training.environment(), timeout=120)
+    assert result.returncode == 0, result.stderr
+    assert len(training.metrics(out)) == 2 and json.loads((out / "report.json").read_text())["processes"] == 2
+
+
+def test_grids_that_do_not_fit_are_named(extra):
+    mnist = data.load("digits")
+    mnist.shape = (1, 28, 28)
+    with pytest.raises(UsageError, match=r"method rlmix: .*divisible by 8.*choose another --grid than 8"):
+        run.setup(Options(method="rlmix"), mnist, HERE)
+    with pytest.raises(UsageError, match="--discount means nothing to rmix; it is for rlmix"):
+        main(["--method", "rmix", "--discount", "0"])
+
+
+def test_the_missing_extra_is_named(tmp_path, monkeypatch):
+    real = importlib.import_module
+
+    def without(name, *args):
+        if name.startswith("gymnasium"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+        return real(name, *args)
+
+    monkeypatch.setattr(importlib, "import_module", without)
+    with pytest.raises(CommandError, match=r"method rlmix needs gymnasium: pip install 'fastmix\[rl\]'"):
+        main([*FLAGS, "--epochs", "1", "--out", str(tmp_path / "run")])
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_package_without_the_extra_names_it():
+    code = """
+import sys
+sys.modules["stable_baselines3"] = sys.modules["gymnasium"] = None
+try:
+    import fastmix.rl
+except ImportError as error:
+    print(error)
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=training.environment())
+    assert "fastmix.rl needs gymnasium: pip install 'fastmix[rl]'" in result.stdout, result.stderr
