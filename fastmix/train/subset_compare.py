@@ -20,8 +20,8 @@ from .timing import StepTimer
 from .trained import Trained
 
 NAME, PICTURE = "subsets.json", "subsets.png"
-LABELS = {"top": "largest CV", "interval": "largest CV, every {}th", "std": "largest std", "easy": "smallest mean",
-          "hard": "largest mean", "random": "random"}
+LABELS = {"top": "largest CV", "interval": "largest CV, interval {}", "std": "largest std",
+          "easy": "easy: smallest mean", "hard": "hard: largest mean", "random": "random"}
 
 
 def _train(options: Options, dataset: data.Dataset, here: Processes, what: str) -> dict[str, float]:
@@ -117,7 +117,8 @@ def main(args: argparse.Namespace, trained: Trained, here: Processes) -> int:
             print(f"{what}: test acc {100 * result['accuracy']:.2f} %", flush=True)
             checkpoint.write_json(folder / NAME, {"settings": settings, "results": results})
     if here.first:
-        title = f"{options.data}, {options.method}, {options.model}, {options.epochs} epochs, {len(table.index)} images"
+        title = (f"{options.data}, {options.method}, {options.model}, {options.epochs} epochs, chosen from "
+                 f"{len(table.index)} images")
         kept = [entry for entry in results if (entry["how"], entry["ratio"], entry["seed"]) in set(points)]
         draw(kept, args.interval, title, folder / PICTURE)
         print(_table(kept, args.ratios))
