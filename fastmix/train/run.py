@@ -44,8 +44,8 @@ WEIGHTS, SAMPLES, POLICY = 0, 4, 8  # more streams of random numbers, see loop.p
 SHOWN = 8
 CONFIG, METRICS, REPORT = "config.json", "metrics.jsonl", "report.json"
 Bar = Callable[[int, int, int], AbstractContextManager[Callable[[], None]]]
+FILES = (CONFIG, METRICS, REPORT, checkpoint.NAME, "curves.png", "samples.png")
 EVALUATION = ("evaluation.json", "evaluation.png")  # what the evaluate command adds
-FILES = (CONFIG, METRICS, REPORT, checkpoint.NAME, "curves.png", "samples.png", *EVALUATION)
 
 
 def load_data(options: Options) -> data.Dataset:
@@ -366,7 +366,7 @@ def draw_samples(setup: Setup, split: data.Split, path: Path, count: int = SHOWN
 
 def clear(folder: Path, files: tuple[str, ...] = FILES) -> None:
     """Removes what a run has written, and nothing else."""
-    for name in files:
+    for name in (*files, *EVALUATION):
         (folder / name).unlink(missing_ok=True)
 
 
