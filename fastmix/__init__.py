@@ -14,6 +14,7 @@ from .isda import ISDACovariance, ISDALoss, isda_strength  # noqa: E402
 from .losses import SoftBCE, SoftCrossEntropy, SoftTargetKL  # noqa: E402
 from .mixer_groups import Compose, RandomChoice  # noqa: E402
 from .mixers import CutMix, Cutout, DCutMix, DMixup, Mixup, RMix  # noqa: E402
+from .ops.view import View  # noqa: E402
 from .targets import SoftTarget  # noqa: E402
 
 select_auto()
@@ -21,5 +22,5 @@ configure_from_environment()
 
 __version__ = "0.1.0"
 __all__ = ["Compose", "CutMix", "Cutout", "DCutMix", "DMixup", "ISDACovariance", "ISDALoss", "Mixup", "RMix",
-           "RandomChoice", "SoftBCE", "SoftCrossEntropy", "SoftTarget", "SoftTargetKL", "backend", "functional",
+           "RandomChoice", "SoftBCE", "SoftCrossEntropy", "SoftTarget", "SoftTargetKL", "View", "backend", "functional",
            "input_saliency", "isda_strength", "set_debug"]

@@ -18,7 +18,7 @@ from . import _library
 _transforms_active = torch._C._are_functorch_transforms_active
 
 BACKENDS = ("reference", "cpu", "triton", "cuda")
-OPERATORS = ("soft_target", "blend", "paste", "patch_mix", "saliency", "covariance", "isda")
+OPERATORS = ("soft_target", "blend", "paste", "patch_mix", "view", "saliency", "covariance", "isda")
 
 CUDA_OPERATORS = ("soft_target", "paste", "patch_mix", "saliency")
 TRITON_OPERATORS = ("soft_target", "blend", "paste", "patch_mix", "saliency")
