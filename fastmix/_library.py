@@ -29,8 +29,8 @@ TRITON_NAMESPACE = "fastmix_triton"
 # Operator -> its module in fastmix.kernels, where it is not of the same name.
 _KERNEL_MODULES = {"soft_target_dense": "soft_target", "scale_gradient_": "soft_target", "blend_backward": "blend",
                    "paste_backward": "paste", "patch_mix_backward": "patch_mix", "saliency_map": "saliency",
-                   "saliency_mask": "saliency", "saliency_peak": "saliency", "percentile_mask": "saliency", "view_blend": "view", "view_paste": "view",
-                   "view_patch_mix": "view"}
+                   "saliency_mask": "saliency", "saliency_peak": "saliency", "percentile_mask": "saliency",
+                   "view_blend": "view", "view_paste": "view", "view_patch_mix": "view"}
 
 
 def schemas() -> dict[str, str]:

@@ -20,7 +20,7 @@ _transforms_active = torch._C._are_functorch_transforms_active
 BACKENDS = ("reference", "cpu", "triton", "cuda")
 OPERATORS = ("soft_target", "blend", "paste", "patch_mix", "view", "saliency", "covariance", "isda")
 
-CUDA_OPERATORS = ("soft_target", "paste", "patch_mix", "saliency")
+CUDA_OPERATORS = ("soft_target", "paste", "patch_mix", "view", "saliency")
 TRITON_OPERATORS = ("soft_target", "blend", "paste", "patch_mix", "saliency")
 
 # The backend that auto takes, by device type; missing entries mean the reference.

@@ -137,7 +137,7 @@ def _fake_patch_mix(x: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
     return _fake(x, *args), x.new_empty((x.shape[0], 2), dtype=torch.float32)
 
 
-_OPERATORS = {name: Operator(name, fake) for name, fake in (
+OPERATORS = {name: Operator(name, fake) for name, fake in (
     ("view", _fake), ("view_blend", _fake), ("view_paste", _fake), ("view_patch_mix", _fake_patch_mix))}
 
 
@@ -149,7 +149,7 @@ def _call(backend: str, name: str, x: Tensor, args: tuple[Tensor, ...], view: Vi
     if backend == "reference":
         return getattr(reference, name)(x, *args, view.shift, view.out_dtype, channels_last)
     shift = None if view.shift is None else view.shift.to(torch.int64)
-    return _OPERATORS[name](backend, x, *args, shift, DTYPES.index(view.out_dtype), channels_last)
+    return OPERATORS[name](backend, x, *args, shift, DTYPES.index(view.out_dtype), channels_last)
 
 
 def view_blend(backend: str, x: Tensor, index: Tensor, weight: Tensor, view: View) -> Tensor:
