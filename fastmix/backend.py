@@ -21,7 +21,7 @@ BACKENDS = ("reference", "cpu", "triton", "cuda")
 OPERATORS = ("soft_target", "blend", "paste", "patch_mix", "view", "saliency", "covariance", "isda")
 
 CUDA_OPERATORS = ("soft_target", "paste", "patch_mix", "view", "saliency")
-TRITON_OPERATORS = ("soft_target", "blend", "paste", "patch_mix", "saliency")
+TRITON_OPERATORS = ("soft_target", "blend", "paste", "patch_mix", "view", "saliency")
 
 # The backend that auto takes, by device type; missing entries mean the reference.
 # cpu: the C++ kernels won every case of `python -m bench` against the reference, eager and compiled (bench/results).

@@ -12,7 +12,7 @@ import fastmix
 import fastmix.functional as F
 from fastmix import View, reference
 
-SHAPES = [(0, 3, 4, 4), (3, 0, 4, 4), (1, 1, 1, 1), (5, 3, 32, 32), (3, 1, 7, 19), (4, 4, 9, 6), (2, 3, 5, 301),
+SHAPES = [(0, 3, 4, 4), (3, 0, 4, 4), (1, 1, 1, 1), (5, 3, 32, 32), (3, 1, 7, 19), (4, 4, 9, 6), (1, 3, 3, 301),
           (3, 3, 40, 70), (2, 17, 5, 7), (2, 601, 3, 4), (6, 3, 8, 16)]
 FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 
@@ -211,7 +211,7 @@ def test_threads_change_nothing(variant, threads):
 
 
 @pytest.mark.parametrize("bad", [4, -1, 2**40])
-def test_index_out_of_range(variant, bad, index_errors):
+def test_index_out_of_range(variant, bad):
     x, view = byte_images((4, 3, 6, 10)), seen((4, 3, 6, 10))
     good = torch.tensor([[0, 1], [2, 3], [1, 1], [3, 0]])
     index = good.clone()
@@ -221,7 +221,7 @@ def test_index_out_of_range(variant, bad, index_errors):
     cases = {"blend": ((index, weight), (good, weight)), "paste": ((index, boxes), (good, boxes)),
              "patch_mix": ((index[:, 1], mask, lam), (good[:, 1], mask, lam))}
     for op, (args, fine) in cases.items():
-        if variant in NAN_ROWS:
+        if variant in (*NAN_ROWS, "triton"):
             nan = run(op, x, args, view).isnan()
             assert nan[1].all() and not nan[[0, 2, 3]].any()
             assert same_bits(run(op, x, args, view)[[0, 2, 3]], run(op, x, fine, view)[[0, 2, 3]])
@@ -241,8 +241,6 @@ def test_nan_lam_reaches_mixed_cells_only(variant):
 
 
 def test_fullgraph(variant):
-    if variant == "triton":
-        pytest.skip("the interpreter's operators are opaque to tracing of real inputs")
     shape = (6, 3, 8, 16)
     x, view, args = byte_images(shape, True), seen(shape, torch.bfloat16), mixes(shape, 2)
 
