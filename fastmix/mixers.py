@@ -19,7 +19,7 @@ from . import sampling
 from .functional import paste_areas, saliency_mask
 from .ops import _checks as check
 from .ops.view import View
-from .plans import BlendPlan, CutoutPlan, PastePlan, PatchPlan, Plan
+from .plans import BlendPlan, CutoutPlan, PastePlan, PatchPlan, Plan, through
 from .targets import SoftTarget
 
 MODES = ("batch", "elem")
@@ -102,7 +102,7 @@ class Mixer(nn.Module):
             view: x is uint8, and its images are read through this `fastmix.View` in the pass that mixes them.
         Returns: (mixed like x, or with a view of its dtype and memory format; SoftTarget with float32 weights).
         """
-        return self.plan(x, saliency).mix(x, y, view)
+        return self.plan(x, saliency).mix(x, y, **through(view))
 
     def _plan(self, x: Tensor, saliency: Tensor | None, outer: Tensor | None) -> Plan:
         """outer: 0-d bool, whether the mixer around this one is active; None if there is none."""

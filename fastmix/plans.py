@@ -58,9 +58,14 @@ def _to(self: Any, device: torch.device | str | int, non_blocking: bool = False)
     return type(self)(*(field.to(device, non_blocking=non_blocking) for field in self))
 
 
+def through(view: View | None) -> dict[str, View]:
+    """The keyword argument of a call that reads through a view, so that a plan without one need not know views."""
+    return {} if view is None else {"view": view}
+
+
 def _mix(self: Any, x: Tensor, y: Tensor | SoftTarget, view: View | None = None) -> tuple[Tensor, SoftTarget]:
     """``(apply(x, view), target(y))``."""
-    return self.apply(x, view), self.target(y)
+    return self.apply(x, **through(view)), self.target(y)
 
 
 class BlendPlan(NamedTuple):
@@ -189,7 +194,7 @@ class ComposePlan(NamedTuple):
     def apply(self, x: Tensor, view: View | None = None) -> Tensor:
         """The first plan reads x through the view, the others what it made."""
         for i, plan in enumerate(self.plans):
-            x = plan.apply(x, view if i == 0 else None)
+            x = plan.apply(x, **through(view if i == 0 else None))
         return x
 
     def target(self, y: Tensor | SoftTarget) -> SoftTarget:
@@ -200,7 +205,7 @@ class ComposePlan(NamedTuple):
     def mix(self, x: Tensor, y: Tensor | SoftTarget, view: View | None = None) -> tuple[Tensor, SoftTarget]:
         """``(apply(x, view), target(y))``."""
         for i, plan in enumerate(self.plans):
-            x, y = plan.mix(x, y, view if i == 0 else None)
+            x, y = plan.mix(x, y, **through(view if i == 0 else None))
         return x, y
 
     def to(self, device: torch.device | str | int, non_blocking: bool = False) -> ComposePlan:

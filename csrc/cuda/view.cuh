@@ -7,8 +7,7 @@
 #pragma once
 
 #include "core/view.h"
-#include "cuda/paste.cuh"
-#include "cuda/patch_mix.cuh"
+#include "cuda/regions.cuh"
 
 namespace fastmix {
 
@@ -141,7 +140,8 @@ FASTMIX_DEVICE void store_normalised(const ViewParams& a, const Tile& t, const A
 }
 
 template <typename T, int N, ViewMix kMix>
-FASTMIX_KERNEL void __launch_bounds__(kTileThreads) view_kernel(const __grid_constant__ ViewParams a) {
+// 5 blocks: left to itself ptxas spills 8 or 16 bytes of several of these kernels to fit one more.
+FASTMIX_KERNEL void __launch_bounds__(kTileThreads, 5) view_kernel(const __grid_constant__ ViewParams a) {
   using A = accumulator_t<T>;
   FASTMIX_DYNAMIC_SHARED(A, scale);
   A* offset = scale + a.channels;

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,6 +17,8 @@ import fastmix
 
 from .. import data
 from .._cli import CommandError, require
+from ..mixers import Mixer
+from ..plans import through
 from ..targets import SoftTarget
 from .distributed import Processes
 from .objectives import Isda, LabelledDraws
@@ -27,6 +29,17 @@ from .timing import StepTimer
 ORDER, MIXING, CROPPING = 1, 2, 3  # see also run.py
 LABELLED = 5
 ECE_BINS = 10
+
+
+class Seen(NamedTuple):
+    """A batch of bytes that a mixer reads through its view, in one pass."""
+
+    bytes: Tensor
+    view: fastmix.View
+
+    def images(self) -> Tensor:
+        """The view alone: floats."""
+        return self.view.apply(self.bytes)
 
 
 @dataclass
@@ -57,12 +70,14 @@ class Setup:
             return torch.autocast(self.device.type, dtype=torch.bfloat16)
         return nullcontext()
 
+    def seen(self, images: Tensor, crops: torch.Generator | None) -> Seen:
+        """Bytes and how the model sees them; crops: cropped and flipped at random."""
+        memory_format = torch.channels_last if self.options.channels_last else torch.contiguous_format
+        return Seen(images, self.preprocess.view(images, crops, memory_format=memory_format))
+
     def inputs(self, images: Tensor, crops: torch.Generator | None) -> Tensor:
-        """Bytes to the model's input; crops: cropped and flipped at random."""
-        if crops is not None:
-            images = data.crop_flip(images, images.shape[-1] // 8, crops)
-        x = self.preprocess(images)
-        return x.contiguous(memory_format=torch.channels_last) if self.options.channels_last else x
+        """Bytes to the model's input."""
+        return self.seen(images, crops).images()
 
     def crops(self, epoch: int) -> torch.Generator | None:
         """The generator of an epoch's crops; None if there are none."""
@@ -82,24 +97,37 @@ def seed_everything(*parts: int) -> None:
     random.seed(seed)
 
 
-def mix(setup: Setup, x: Tensor, y: Tensor, timer: StepTimer) -> tuple[Tensor, SoftTarget | Tensor]:
-    """The batch that the model learns from."""
+def _mixes_bytes(mixer: Any) -> bool:
+    """One that overrides forward need not know views."""
+    return isinstance(mixer, Mixer) and type(mixer).forward is Mixer.forward and not mixer.needs_saliency
+
+
+def mix(setup: Setup, batch: Tensor | Seen, y: Tensor, timer: StepTimer) -> tuple[Tensor, SoftTarget | Tensor]:
+    """The batch that the model learns from. A mixer without saliency makes it of bytes in one pass; the gradient of one
+    with saliency needs the images first."""
+    if isinstance(batch, Seen) and not _mixes_bytes(setup.mixer):
+        batch = batch.images()
+        timer.end("data")
     if setup.mixer is None:
-        return x, y
+        return batch, y
+    x, view = batch if isinstance(batch, Seen) else (batch, None)
     saliency = None
     if setup.mixer.needs_saliency:
         # The bare module: DistributedDataParallel must see one forward and one backward a step.
         with setup.autocast():
             saliency = fastmix.input_saliency(setup.model, x, y)
         timer.end("saliency")
-    mixed, target = setup.mixer(x, y, saliency)
+    mixed, target = setup.mixer(x, y, saliency, **through(view))
     timer.end("mix")
     return mixed, target
 
 
-def training_step(setup: Setup, x: Tensor, y: Tensor, scale: float,
+def training_step(setup: Setup, x: Tensor | Seen, y: Tensor, scale: float,
                   timer: StepTimer) -> tuple[Tensor, Tensor, SoftTarget | Tensor]:
-    """One update. scale: of the loss, for processes with more or fewer images than the others.
+    """One update.
+
+    x: the model's input, or bytes and their view. scale: of the loss, for processes with more or fewer images than the
+    others.
 
     Returns: the loss (0-d, detached), the logits, the target; the last two of the labelled images alone.
     """
@@ -178,7 +206,7 @@ def train_epoch(setup: Setup, epoch: int, timer: StepTimer, advance: Callable[[]
     for step in steps:
         timer.start()
         images, y = next(batches)
-        x = setup.inputs(images, crops)
+        x = setup.seen(images, crops)
         timer.end("data")
         rate = setup.scheduler.get_last_lr()[0]
         loss, logits, target = training_step(setup, x, y, len(y) * processes.world / step.total, timer)
