@@ -47,7 +47,12 @@ class ViewCall {
 
   template <ViewMix kMix>
   Tensor run() {
-    dispatch(op_, out_, [&](auto type) { view<decltype(type), kMix>(a, device_.stream()); });
+    dispatch(op_, out_, [&](auto type) {
+      const size_t bytes = view_shared<decltype(type)>(a);
+      STD_TORCH_CHECK(bytes <= max_shared_bytes(), op_, ": x has ", a.channels, " channels and K is ", a.k,
+                      ", whose tables take ", bytes, " bytes of shared memory, want at most ", max_shared_bytes());
+      view<decltype(type), kMix>(a, device_.stream());
+    });
     device_.check();
     return out_;
   }

@@ -231,13 +231,17 @@ FASTMIX_KERNEL void __launch_bounds__(kTileThreads, 5) view_kernel(const __grid_
   store_normalised<T, N>(a, t, scale, offset, total, mixed);
 }
 
+// Scales, offsets and clipped boxes of a block, in bytes.
+template <typename T>
+size_t view_shared(const ViewParams& a) {
+  return 2 * static_cast<size_t>(a.channels) * sizeof(accumulator_t<T>) + static_cast<size_t>(a.k - 1) * sizeof(Box);
+}
+
 template <typename T, int N, ViewMix kMix>
 void launch_view(ViewParams a, Stream stream) {
   const int64_t per_image = blocks_per_image<N>(a.shape);
   a.per_image = static_cast<int>(per_image);
-  const size_t table = 2 * static_cast<size_t>(a.channels) * sizeof(accumulator_t<T>);
-  launch(view_kernel<T, N, kMix>,
-         {per_image * a.shape.images, kTileThreads, table + static_cast<size_t>(a.k - 1) * sizeof(Box)}, stream, a);
+  launch(view_kernel<T, N, kMix>, {per_image * a.shape.images, kTileThreads, view_shared<T>(a)}, stream, a);
 }
 
 template <typename T, ViewMix kMix>
