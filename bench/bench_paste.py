@@ -12,7 +12,7 @@ from .cases import Case, Peer, generator, image_case_name, images, numel
 GOALS = {((64, 3, 224, 224), 3): {"compile": 1.0, "eager": 2.0, "floor": 1.3}}
 
 
-def _boxes(n: int, k: int, size: tuple[int, int], g: torch.Generator) -> Tensor:
+def nested(n: int, k: int, size: tuple[int, int], g: torch.Generator) -> Tensor:
     """(N, k, 4) nested boxes, each side 0.5 to 0.95 of the one before, placed uniformly inside it."""
     box = torch.tensor([0, 0, *size]).repeat(n, 1)
     out = []
@@ -56,7 +56,7 @@ def _case(shape: tuple[int, ...], k: int = 3, dtype: torch.dtype = torch.float32
         g = generator(seed)
         x = images(shape, dtype, channels_last, device, g)
         index = torch.stack([torch.arange(n), *(torch.randperm(n, generator=g) for _ in range(k - 1))], 1)
-        boxes = _boxes(n, k - 1, shape[2:], g)
+        boxes = nested(n, k - 1, shape[2:], g)
         if one_box:
             boxes = boxes[:1].repeat(n, 1, 1)
         return x, index.to(device), boxes.to(device)

@@ -42,6 +42,14 @@ def run(name: str) -> int:
                     outputs.append(F.blend(x, index, torch.rand(6, 3, **gpu)))
                 if served("patch_mix"):
                     outputs.append(F.patch_mix(x, index[:, 0], mask, lam)[0])
+                if served("view"):
+                    seen = x.detach().clamp(0, 1).mul(255).to(torch.uint8)
+                    view = fastmix.View.draw(seen, torch.full((3,), 0.5, **gpu), torch.full((3,), 0.25, **gpu), pad=3,
+                                             out_dtype=dtype)
+                    view.apply(seen), F.paste(seen, index, boxes, view=view)
+                    F.blend(seen, index, torch.rand(6, 3, **gpu), view=view)
+                    F.patch_mix(seen, index[:, 0], mask, lam, view=view._replace(memory_format=torch.channels_last))
+                    count += 4
                 if outputs:
                     torch.autograd.grad(sum(out.float().sum() for out in outputs), x)
                 if served("saliency"):

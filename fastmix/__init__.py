@@ -15,6 +15,7 @@ from .losses import FocalLoss, SoftBCE, SoftCrossEntropy, SoftTargetKL  # noqa: 
 from .manifold import ManifoldMixup  # noqa: E402
 from .mixer_groups import Compose, RandomChoice  # noqa: E402
 from .mixers import CutMix, Cutout, DCutMix, DMixup, Mixup, RLMix, RMix, SaliencyDCutMix  # noqa: E402
+from .ops.view import View  # noqa: E402
 from .refinement import Refinement, RiskGap, risk_gap  # noqa: E402
 from .soft_augmentation import (  # noqa: E402
     SoftCrop,
@@ -35,5 +36,5 @@ __version__ = "0.1.0"
 __all__ = ["Compose", "CutMix", "Cutout", "DCutMix", "DMixup", "FocalLoss", "ISDACovariance", "ISDALoss",
            "ManifoldMixup", "Mixup", "RLMix", "RMix", "RandomChoice", "Refinement", "RiskGap", "SaliencyDCutMix",
            "SoftBCE", "SoftCrop", "SoftCrossEntropy", "SoftNoise", "SoftResizedCrop", "SoftTarget", "SoftTargetKL",
-           "backend", "confidence", "functional", "input_saliency", "isda_strength", "pair_iou", "pair_weight",
+           "View", "backend", "confidence", "functional", "input_saliency", "isda_strength", "pair_iou", "pair_weight",
            "risk_gap", "set_debug", "subsample", "uncertainty", "visibility"]

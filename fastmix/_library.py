@@ -31,6 +31,7 @@ _KERNEL_MODULES = {"soft_target_dense": "soft_target", "scale_gradient_": "soft_
                    "paste_backward": "paste", "patch_mix_backward": "patch_mix", "saliency_map": "saliency",
                    "saliency_mask": "saliency", "saliency_peak": "saliency", "percentile_mask": "saliency",
                    "resized_crop": "crop", "resized_crop_backward": "crop",
+                   "view_blend": "view", "view_paste": "view", "view_patch_mix": "view",
                    "covariance_update_": "covariance", "isda_logits": "isda", "isda_logits_backward": "isda"}
 
 

@@ -18,7 +18,8 @@ from torch import Generator, Tensor, nn
 from . import sampling
 from .functional import paste_areas, saliency_mask, saliency_peak
 from .ops import _checks as check
-from .plans import BlendPlan, CutoutPlan, PastePlan, PatchPlan, Plan
+from .ops.view import View
+from .plans import BlendPlan, CutoutPlan, PastePlan, PatchPlan, Plan, through
 from .targets import SoftTarget
 
 MODES = ("batch", "elem")
@@ -90,16 +91,18 @@ class Mixer(nn.Module):
             check.same_device(self._name, x=x, saliency=saliency)
         return self._plan(x, saliency, None)
 
-    def forward(self, x: Tensor, y: Tensor | SoftTarget, saliency: Tensor | None = None) -> tuple[Tensor, SoftTarget]:
+    def forward(self, x: Tensor, y: Tensor | SoftTarget, saliency: Tensor | None = None,
+                view: View | None = None) -> tuple[Tensor, SoftTarget]:
         """Mixes a batch.
 
         Args:
             x: images (N, C, H, W), float32, bfloat16, float16 or float64, any memory format.
             y: (N,) int64 labels, or the SoftTarget of an earlier mixture.
-            saliency: as for `plan`.
-        Returns: (mixed like x, SoftTarget with float32 weights).
+            saliency: as for `plan`; with a view the gradient at ``view.apply(x)``.
+            view: x is uint8, and its images are read through this `fastmix.View` in the pass that mixes them.
+        Returns: (mixed like x, or with a view of its dtype and memory format; SoftTarget with float32 weights).
         """
-        return self.plan(x, saliency).mix(x, y)
+        return self.plan(x, saliency).mix(x, y, **through(view))
 
     def _plan(self, x: Tensor, saliency: Tensor | None, outer: Tensor | None) -> Plan:
         """outer: 0-d bool, whether the mixer around this one is active; None if there is none."""

@@ -3,7 +3,7 @@
 Drawing is split from applying. A plan goes through ``torch.compile`` and CUDA graphs (a NamedTuple is a pytree), can be
 pickled, and gives the same images as often as it is applied. Every plan has
 
-    ``apply(x) -> mixed``       the images, like x;
+    ``apply(x) -> mixed``       the images, like x; with ``view=`` x is uint8 and read through a `fastmix.View`;
     ``target(y) -> SoftTarget`` the labels; y is (N,) int64 or the SoftTarget of an earlier mixture;
     ``mix(x, y)``               both;
     ``to(device)``              the same plan elsewhere.
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from . import functional
 from .ops import _checks as check
+from .ops.view import View
 from .targets import SoftTarget
 
 
@@ -57,9 +58,14 @@ def _to(self: Any, device: torch.device | str | int, non_blocking: bool = False)
     return type(self)(*(field.to(device, non_blocking=non_blocking) for field in self))
 
 
-def _mix(self: Any, x: Tensor, y: Tensor | SoftTarget) -> tuple[Tensor, SoftTarget]:
-    """``(apply(x), target(y))``."""
-    return self.apply(x), self.target(y)
+def through(view: View | None) -> dict[str, View]:
+    """The keyword argument of a call that reads through a view, so that a plan without one need not know views."""
+    return {} if view is None else {"view": view}
+
+
+def _mix(self: Any, x: Tensor, y: Tensor | SoftTarget, view: View | None = None) -> tuple[Tensor, SoftTarget]:
+    """``(apply(x, view), target(y))``."""
+    return self.apply(x, **through(view)), self.target(y)
 
 
 class BlendPlan(NamedTuple):
@@ -73,9 +79,9 @@ class BlendPlan(NamedTuple):
     index: Tensor
     weight: Tensor
 
-    def apply(self, x: Tensor) -> Tensor:
+    def apply(self, x: Tensor, view: View | None = None) -> Tensor:
         """x (N, ...) -> like x. See `functional.blend`."""
-        return functional.blend(x, self.index, self.weight)
+        return functional.blend(x, self.index, self.weight, view=view)
 
     def target(self, y: Tensor | SoftTarget) -> SoftTarget:
         return mix_targets("BlendPlan.target", self.index, self.weight, y)
@@ -97,9 +103,9 @@ class PastePlan(NamedTuple):
     boxes: Tensor
     weight: Tensor
 
-    def apply(self, x: Tensor) -> Tensor:
+    def apply(self, x: Tensor, view: View | None = None) -> Tensor:
         """x (N, C, H, W) -> like x. See `functional.paste`."""
-        return functional.paste(x, self.index, self.boxes)
+        return functional.paste(x, self.index, self.boxes, view=view)
 
     def target(self, y: Tensor | SoftTarget) -> SoftTarget:
         return mix_targets("PastePlan.target", self.index, self.weight, y)
@@ -127,20 +133,20 @@ class PatchPlan(NamedTuple):
         # One pixel a cell, so that the label comes from the operator that mixes the images.
         return self._patch_mix(self.mask.unsqueeze(1).to(torch.float32))[1]
 
-    def apply(self, x: Tensor) -> Tensor:
+    def apply(self, x: Tensor, view: View | None = None) -> Tensor:
         """x (N, C, H, W) -> like x; h divides H and w divides W. See `functional.patch_mix`."""
-        return self._patch_mix(x)[0]
+        return self._patch_mix(x, view)[0]
 
     def target(self, y: Tensor | SoftTarget) -> SoftTarget:
         return mix_targets("PatchPlan.target", self.index, self.weight, y)
 
-    def mix(self, x: Tensor, y: Tensor | SoftTarget) -> tuple[Tensor, SoftTarget]:
-        """``(apply(x), target(y))`` in one call of the operator."""
-        mixed, weight = self._patch_mix(x)
+    def mix(self, x: Tensor, y: Tensor | SoftTarget, view: View | None = None) -> tuple[Tensor, SoftTarget]:
+        """``(apply(x, view), target(y))`` in one call of the operator."""
+        mixed, weight = self._patch_mix(x, view)
         return mixed, mix_targets("PatchPlan.mix", self.index, weight, y)
 
-    def _patch_mix(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return functional.patch_mix(x, self.index[:, 1], self.mask, self.lam)
+    def _patch_mix(self, x: Tensor, view: View | None = None) -> tuple[Tensor, Tensor]:
+        return functional.patch_mix(x, self.index[:, 1], self.mask, self.lam, view=view)
 
     to = _to
 
@@ -154,9 +160,11 @@ class CutoutPlan(NamedTuple):
 
     boxes: Tensor
 
-    def apply(self, x: Tensor) -> Tensor:
-        """x (N, C, H, W) -> like x, pixels outside the boxes bit for bit."""
+    def apply(self, x: Tensor, view: View | None = None) -> Tensor:
+        """x (N, C, H, W) -> like x, pixels outside the boxes bit for bit. A view is a pass of its own here."""
         op = "CutoutPlan.apply"
+        if view is not None:
+            x = view.apply(x)
         check.images(op, "x", x)
         check.shape(op, "plan.boxes", self.boxes, (x.shape[0], 1, 4), "(N, 1, 4)")
         check.same_device(op, x=x, boxes=self.boxes)
@@ -183,9 +191,10 @@ class ComposePlan(NamedTuple):
 
     plans: tuple[Any, ...]
 
-    def apply(self, x: Tensor) -> Tensor:
-        for plan in self.plans:
-            x = plan.apply(x)
+    def apply(self, x: Tensor, view: View | None = None) -> Tensor:
+        """The first plan reads x through the view, the others what it made."""
+        for i, plan in enumerate(self.plans):
+            x = plan.apply(x, **through(view if i == 0 else None))
         return x
 
     def target(self, y: Tensor | SoftTarget) -> SoftTarget:
@@ -193,10 +202,10 @@ class ComposePlan(NamedTuple):
             y = plan.target(y)
         return y
 
-    def mix(self, x: Tensor, y: Tensor | SoftTarget) -> tuple[Tensor, SoftTarget]:
-        """``(apply(x), target(y))``."""
-        for plan in self.plans:
-            x, y = plan.mix(x, y)
+    def mix(self, x: Tensor, y: Tensor | SoftTarget, view: View | None = None) -> tuple[Tensor, SoftTarget]:
+        """``(apply(x, view), target(y))``."""
+        for i, plan in enumerate(self.plans):
+            x, y = plan.mix(x, y, **through(view if i == 0 else None))
         return x, y
 
     def to(self, device: torch.device | str | int, non_blocking: bool = False) -> ComposePlan:

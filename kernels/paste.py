@@ -28,7 +28,7 @@ NAN = {torch.float32: 0x7FC00000, torch.bfloat16: 0x7FC0, torch.float16: 0x7E00,
 
 
 @device
-def _box(box_ptr, i, column, height, length, VEC: tl.constexpr, PIXEL: tl.constexpr):
+def box(box_ptr, i, column, height, length, VEC: tl.constexpr, PIXEL: tl.constexpr):
     """(held, touched, filled) of a tile: elements inside the box, their vectors that overlap it, that lie inside.
 
     i: rows of the image (R, 1); column: elements of a row (1, L).
@@ -80,8 +80,8 @@ def _paste_kernel(
         for back in tl.static_range(K - 1):
             k = K - 1 - back
             source, valid = _source(x_ptr, index_ptr + n * columns + k, valid, batch, image_stride, VEC)
-            held, touched, filled = _box(boxes_ptr + (n * (columns - 1) + (k - 1)) * 4, i, column, height, length, VEC,
-                                         PIXEL)
+            held, touched, filled = box(boxes_ptr + (n * (columns - 1) + (k - 1)) * 4, i, column, height, length, VEC,
+                                        PIXEL)
             value = tl.where(todo & held, tl.load(source + at, mask=needed & touched, other=0), value)
             todo = todo & ~held
             needed = needed & ~filled
@@ -89,8 +89,8 @@ def _paste_kernel(
         for back in range(0, columns - 1):
             k = columns - 1 - back
             source, valid = _source(x_ptr, index_ptr + n * columns + k, valid, batch, image_stride, VEC)
-            held, touched, filled = _box(boxes_ptr + (n * (columns - 1) + (k - 1)) * 4, i, column, height, length, VEC,
-                                         PIXEL)
+            held, touched, filled = box(boxes_ptr + (n * (columns - 1) + (k - 1)) * 4, i, column, height, length, VEC,
+                                        PIXEL)
             value = tl.where(todo & held, tl.load(source + at, mask=needed & touched, other=0), value)
             todo = todo & ~held
             needed = needed & ~filled
@@ -119,8 +119,8 @@ def _paste_backward_kernel(
         shows = inside
         needed = inside
         for k in range(tl.maximum(own, 1), columns):
-            held, touched, filled = _box(boxes_ptr + (n * (columns - 1) + (k - 1)) * 4, i, column, height, length, VEC,
-                                         PIXEL)
+            held, touched, filled = box(boxes_ptr + (n * (columns - 1) + (k - 1)) * 4, i, column, height, length, VEC,
+                                        PIXEL)
             is_own = k == own
             shows = shows & ((held & is_own) | (~held & (k != own)))
             needed = needed & ((touched & is_own) | (~filled & (k != own)))

@@ -31,8 +31,8 @@ STORAGE = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16
 
 
 @device
-def _cell_tile(batch, group, height, length, row_chunks, column_chunks, cell_height, ROWS: tl.constexpr,
-               COLUMNS: tl.constexpr):
+def cell_tile(batch, group, height, length, row_chunks, column_chunks, cell_height, ROWS: tl.constexpr,
+              COLUMNS: tl.constexpr):
     """(n, row of cells, rows (R, 1), columns (1, L), inside): a piece of the rows of one row of cells, see _tiles."""
     pid = tl.program_id(0)
     n = (pid % batch).to(tl.int64)
@@ -46,7 +46,7 @@ def _cell_tile(batch, group, height, length, row_chunks, column_chunks, cell_hei
 
 
 @device
-def _share(mask_ptr, lam_ptr, n, m, cell, held, cells, lam_stride, ACC: tl.constexpr):
+def own_share(mask_ptr, lam_ptr, n, m, cell, held, cells, lam_stride, ACC: tl.constexpr):
     """The own share of cells of image n with partner m, (1, L)."""
     own = tl.load(mask_ptr + n * cells + cell, mask=held, other=0)
     theirs = tl.load(mask_ptr + m * cells + cell, mask=held, other=0)
@@ -64,6 +64,25 @@ def _needed(inside, used, VEC: tl.constexpr, SKIP: tl.constexpr):
     return needed
 
 
+@device
+def write_weight(weight_ptr, mask_ptr, lam_ptr, n, m, valid, cells, lam_stride, CELLS: tl.constexpr):
+    """The realised shares of image n with partner m, CELLS of them at a time."""
+    whole = tl.zeros((CELLS,), tl.int32)
+    shared = tl.zeros((CELLS,), tl.int32)
+    for start in range(0, cells, CELLS):
+        i = start + tl.arange(0, CELLS)
+        own_cell = tl.load(mask_ptr + n * cells + i, mask=i < cells, other=0)
+        their_cell = tl.load(mask_ptr + m * cells + i, mask=i < cells, other=1)
+        shared += ((own_cell == their_cell) & (i < cells)).to(tl.int32)
+        whole += ((own_cell != their_cell) & (own_cell != 0)).to(tl.int32)
+    mixed_cells = tl.sum(shared)
+    lam = tl.load(lam_ptr + n * lam_stride)
+    first = (tl.sum(whole).to(tl.float32) + tl.where(mixed_cells == 0, 0.0, lam * mixed_cells)) / cells
+    first = tl.where(valid, first, float("nan"))
+    tl.store(weight_ptr + n * 2, first)
+    tl.store(weight_ptr + n * 2 + 1, 1.0 - first)
+
+
 @triton.jit
 def _patch_mix_kernel(
     out_ptr, weight_ptr, x_ptr, partner_ptr, mask_ptr, lam_ptr,  # words; (N, 2); words; (N,), (N, h*w) bytes, (N,)
@@ -73,13 +92,13 @@ def _patch_mix_kernel(
     SKIP: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, CELLS: tl.constexpr,
 ):  # fmt: skip
     length = length // VEC * VEC
-    n, cell_row, row, column, inside = _cell_tile(batch, group, height, length, row_chunks, column_chunks, cell_height,
-                                                  ROWS, COLUMNS)
+    n, cell_row, row, column, inside = cell_tile(batch, group, height, length, row_chunks, column_chunks, cell_height,
+                                                 ROWS, COLUMNS)
     partner = tl.load(partner_ptr + n)
     valid = (partner >= 0) & (partner < batch)
     m = tl.where(valid, partner, 0)
     cell = cell_row * cells_across + column // (cell_length // CELL_VEC * CELL_VEC)
-    a = _share(mask_ptr, lam_ptr, n, m, cell, column < length, cells, lam_stride, ACC)
+    a = own_share(mask_ptr, lam_ptr, n, m, cell, column < length, cells, lam_stride, ACC)
     at = row.to(tl.int64) * length + column
     stride = image_stride // VEC * VEC
     own = tl.load(x_ptr + n * stride + at, mask=_needed(inside, a != 0, VEC, SKIP), other=0)
@@ -91,20 +110,7 @@ def _patch_mix_kernel(
     tl.store(out_ptr + n * rows * length + at, mixed, mask=inside)
 
     if tl.program_id(0) < batch:  # the first tile of each image
-        whole = tl.zeros((CELLS,), tl.int32)
-        shared = tl.zeros((CELLS,), tl.int32)
-        for start in range(0, cells, CELLS):
-            i = start + tl.arange(0, CELLS)
-            own_cell = tl.load(mask_ptr + n * cells + i, mask=i < cells, other=0)
-            their_cell = tl.load(mask_ptr + m * cells + i, mask=i < cells, other=1)
-            shared += ((own_cell == their_cell) & (i < cells)).to(tl.int32)
-            whole += ((own_cell != their_cell) & (own_cell != 0)).to(tl.int32)
-        mixed_cells = tl.sum(shared)
-        lam = tl.load(lam_ptr + n * lam_stride)
-        first = (tl.sum(whole).to(tl.float32) + tl.where(mixed_cells == 0, 0.0, lam * mixed_cells)) / cells
-        first = tl.where(valid, first, float("nan"))
-        tl.store(weight_ptr + n * 2, first)
-        tl.store(weight_ptr + n * 2 + 1, 1.0 - first)
+        write_weight(weight_ptr, mask_ptr, lam_ptr, n, m, valid, cells, lam_stride, CELLS)
 
 
 @triton.jit
@@ -116,27 +122,27 @@ def _patch_mix_backward_kernel(
     COLUMNS: tl.constexpr,
 ):  # fmt: skip
     length = length // VEC * VEC
-    m, cell_row, row, column, inside = _cell_tile(batch, group, height, length, row_chunks, column_chunks, cell_height,
+    m, cell_row, row, column, inside = cell_tile(batch, group, height, length, row_chunks, column_chunks, cell_height,
                                                   ROWS, COLUMNS)
     partner = tl.load(partner_ptr + m)
     valid = (partner >= 0) & (partner < batch)
     cell = cell_row * cells_across + column // (cell_length // CELL_VEC * CELL_VEC)
     at = row.to(tl.int64) * length + column
     stride = image_stride // VEC * VEC
-    a = _share(mask_ptr, lam_ptr, m, tl.where(valid, partner, 0), cell, column < length, cells, lam_stride, ACC)
+    a = own_share(mask_ptr, lam_ptr, m, tl.where(valid, partner, 0), cell, column < length, cells, lam_stride, ACC)
     used = inside & (a != 0) & valid
     g = tl.load(grad_ptr + m * stride + at, mask=_needed(inside, used, VEC, SKIP), other=0.0)
     total = tl.where(used, a * to_float(g, ACC), 0.0)
     for entry in range(tl.load(offset_ptr + m), tl.load(offset_ptr + m + 1)):
         n = tl.load(place_ptr + entry).to(tl.int64)
-        a = _share(mask_ptr, lam_ptr, n, m, cell, column < length, cells, lam_stride, ACC)
+        a = own_share(mask_ptr, lam_ptr, n, m, cell, column < length, cells, lam_stride, ACC)
         used = inside & (a != 1)
         g = tl.load(grad_ptr + n * stride + at, mask=_needed(inside, used, VEC, SKIP), other=0.0)
         total += tl.where(used, (1.0 - a) * to_float(g, ACC), 0.0)
     tl.store(out_ptr + m * rows * length + at, to_storage(total, out_ptr.dtype.element_ty), mask=inside)
 
 
-def _arguments(source: Tensor, mask: Tensor, lam: Tensor) -> tuple[Tiles, tuple, dict]:
+def arguments(source: Tensor, mask: Tensor, lam: Tensor) -> tuple[Tiles, tuple, dict]:
     """(tiles, positional arguments from batch on, options) that both kernels take."""
     n, _, height, width = source.shape
     h, w = mask.shape[1:]
@@ -154,20 +160,24 @@ def _arguments(source: Tensor, mask: Tensor, lam: Tensor) -> tuple[Tiles, tuple,
     return tiles, args, options
 
 
+def cells_together(mask: Tensor) -> int:
+    return min(1024, next_power_of_2(mask.shape[1] * mask.shape[2]))
+
+
 def patch_mix(x: Tensor, partner: Tensor, mask: Tensor, lam: Tensor) -> tuple[Tensor, Tensor]:
     source, written, result = rows_like(x, images=True)
     weight = torch.empty((x.shape[0], 2), dtype=torch.float32, device=x.device)
-    tiles, args, options = _arguments(source, mask, lam)
+    tiles, args, options = arguments(source, mask, lam)
     word = WORD[x.element_size()]
     launch(_patch_mix_kernel, tiles.programs, x.device, written.view(word), weight, source.view(word),
            partner.contiguous(), mask.contiguous().view(torch.uint8), lam, *args, DTYPE=STORAGE[x.dtype],
-           NAN_BITS=NAN[x.dtype], CELLS=min(1024, next_power_of_2(mask.shape[1] * mask.shape[2])), **options)
+           NAN_BITS=NAN[x.dtype], CELLS=cells_together(mask), **options)
     return finish(written, result), weight
 
 
 def patch_mix_backward(grad: Tensor, partner: Tensor, mask: Tensor, lam: Tensor) -> Tensor:
     source, written, result = rows_like(grad, images=True)
-    tiles, args, options = _arguments(source, mask, lam)
+    tiles, args, options = arguments(source, mask, lam)
     if tiles.programs:
         partner = partner.contiguous()
         offset, place = by_source(partner.unsqueeze(1))

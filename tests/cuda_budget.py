@@ -18,6 +18,7 @@ ROOT = Path(__file__).parent.parent
 BUDGET = Path(__file__).with_suffix(".json")
 BUILD = ROOT / "build" / "cuda_test"
 # A load of 16 bytes from device memory, and of the generic addresses that rows staged in shared memory have.
+ENUMERATOR = re.compile(r"\((PixelLoad|TargetKind|ViewMix)\)")
 WIDE_LOAD = re.compile(r"\bLDG?\.E\.128")
 
 
@@ -47,9 +48,10 @@ def nvcc_version() -> str:
 
 def _demangled(names: list[str]) -> list[str]:
     text = subprocess.run(["c++filt"], input="\n".join(names), capture_output=True, text=True, check=True).stdout
-    return [line.removeprefix("void ").replace("fastmix::", "").split("(", 1)[0] if "(PixelLoad)" not in line
-            and "(TargetKind)" not in line else re.sub(r"\([A-Z]\w*Params\)$", "", line.removeprefix("void ").replace(
-                "fastmix::", "")) for line in text.replace("fastmix::", "").splitlines()]
+    lines = text.replace("fastmix::", "").splitlines()
+    # Parameters go; a template argument that is an enumerator stands in parentheses as well.
+    return [re.sub(r"\([A-Z]\w*Params\)$", "", line.removeprefix("void ")) if ENUMERATOR.search(line)
+            else line.removeprefix("void ").split("(", 1)[0] for line in lines]
 
 
 def measure(library: Path) -> dict[str, dict[str, dict[str, int]]]:

@@ -303,13 +303,15 @@ def test_evaluation_batches_cover_the_split():
     assert data.evaluation_batches(1, 3, 1, 2) == []
 
 
-def test_crop_flip_moves_whole_images():
-    images = torch.arange(1, 2 * 3 * 6 * 5 + 1).view(2, 3, 6, 5).repeat(40, 1, 1, 1)
-    out = data.crop_flip(images, 1, torch.Generator().manual_seed(0))
-    padded = torch.nn.functional.pad(images, (1, 1, 1, 1))
+def test_crops_and_flips_move_whole_images():
+    dataset = data.Dataset("x", None, None, [], (3, 6, 8), (0.0,) * 3, (1 / 255,) * 3)
+    images = torch.arange(1, 3 * 6 * 8 + 1, dtype=torch.uint8).view(1, 3, 6, 8).repeat(80, 1, 1, 1)
+    view = data.Preprocess(dataset, torch.device("cpu")).view(images, torch.Generator().manual_seed(0))
+    out = view.apply(images).round()
+    padded = torch.nn.functional.pad(images, (1, 1, 1, 1)).float()
     seen = set()
     for n in range(len(images)):
-        crops = {(top, left): padded[n, :, top:top + 6, left:left + 5] for top in range(3) for left in range(3)}
+        crops = {(top, left): padded[n, :, top:top + 6, left:left + 8] for top in range(3) for left in range(3)}
         options = {(*key, flip): crop.flip(2) if flip else crop for key, crop in crops.items() for flip in (0, 1)}
         match = [key for key, value in options.items() if torch.equal(value, out[n])]
         assert len(match) == 1
@@ -322,6 +324,7 @@ def test_preprocess_normalises_and_returns():
     preprocess = data.Preprocess(dataset, torch.device("cpu"))
     images = torch.tensor([[0, 255], [51, 102]], dtype=torch.uint8).view(2, 2, 1, 1)
     want = (images.double() / 255 - torch.tensor([0.25, 0.5]).view(2, 1, 1)) / torch.tensor([0.5, 0.1]).view(2, 1, 1)
-    torch.testing.assert_close(preprocess(images).double(), want, atol=1e-6, rtol=1e-6)
-    torch.testing.assert_close(preprocess.displayable(preprocess(images)),
+    x = preprocess.view(images).apply(images)
+    torch.testing.assert_close(x.double(), want, atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(preprocess.displayable(x),
                                (images.float() / 255).permute(0, 2, 3, 1), atol=1e-6, rtol=0)

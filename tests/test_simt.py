@@ -23,14 +23,16 @@ CASES = (
     "patch_mix_backward_odd", "percentile_1024", "percentile_16384", "percentile_double", "percentile_memory",
     "saliency_map_divided", "saliency_map_whole", "saliency_mask_cells", "saliency_mask_divided",
     "saliency_mask_whole", "saliency_peak", "saliency_peak_divided", "soft_target_block", "soft_target_dense",
-    "soft_target_double", "soft_target_looped", "soft_target_sigmoid", "soft_target_staged", "soft_target_warp")
-QUICK = ("paste", "patch_mix", "saliency_mask_whole", "soft_target_block")
+    "soft_target_double", "soft_target_looped", "soft_target_sigmoid", "soft_target_staged", "soft_target_warp",
+    "view", "view_odd", "view_blend", "view_blend_turned", "view_patch_mix", "view_patch_mix_double")
+QUICK = ("paste", "patch_mix", "saliency_mask_whole", "soft_target_block", "view")
 
 # Barriers of a block in their order, each of which some memory access needs. (The counting barriers of a percentile
 # search order none.)
 BARRIERS = {"paste": 1, "patch_mix": 1, "percentile_1024": 1, "saliency_map_whole": 3, "saliency_mask_whole": 2,
             "saliency_peak": 1, "soft_target_block": 7, "soft_target_dense": 4, "soft_target_double": 3,
-            "soft_target_sigmoid": 2, "soft_target_staged": 7, "soft_target_warp": 2}
+            "soft_target_sigmoid": 2, "soft_target_staged": 7, "soft_target_warp": 2,
+            "view": 1, "view_blend": 1, "view_patch_mix": 2}
 QUICK_BARRIERS = [("paste", 0), ("saliency_mask_whole", 1), ("soft_target_block", 3)]
 
 
@@ -113,13 +115,17 @@ def test_results_do_not_depend_on_the_order_of_threads_and_blocks():
     mask, lam = torch.rand(6, 4, 4) < 0.5, torch.rand(6)
     target = fastmix.SoftTarget(torch.randint(0, 300, (40, 3)), torch.rand(40, 3))
     logits = torch.randn(40, 300)
+    images = torch.randint(0, 256, x.shape, dtype=torch.uint8)
+    view = fastmix.View(lam[:3], lam[3:] + 1, lam < 0.5, boxes[:, 0, :2])
 
     def results():
         leaf, z = x.clone().requires_grad_(), logits.clone().requires_grad_()
         pasted, (mixed, weight) = F.paste(leaf, index, boxes), F.patch_mix(leaf, partner, mask, lam)
         loss = F.soft_kl(z, target)
         return [pasted, mixed, weight, loss, *torch.autograd.grad((pasted * mixed).sum() + loss, [leaf, z]),
-                F.saliency_map(x, (4, 6)), F.saliency_mask(x, (8, 12), lam), F.saliency_peak(x)]
+                F.saliency_map(x, (4, 6)), F.saliency_mask(x, (8, 12), lam), F.saliency_peak(x),
+                F.paste(images, index, boxes, view=view), F.blend(images, index, torch.full((6, 3), 0.3), view=view),
+                *F.patch_mix(images, partner, mask, lam, view=view)]
 
     with fastmix.backend("simt"):
         forward = results()

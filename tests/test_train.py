@@ -23,7 +23,7 @@ from fastmix.targets import SoftTarget
 from fastmix.train import checkpoint, methods, pictures, run
 from fastmix.train.command import main
 from fastmix.train.distributed import Processes
-from fastmix.train.loop import LossGuard, NotFinite, evaluate, train_epoch
+from fastmix.train.loop import LossGuard, NotFinite, evaluate, mix, train_epoch
 from fastmix.train.options import Options
 from fastmix.train.timing import PHASES, StepTimer
 
@@ -45,6 +45,24 @@ def digits():
 
 def make(digits, **kwargs):
     return run.setup(Options(**({"epochs": 2} | kwargs)), digits, HERE)
+
+
+@pytest.mark.parametrize("method", ["none", "mixup", "cutmix", "cutout", "rmix"])
+def test_bytes_and_their_images_give_the_same_batch(digits, method):
+    """One pass from bytes, or first the images and then the mixture."""
+    setup = make(dataclasses.replace(digits, flips=True), method=method, channels_last=True)
+    images, y = next(digits.train.batches([torch.arange(24)]))
+    batch, timer, mixed = setup.seen(images, setup.crops(1)), StepTimer(HERE.device), []
+    assert batch.view.flip is not None and batch.view.shift.abs().max() == 1
+    for form in (batch, batch.images()):
+        torch.manual_seed(0)
+        setup.model.eval()
+        timer.start()
+        mixed.append(mix(setup, form, y, timer))
+    (one, target), (two, same) = mixed
+    torch.testing.assert_close(one, two, rtol=1e-5, atol=1e-5)
+    assert one.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(target, same) if method == "none" else torch.equal(target.weight, same.weight)
 
 
 @pytest.mark.parametrize("method", methods.METHODS)
@@ -71,13 +89,14 @@ def test_methods_see_the_same_images_in_the_same_order(digits):
                                   ("uncropped", digits, "none")):
         setup = make(dataset, method=method)
         weights = [p.detach().clone() for p in setup.model.parameters()]
-        inputs, original = [], setup.inputs
+        inputs, original = [], setup.seen
 
         def spy(images, crops, inputs=inputs, original=original):
-            inputs.append(original(images, crops))
-            return inputs[-1].clone()
+            batch = original(images, crops)
+            inputs.append(batch.images())
+            return batch
 
-        setup.inputs = spy
+        setup.seen = spy
         train_epoch(setup, 1, StepTimer(HERE.device), lambda: None)
         seen[name] = weights + inputs
     for method in ("mixup", "rmix"):

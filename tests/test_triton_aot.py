@@ -43,6 +43,10 @@ def test_images_and_logits_move_16_bytes_at_a_time(operator):
         assert found["store"] == 16 or "loss only" in key, key
 
 
+def test_images_made_of_bytes_are_written_16_bytes_at_a_time():
+    assert all(found["store"] == 16 for found in BUDGET["view"]["sm_90"].values())
+
+
 def test_a_kernel_that_spills_is_seen():
     """The measure itself: softmax of a long row with 32 registers must spill."""
     kernel, args, options = aot.launches("soft_target")["cross_entropy 64x32768 fp32/_rows_kernel"]

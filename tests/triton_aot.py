@@ -119,6 +119,32 @@ def patch_mix_cases() -> Iterator[Case]:
         yield f"4x4 {name} backward", kernels.patch_mix_backward, args
 
 
+def view_cases() -> Iterator[Case]:
+    kernels = _library.kernels("view")
+    for n, c, height, width in IMAGES:
+        for code, dtype in enumerate(SHORT):
+            for last in (False, True):
+                if (dtype in (torch.float16, torch.float64) or n == 100) and last:
+                    continue
+                if dtype in (torch.float16, torch.float64) and n == 100:
+                    continue
+                x = empty(n, c, height, width, dtype=torch.uint8, channels_last=last)
+                tail = (empty(c), empty(c), empty(n, dtype=torch.bool), labels(n, 2), code, last)
+                name = f"{n}x{c}x{height}x{width} {SHORT[dtype]}" + (" channels_last" if last else "")
+                yield f"alone {name}", kernels.view, (x, *tail)
+                yield f"blend k=2 {name}", kernels.view_blend, (x, labels(n, 2), empty(n, 2), *tail)
+                boxes = empty(n, 2, 4, dtype=torch.int32)
+                yield f"paste k=3 {name}", kernels.view_paste, (x, labels(n, 3), boxes, *tail)
+                mask = empty(n, 4, 4, dtype=torch.bool)
+                yield f"patch_mix 4x4 {name}", kernels.view_patch_mix, (x, labels(n), mask, empty(n), *tail)
+                if dtype == torch.bfloat16 and last:
+                    still = (*tail[:2], None, None, code, last)
+                    yield f"normalise {name}", kernels.view, (x, *still)
+                    turned = empty(n, c, height, width, dtype=torch.uint8)
+                    yield f"blend k=5 from contiguous {name}", kernels.view_blend, (
+                        turned, labels(n, 5), empty(n, 5), *tail)
+
+
 def saliency_cases() -> Iterator[Case]:
     kernels = _library.kernels("saliency")
     for name, g in _images():
@@ -199,7 +225,7 @@ def in_tf32(cases: Callable[[], Iterator[Case]]) -> Callable[[], Iterator[Case]]
 
 
 OPERATORS = {"soft_target": soft_target_cases, "blend": blend_cases, "paste": paste_cases,
-             "patch_mix": patch_mix_cases, "saliency": saliency_cases, "crop": crop_cases,
+             "patch_mix": patch_mix_cases, "view": view_cases, "saliency": saliency_cases, "crop": crop_cases,
              "covariance": covariance_cases, "isda": isda_cases, "covariance in tf32": in_tf32(covariance_cases),
              "isda in tf32": in_tf32(isda_cases)}
 

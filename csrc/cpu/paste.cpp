@@ -5,18 +5,11 @@
 #include <vector>
 
 #include "cpu/by_source.h"
+#include "cpu/clip_boxes.h"
 #include "cpu/layout.h"
 
 namespace fastmix {
 namespace {
-
-std::vector<Box> clipped(const Tensor& boxes_in, int64_t height, int64_t width) {
-  const Tensor boxes = dense(boxes_in);
-  const int32_t* values = static_cast<const int32_t*>(boxes.const_data_ptr());
-  std::vector<Box> clipped(static_cast<size_t>(boxes.size(0) * boxes.size(1)));
-  for (size_t i = 0; i < clipped.size(); ++i) clipped[i] = clip_box(values + 4 * i, height, width);
-  return clipped;
-}
 
 // Rows of all images, by a kernel that needs sum_size bytes for each element of a tile (0: no tile).
 Tensor run(const Tensor& x, const Tensor& boxes_in, PasteArgs a, PasteRows kernel, size_t sum_size) {
@@ -31,7 +24,7 @@ Tensor run(const Tensor& x, const Tensor& boxes_in, PasteArgs a, PasteRows kerne
   a.pixel = rows.in.channels_last ? sizes[1] : 1;
   a.element_size = static_cast<int64_t>(x.element_size());
   if (sizes[0] > 0 && rows.in.elements > 0) {
-    const std::vector<Box> boxes = clipped(boxes_in, a.height, a.width);
+    const std::vector<Box> boxes = clip_boxes(boxes_in, a.height, a.width);
     a.boxes = boxes.data();
     const size_t tile = sum_size * static_cast<size_t>(tile_rows(a) * a.planes * a.width * a.pixel);
     parallel_items(sizes[0] * a.height, 2 * a.planes * a.width * a.pixel, [&](int64_t begin, int64_t end) {

@@ -15,6 +15,7 @@
 #include "cpu/patch_mix.h"
 
 #include "core/patch_rule.h"
+#include "cpu/patch_weight.h"
 #include "cpu/simd.h"
 
 namespace fastmix {
@@ -136,33 +137,19 @@ void mix(const f16* x, const f16* y, const float* share, int64_t n, f16* out) {
   }
 }
 
-// (mean, 1 - mean) of the own share over the cells.
-void write_weight(const PatchMixArgs& a, int64_t n) {
-  const int64_t cells = a.h * a.w;
-  const uint8_t* own = a.mask + n * cells;
-  const uint8_t* other = a.mask + a.partner[n] * cells;
-  int64_t equal = 0, kept = 0;
-#pragma omp simd reduction(+ : equal, kept)
-  for (int64_t i = 0; i < cells; ++i) {
-    equal += own[i] == other[i];
-    kept += own[i] > other[i];
-  }
-  // A lam that no cell uses counts nothing, not even as NaN.
-  const double mixed = equal > 0 ? static_cast<double>(a.lam[n * a.lam_step]) * static_cast<double>(equal) : 0.0;
-  const float share = static_cast<float>((mixed + static_cast<double>(kept)) / static_cast<double>(cells));
-  a.weight[2 * n] = share;
-  a.weight[2 * n + 1] = 1.0f - share;
-}
-
 template <typename T, typename A = accumulator_t<T>>
 void forward(const PatchMixArgs& a, int64_t begin, int64_t end) {
   A share[kShares];
   const int64_t per_plane = a.height > 0 ? (a.height + a.tile_rows - 1) / a.tile_rows : 1;
+  const int64_t cells = a.h * a.w;
   for (int64_t item = begin; item < end; ++item) {
     const int64_t n = item % a.images, place = item / a.images;
     const int64_t plane = place / per_plane * a.tile_planes, top = place % per_plane * a.tile_rows;
     const Tile tile{plane, smaller(plane + a.tile_planes, a.planes), top, smaller(top + a.tile_rows, a.height)};
-    if (place == 0) write_weight(a, n);
+    if (place == 0) {
+      write_patch_weight(a.mask + n * cells, a.mask + a.partner[n] * cells, cells, a.lam[n * a.lam_step],
+                         a.weight + 2 * n);
+    }
     const T* x = static_cast<const T*>(a.x) + n * a.image_stride;
     const T* y = static_cast<const T*>(a.x) + a.partner[n] * a.image_stride;
     T* out = static_cast<T*>(a.out) + n * a.planes * a.height * a.row;

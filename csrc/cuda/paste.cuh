@@ -7,9 +7,8 @@
 // pack costs one load a plane. Boxes are clipped once a block, into shared memory.
 #pragma once
 
-#include "core/boxes.h"
 #include "cuda/by_source.cuh"
-#include "cuda/tile.cuh"
+#include "cuda/regions.cuh"
 
 namespace fastmix {
 
@@ -24,17 +23,6 @@ struct PasteParams {
   int per_image;            // blocks of an image; set by the launcher
   const int *first, *next;  // backward: see SourceChains
 };
-
-template <int N>
-FASTMIX_DEVICE uint32_t inside(const ImageShape& s, const Tile& t, const Box& box) {
-  uint32_t bits = 0;
-  for_each_row<N>(s, t, [&](int begin, int length, int row, int column) {
-    if (row < box.top || row >= box.bottom) return;
-    const int low = box.left * s.pixel - column, high = box.right * s.pixel - column;
-    bits |= element_bits(low > 0 ? low : 0, high < length ? high : length) << begin;
-  });
-  return bits;
-}
 
 // T: an unsigned integer of the element's size; bits are copied, never values.
 template <typename T, int N>

@@ -7,10 +7,8 @@
 // weight.
 #pragma once
 
-#include "core/patch_rule.h"
 #include "cuda/by_source.cuh"
-#include "cuda/reduce.cuh"
-#include "cuda/tile.cuh"
+#include "cuda/regions.cuh"
 
 namespace fastmix {
 
@@ -28,52 +26,6 @@ struct PatchMixParams {
   int per_image;            // set by the launcher
   const int *first, *next;  // backward
 };
-
-// Which elements of a tile are the image's own, and which its partner's; lambda is for the others.
-struct Shares {
-  uint32_t own, other;
-  float lam;
-};
-
-template <int N>
-FASTMIX_DEVICE Shares shares_of(const ImageShape& s, const Tile& t, const uint8_t* mask, const uint8_t* other,
-                                float lam, int h, int w) {
-  Shares shares{0, 0, lam};
-  const int cell_height = s.height / h, cell_width = s.row_elements / w;
-  for_each_row<N>(s, t, [&](int begin, int length, int row, int column) {
-    const int line = row / cell_height * w;
-    int cell = column / cell_width;
-    for (int at = 0; at < length; ++cell) {
-      const int left = (cell + 1) * cell_width - column - at, run = left < length - at ? left : length - at;
-      const float a = own_share(mask[line + cell] != 0, other[line + cell] != 0, lam);
-      const uint32_t bits = element_bits(begin + at, begin + at + run);
-      if (a == 1.0f) shares.own |= bits;
-      if (a == 0.0f) shares.other |= bits;
-      at += run;
-    }
-  });
-  return shares;
-}
-
-// weight[n] = (mean of a, the rest), by the whole block; NaN of a partner that is not valid.
-template <int kThreads>
-FASTMIX_DEVICE void write_weight(const uint8_t* mask, const uint8_t* other, float lam, bool valid, int cells,
-                                 float* weight) {
-  __shared__ Scratch<int, kThreads, 2> scratch;
-  int counts[2] = {0, 0};  // cells of the image alone, mixed cells
-  for (int i = static_cast<int>(threadIdx.x); i < cells; i += kThreads) {
-    counts[0] += mask[i] != 0 && other[i] == 0;
-    counts[1] += (mask[i] != 0) == (other[i] != 0);
-  }
-  int turn = 0;
-  reduce<kThreads>(counts, 0, Plus(), scratch, turn);
-  if (threadIdx.x != 0) return;
-  // A lambda that no cell uses counts nothing, not even as NaN.
-  const double mixed = counts[1] > 0 ? static_cast<double>(lam) * counts[1] : 0.0;
-  const float mean = valid ? static_cast<float>((mixed + counts[0]) / cells) : NAN;
-  weight[0] = mean;
-  weight[1] = 1.0f - mean;
-}
 
 template <typename T, int N, typename A = accumulator_t<T>>
 FASTMIX_DEVICE void mix_tile(const ImageShape& s, const Tile& t, const T* own, const T* other, const Shares& shares,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from .._cli import UsageError
 from .base import Dataset, FolderSplit, MemorySplit, Split
-from .batches import Preprocess, crop_flip, derived_seed, evaluation_batches, training_steps
+from .batches import Preprocess, derived_seed, evaluation_batches, training_steps
 from .split import balanced_subset, read_index
 
 # Name -> (module with `load(name, root, image_size) -> Dataset`, default root).
@@ -48,5 +48,5 @@ def load(name: str, root: str | None = None, image_size: int | None = None, limi
     return dataset
 
 
-__all__ = ["SOURCES", "Dataset", "FolderSplit", "MemorySplit", "Preprocess", "Split", "crop_flip", "derived_seed",
+__all__ = ["SOURCES", "Dataset", "FolderSplit", "MemorySplit", "Preprocess", "Split", "derived_seed",
            "evaluation_batches", "load", "read_index", "training_steps"]

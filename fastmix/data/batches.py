@@ -1,14 +1,14 @@
-"""Which images make a batch, and what turns their bytes into the model's input."""
+"""Which images make a batch, and how their bytes are seen."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+from ..ops.view import View
 from .base import Dataset
 
 
@@ -41,43 +41,26 @@ def evaluation_batches(count: int, batch: int, rank: int = 0, world: int = 1) ->
     return list(own.split(batch)) if len(own) else []
 
 
-def crop_flip(images: Tensor, pad: int, generator: torch.Generator) -> Tensor:
-    """Random crop of zero-padded images and random horizontal flip, drawn per image.
-
-    Args:
-        images: (N, C, H, W), any dtype.
-        pad: black pixels added on every side before cropping back to H x W.
-        generator: on the images' device.
-    """
-    n, c, h, w = images.shape
-    device = images.device
-    top, left = torch.randint(0, 2 * pad + 1, (2, n, 1), device=device, generator=generator)
-    flip = torch.rand(n, 1, device=device, generator=generator) < 0.5
-    rows = top + torch.arange(h, device=device)
-    columns = torch.arange(w, device=device).expand(n, w)
-    columns = left + torch.where(flip, columns.flip(1), columns)
-    padded = F.pad(images, (pad, pad, pad, pad))
-    sample = torch.arange(n, device=device).view(n, 1, 1, 1)
-    channel = torch.arange(c, device=device).view(1, c, 1, 1)
-    return padded[sample, channel, rows.view(n, 1, h, 1), columns.view(n, 1, 1, w)]
-
-
 class Preprocess:
-    """uint8 images to normalised float32 and back."""
+    """How a data set's bytes become the model's input, and back."""
 
     def __init__(self, dataset: Dataset, device: torch.device) -> None:
-        self.mean = torch.tensor(dataset.mean, device=device).view(1, -1, 1, 1)
-        self.std = torch.tensor(dataset.std, device=device).view(1, -1, 1, 1)
-        self._scale = 1 / (255 * self.std)
-        self._shift = -self.mean / self.std
+        self.mean = torch.tensor(dataset.mean, dtype=torch.float32, device=device)
+        self.std = torch.tensor(dataset.std, dtype=torch.float32, device=device)
 
-    def __call__(self, images: Tensor) -> Tensor:
-        return torch.addcmul(self._shift, images.to(torch.float32), self._scale)
+    def view(self, images: Tensor, crops: torch.Generator | None = None, pad: int | None = None, **output: Any) -> View:
+        """images (N, C, H, W) uint8, whole; or with a generator on their device each cropped, padded with black by pad
+        (None: an eighth of its width), and flipped at random. output: out_dtype and memory_format."""
+        if crops is None:
+            return View(self.mean, self.std, **output)
+        if pad is None:
+            pad = images.shape[-1] // 8
+        return View.draw(images, self.mean, self.std, pad=pad, generator=crops, **output)
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """(N, C, H, W) floats in [0, 1] to the model's input, differentiable."""
-        return (pixels - self.mean) / self.std
+        return (pixels - self.mean.view(1, -1, 1, 1)) / self.std.view(1, -1, 1, 1)
 
     def displayable(self, x: Tensor) -> Tensor:
         """(N, C, H, W) model input back to (N, H, W, C) in [0, 1] on the CPU."""
-        return (x.float() * self.std + self.mean).clamp(0, 1).permute(0, 2, 3, 1).cpu()
+        return (x.float().permute(0, 2, 3, 1) * self.std + self.mean).clamp(0, 1).cpu()

@@ -17,6 +17,7 @@ from .. import reference
 from ..backend import must_check_values, select
 from . import _checks as check
 from ._operator import Operator
+from .view import View, check_view, view_blend
 
 
 def _fake(x: Tensor, index: Tensor, weight: Tensor) -> Tensor:
@@ -41,30 +42,37 @@ _blend = Operator("blend", _fake, setup=_setup, backward=_backward)
 _blend_backward = Operator("blend_backward", _fake, setup=_setup, backward=_backward_backward)
 
 
-def blend(x: Tensor, index: Tensor, weight: Tensor) -> Tensor:
+def blend(x: Tensor, index: Tensor, weight: Tensor, *, view: View | None = None) -> Tensor:
     """Weighted sums of rows of a batch.
 
     Args:
-        x: (N, ...) float32, bfloat16, float16 or float64; any strides.
+        x: (N, ...) float32, bfloat16, float16 or float64; any strides. With a view (N, C, H, W) uint8.
         index: (N, K) int64 rows of x.
         weight: (N, K) float32; must not require grad.
-    Returns: like x, in x's memory format. Sums are float32 (float64 for float64). Differentiable in x, any order.
+        view: reads every source as a normalised image, in the same pass. See `fastmix.View`.
+    Returns: like x, in x's memory format (with a view: of its dtype and memory format). Sums are float32 (float64 for
+        float64). Differentiable in x, any order.
     Raises: ValueError for shapes, devices and a weight that requires grad; TypeError for dtypes; IndexError for an
         index outside the batch (CPU; on a GPU the row is NaN).
     Source: Mixup; K-image mixing Eq. 2.
     """
-    check.tensor("blend", "x", x)
-    check.dtype("blend", "x", x, *check.FLOATS)
-    if x.ndim == 0:
-        raise ValueError("blend: x has shape (), want (N, ...)")
+    if view is not None:
+        check_view("blend", x, view)
+    else:
+        check.tensor("blend", "x", x)
+        check.dtype("blend", "x", x, *check.FLOATS)
+        if x.ndim == 0:
+            raise ValueError("blend: x has shape (), want (N, ...)")
     check_index("blend", index, x)
     check.shape("blend", "weight", weight, index.shape, "(N, K) like index")
     check.dtype("blend", "weight", weight, torch.float32)
     check.no_grad_needed("blend", "weight", weight)
     check.same_device("blend", x=x, index=index, weight=weight)
-    backend = select("blend", x)
+    backend = select("blend" if view is None else "view", x)
     if must_check_values(backend, x):
         check.rows_in_range("blend", "index", index, 0, x.shape[0])
+    if view is not None:
+        return view_blend(backend, x, index, weight, view)
     if backend == "reference":
         return reference.blend(x, index, weight)
     return _blend(backend, x, index, weight)

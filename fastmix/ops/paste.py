@@ -18,6 +18,7 @@ from ..backend import must_check_values, select
 from . import _checks as check
 from ._operator import Operator
 from .blend import check_index
+from .view import View, check_view, view_paste
 
 
 def _fake(x: Tensor, index: Tensor, boxes: Tensor) -> Tensor:
@@ -42,29 +43,36 @@ _paste = Operator("paste", _fake, setup=_setup, backward=_backward)
 _paste_backward = Operator("paste_backward", _fake, setup=_setup, backward=_backward_backward)
 
 
-def paste(x: Tensor, index: Tensor, boxes: Tensor) -> Tensor:
+def paste(x: Tensor, index: Tensor, boxes: Tensor, *, view: View | None = None) -> Tensor:
     """Cut boxes out of other images of the batch and paste them.
 
     Pixel (i, j) of ``out[n]`` comes from ``x[index[n, k]]`` with the last k whose box holds it, else from
     ``x[index[n, 0]]``; every source is the untouched batch.
 
     Args:
-        x: images (N, C, H, W), any float dtype and memory format.
+        x: images (N, C, H, W), any float dtype and memory format; with a view uint8.
         index: (N, K) int64; column 0 is the canvas, column k the image seen through box k.
         boxes: (N, K-1, 4) int32 (top, left, height, width) in pixels; may be empty or leave the image.
-    Returns: images like x, every pixel bit for bit its source's. Differentiable in x, any order.
+        view: reads every source as a normalised image, in the same pass. See `fastmix.View`.
+    Returns: images like x, every pixel bit for bit its source's (with a view: that of ``view.apply(x)``).
+        Differentiable in x, any order.
     Raises: ValueError for shapes and devices, TypeError for dtypes, IndexError for an index outside the batch
         (CPU; on a GPU the image is NaN).
     Source: K-image mixing, Eq. 4-5.
     """
-    check.images("paste", "x", x)
+    if view is not None:
+        check_view("paste", x, view)
+    else:
+        check.images("paste", "x", x)
     check_index("paste", index, x)
     check.shape("paste", "boxes", boxes, (index.shape[0], index.shape[1] - 1, 4), "(N, K-1, 4)")
     check.dtype("paste", "boxes", boxes, torch.int32)
     check.same_device("paste", x=x, index=index, boxes=boxes)
-    backend = select("paste", x)
+    backend = select("paste" if view is None else "view", x)
     if must_check_values(backend, x):
         check.rows_in_range("paste", "index", index, 0, x.shape[0])
+    if view is not None:
+        return view_paste(backend, x, index, boxes, view)
     if backend == "reference":
         return reference.paste(x, index, boxes)
     return _paste(backend, x, index, boxes)

@@ -14,6 +14,7 @@ from .. import reference
 from ..backend import must_check_values, select
 from . import _checks as check
 from ._operator import Operator
+from .view import View, check_view, view_patch_mix
 
 
 def _fake(x: Tensor, partner: Tensor, mask: Tensor, lam: Tensor) -> tuple[Tensor, Tensor]:
@@ -41,7 +42,8 @@ _patch_mix = Operator("patch_mix", _fake, setup=_setup, backward=_backward)
 _patch_mix_backward = Operator("patch_mix_backward", _fake_backward, setup=_setup, backward=_backward_backward)
 
 
-def patch_mix(x: Tensor, partner: Tensor, mask: Tensor, lam: Tensor) -> tuple[Tensor, Tensor]:
+def patch_mix(x: Tensor, partner: Tensor, mask: Tensor, lam: Tensor, *,
+              view: View | None = None) -> tuple[Tensor, Tensor]:
     """Mix each image with its partner, cell by cell.
 
     With ``m = mask[n]`` and ``m' = mask[partner[n]]``, upsampled by repetition, the own share of a cell is
@@ -49,10 +51,12 @@ def patch_mix(x: Tensor, partner: Tensor, mask: Tensor, lam: Tensor) -> tuple[Te
     ``mixed = a x[n] + (1 - a) x[partner]``. Where a is 1 or 0 the pixel is its source's bit for bit.
 
     Args:
-        x: images (N, C, H, W), any float dtype and memory format.
+        x: images (N, C, H, W), any float dtype and memory format; with a view uint8.
         partner: (N,) int64 rows of x.
         mask: (N, h, w) bool, True where salient; h divides H and w divides W.
         lam: (N,) or 0-d float32, the weight of the own image.
+        view: reads both sources as normalised images, in the same pass. See `fastmix.View`; a pixel of one source is
+            then that of ``view.apply(x)``.
     Returns: (mixed like x, weight (N, 2) float32 = (mean(a), 1 - mean(a)) over the cells). mixed is differentiable
         in x, any order; weight is data.
     Raises: ValueError for shapes and devices, TypeError for dtypes, IndexError for a partner outside the batch (CPU;
@@ -60,7 +64,10 @@ def patch_mix(x: Tensor, partner: Tensor, mask: Tensor, lam: Tensor) -> tuple[Te
     Source: R-Mix, Eq. 5-7.
     """
     op = "patch_mix"
-    check.images(op, "x", x)
+    if view is not None:
+        check_view(op, x, view)
+    else:
+        check.images(op, "x", x)
     n, _, height, width = x.shape
     check.shape(op, "partner", partner, (n,), "(N,)")
     check.dtype(op, "partner", partner, torch.int64)
@@ -76,9 +83,11 @@ def patch_mix(x: Tensor, partner: Tensor, mask: Tensor, lam: Tensor) -> tuple[Te
     check.dtype(op, "lam", lam, torch.float32)
     check.no_grad_needed(op, "lam", lam)
     check.same_device(op, x=x, partner=partner, mask=mask, lam=lam)
-    backend = select("patch_mix", x)
+    backend = select("patch_mix" if view is None else "view", x)
     if must_check_values(backend, x):
         check.rows_in_range(op, "partner", partner, 0, n)
+    if view is not None:
+        return view_patch_mix(backend, x, partner, mask, lam, view)
     if backend == "reference" or x.numel() == 0:  # without pixels there are weights still, but no work for a kernel
         return reference.patch_mix(x, partner, mask, lam)
     return _patch_mix(backend, x, partner, mask, lam)

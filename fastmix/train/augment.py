@@ -1,4 +1,4 @@
-"""What happens to the bytes of a training batch before the method: crops, flips, policies of torchvision."""
+"""What happens to the bytes of a training batch before the method: policies of torchvision, crops, flips."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .. import _torchvision, data
+from .. import _torchvision
 from .options import Options
 
 POLICIES = {"rand": "RandAugment", "trivial": "TrivialAugmentWide"}
@@ -22,21 +22,20 @@ def policy(options: Options) -> Callable[[Tensor], Tensor] | None:
 
 
 class Augmentation:
-    """Applied to uint8 batches (N, C, H, W).
+    """What happens to uint8 batches (N, C, H, W) before the method: a policy here, crops and flips in its view.
 
-    crops: a generator on their device: each image is cropped (padded by pad) and flipped. chosen: a policy, which draws
-    anew for each image, hence a loop over images, from torch's own CPU generator; that is lent to it in a state of its
-    own, so that what the mixers draw does not depend on it.
+    crops: a generator on their device, from which each image is cropped (padded by pad) and flipped, or None. chosen: a
+    policy, which draws anew for each image, hence a loop over images, from torch's own CPU generator; that is lent to
+    it in a state of its own, so that what the mixers draw does not depend on it.
     """
 
     def __init__(self, crops: torch.Generator | None, pad: int, chosen: Callable[[Tensor], Tensor] | None,
                  seed: int) -> None:
-        self._crops, self._pad, self._policy = crops, pad, chosen
+        self.crops, self.pad, self._policy = crops, pad, chosen
         self._state = torch.Generator().manual_seed(seed).get_state()
 
     def __call__(self, images: Tensor) -> Tensor:
-        if self._crops is not None:
-            images = data.crop_flip(images, self._pad, self._crops)
+        """The policy alone."""
         if self._policy is None or len(images) == 0:
             return images
         before = torch.get_rng_state()

@@ -18,6 +18,8 @@ import fastmix.functional as F
 
 from .. import data
 from .._cli import CommandError, require
+from ..mixers import Mixer
+from ..plans import through
 from ..refinement import Refinement, evaluating, mixed_loss
 from ..targets import SoftTarget
 from . import methods
@@ -34,6 +36,17 @@ RISK = 11
 ECE_BINS = 10
 # torchmetrics (1.9) gives a confidence of exactly 1 a bin of its own; so it falls into the last.
 BELOW_ONE = 1 - 2**-24
+
+
+class Seen(NamedTuple):
+    """A batch of bytes that a mixer reads through its view, in one pass."""
+
+    bytes: Tensor
+    view: fastmix.View
+
+    def images(self) -> Tensor:
+        """The view alone: floats."""
+        return self.view.apply(self.bytes)
 
 
 @dataclass
@@ -68,12 +81,17 @@ class Setup:
             return torch.autocast(self.device.type, dtype=torch.bfloat16)
         return nullcontext()
 
+    def seen(self, images: Tensor, augmentation: Augmentation | None) -> Seen:
+        """Bytes and how the model sees them."""
+        crops = pad = None
+        if augmentation is not None:
+            images, crops, pad = augmentation(images), augmentation.crops, augmentation.pad
+        memory_format = torch.channels_last if self.options.channels_last else torch.contiguous_format
+        return Seen(images, self.preprocess.view(images, crops, pad, memory_format=memory_format))
+
     def inputs(self, images: Tensor, augmentation: Augmentation | None) -> Tensor:
         """Bytes to the model's input."""
-        if augmentation is not None:
-            images = augmentation(images)
-        x = self.preprocess(images)
-        return x.contiguous(memory_format=torch.channels_last) if self.options.channels_last else x
+        return self.seen(images, augmentation).images()
 
     def augmentation(self, epoch: int) -> Augmentation | None:
         """What an epoch does to its images before the method; None for nothing."""
@@ -98,6 +116,12 @@ def seed_everything(*parts: int) -> None:
     random.seed(seed)
 
 
+def _mixes_bytes(mixer: Any) -> bool:
+    """One that overrides forward need not know views, and hidden features are no bytes."""
+    return (isinstance(mixer, Mixer) and type(mixer).forward is Mixer.forward and not mixer.needs_saliency
+            and not isinstance(mixer, fastmix.ManifoldMixup))
+
+
 class Mixed(NamedTuple):
     """The batch that the model learns from, and in what its forward pass runs. confidence: (N,) of a soft augmentation,
     else None."""
@@ -108,10 +132,16 @@ class Mixed(NamedTuple):
     inside: AbstractContextManager[Any] = nullcontext()
 
 
-def mix(setup: Setup, x: Tensor, y: Tensor, timer: StepTimer) -> Mixed:
-    """What the method makes of a batch."""
-    if setup.mixer is None or setup.refinement.refining:
-        return Mixed(x, y)
+def mix(setup: Setup, batch: Tensor | Seen, y: Tensor, timer: StepTimer) -> Mixed:
+    """What the method makes of a batch. A mixer without saliency makes it of bytes in one pass; the gradient of one
+    with saliency needs the images first."""
+    mixes = setup.mixer is not None and not setup.refinement.refining
+    if isinstance(batch, Seen) and not (mixes and _mixes_bytes(setup.mixer)):
+        batch = batch.images()
+        timer.end("data")
+    if not mixes:
+        return Mixed(batch, y)
+    x, view = batch if isinstance(batch, Seen) else (batch, None)
     if isinstance(setup.mixer, fastmix.ManifoldMixup):
         plan = setup.mixer.plan(x)
         target = plan.target(y)
@@ -123,14 +153,14 @@ def mix(setup: Setup, x: Tensor, y: Tensor, timer: StepTimer) -> Mixed:
         with setup.autocast():
             saliency = fastmix.input_saliency(setup.model, x, y)
         timer.end("saliency")
-    mixed = Mixed(*setup.mixer(x, y, saliency))
+    mixed = Mixed(*setup.mixer(x, y, saliency, **through(view)))
     timer.end("mix")
     return mixed
 
 
-def training_step(setup: Setup, x: Tensor, y: Tensor, scale: float,
+def training_step(setup: Setup, x: Tensor | Seen, y: Tensor, scale: float,
                   timer: StepTimer) -> tuple[Tensor, Tensor, SoftTarget | Tensor]:
-    """Mixes a batch and learns from it: see `update`."""
+    """Mixes a batch and learns from it: see `update`. x: the model's input, or bytes and their view."""
     return update(setup, y, mix(setup, x, y, timer), scale, timer)
 
 
@@ -223,7 +253,7 @@ class Epoch:
         self._rate = self._scale = 0.0
 
     def inputs(self, images: Tensor) -> Any:
-        return self._setup.inputs(images, self._augmentation)
+        return self._setup.seen(images, self._augmentation)
 
     def batches(self) -> Iterator[tuple[Any, Tensor]]:
         """`inputs` of the images and y (N,) of every step."""
@@ -234,6 +264,13 @@ class Epoch:
             images, y = next(batches)
             x = self.inputs(images)
             self._scale = len(y) * setup.processes.world / step.total
+            self.timer.end("data")
+            yield x, y
+
+    def images(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """The same as floats."""
+        for seen, y in self.batches():
+            x = seen.images()
             self.timer.end("data")
             yield x, y
 
@@ -267,7 +304,7 @@ def train_epoch(setup: Setup, number: int, timer: StepTimer, advance: Callable[[
         for x, y in epoch.batches():
             epoch.update(y, mix(setup, x, y, timer))
         return epoch.result()
-    episode = play(setup, epoch.batches(), len(epoch.steps), epoch.update, timer)
+    episode = play(setup, epoch.images(), len(epoch.steps), epoch.update, timer)
     learnt = setup.policy.learn(episode)
     result = epoch.result()
     result["ms"][POLICY] = learnt["ms"]

@@ -199,7 +199,7 @@ def add_training_flags(parser: Parser) -> None:
                        "last; otherwise lr/100)")
     group.add_argument("--augment", choices=("auto", "none", "crop-flip", "rand", "trivial"),
                        help="auto: random crop (padded by an eighth) and flip for colour images (default); rand, "
-                            "trivial: auto, then torchvision's RandAugment or TrivialAugmentWide. soft-crop and "
+                            "trivial: torchvision's RandAugment or TrivialAugmentWide, then auto. soft-crop and "
                             "soft-resized-crop replace the crop, not the flip")
     group.add_argument("--seed", type=seed_number, help="of weights, order and mixing (0)")
     group.add_argument("--amp", choices=("none", "bf16"), help="automatic mixed precision (none)")

@@ -52,7 +52,7 @@ class Trained:
 
     def inputs(self, images: Tensor) -> Tensor:
         """(N, C, H, W) bytes to the model's input."""
-        return self.layout(self.preprocess(images))
+        return self.layout(self.preprocess.view(images).apply(images))
 
     def forward_pixels(self, pixels: Tensor) -> Tensor:
         """Logits of (N, C, H, W) pixels in [0, 1]."""

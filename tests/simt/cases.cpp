@@ -13,6 +13,7 @@
 #include "cuda/saliency.cuh"
 #include "cuda/scale_gradient.cuh"
 #include "cuda/soft_target.cuh"
+#include "cuda/view.cuh"
 
 namespace {
 
@@ -149,6 +150,50 @@ void patch_mix_case(int n, int channels, int height, int width, int h, int w, bo
   patch_mix<T>(a, backward, nullptr);
 }
 
+// Bytes in one layout, images in another or the same; shifts that leave the image and mirrored images among them.
+template <typename T, ViewMix kMix>
+void view_case(int n, int channels, int height, int width, bool src_last, bool dst_last) {
+  constexpr int k = kMix == ViewMix::kPatch ? 1 : 3;
+  ViewParams a{};
+  a.shape = image_shape(n, channels, height, width, dst_last);
+  const size_t elements = a.shape.image_elements();
+  a.src_stride = elements;
+  a.src_channel = src_last ? 1 : height * width;
+  a.src_row = width * (src_last ? channels : 1);
+  a.src_pixel = src_last ? channels : 1;
+  a.channels = channels;
+  a.width = width;
+  Buffer<uint8_t> src(n * elements), flip(n), mask(n * height * width);
+  Buffer<T> dst(n * elements);
+  Buffer<float> mean = random_values<float>(channels), std = random_values<float>(channels), weight(n * k);
+  Buffer<int64_t> index = random_index(n * k, n), shift(2 * n);
+  Buffer<int32_t> boxes(n * (k - 1) * 4);
+  for (size_t i = 0; i < boxes.size; ++i) boxes[i] = static_cast<int32_t>(random_bits() % (2 * height)) - height / 2;
+  for (int i = 0; i < n; ++i) flip[i] = i % 2;
+  for (int i = 0; i < 2 * n; ++i) shift[i] = i < 4 ? 4 * (i % 2) - 4 : static_cast<int>(random_bits() % 9) - 4;
+  for (int i = 0; i < n * k; ++i) weight[i] = 0.25f;
+  for (size_t i = 0; i < mask.size; ++i) mask[i] = random_bits() % 2;
+  index[n * k - 1] = -1;  // out of range: no access may follow it
+  a.src = src;
+  a.dst = dst;
+  a.mean = mean;
+  a.std = std;
+  a.flip = flip;
+  a.shift = shift;
+  a.k = k;
+  a.index = index;
+  a.boxes = boxes;
+  a.weight = weight;
+  a.mask = mask;
+  a.lam = weight;
+  a.lam_step = 1;
+  a.h = height;
+  a.w = width;
+  Buffer<float> shares(2 * n);
+  a.shares = shares;
+  view<T, kMix>(a, nullptr);
+}
+
 CellParams cell_params(const void* grad, int channels, int height, int width, int h, int w, bool channels_last) {
   CellParams a{};
   a.grad = grad;
@@ -214,6 +259,12 @@ const std::map<std::string, std::function<void()>> kCases = {
     {"patch_mix_odd", [] { patch_mix_case<double>(3, 3, 9, 9, 3, 9, true, false); }},
     {"patch_mix_backward", [] { patch_mix_case<float>(3, 3, 16, 16, 2, 4, true, true); }},
     {"patch_mix_backward_odd", [] { patch_mix_case<f16>(3, 5, 6, 5, 2, 5, false, true); }},
+    {"view", [] { view_case<float, ViewMix::kPaste>(4, 3, 8, 16, false, false); }},
+    {"view_odd", [] { view_case<f16, ViewMix::kPaste>(3, 3, 7, 9, true, false); }},
+    {"view_blend", [] { view_case<bf16, ViewMix::kBlend>(4, 3, 8, 16, true, true); }},
+    {"view_blend_turned", [] { view_case<float, ViewMix::kBlend>(3, 5, 4, 12, true, false); }},
+    {"view_patch_mix", [] { view_case<float, ViewMix::kPatch>(3, 3, 16, 32, false, true); }},
+    {"view_patch_mix_double", [] { view_case<double, ViewMix::kPatch>(3, 1, 6, 6, false, false); }},
     {"saliency_map_whole", [] { saliency_case<float>(2, 3, 32, 32, 4, 4, false, true); }},
     {"saliency_mask_whole", [] { saliency_case<bf16>(2, 3, 32, 64, 4, 8, true, false); }},
     {"saliency_mask_cells", [] { saliency_case<float>(2, 2, 32, 16, 32, 16, true, false); }},

@@ -8,7 +8,7 @@ import importlib
 import simt_build
 import torch
 
-from fastmix.ops import blend, isda, paste, patch_mix, rmix, saliency, soft_target
+from fastmix.ops import blend, isda, paste, patch_mix, rmix, saliency, soft_target, view
 from fastmix.ops._operator import Operator
 
 NAMESPACE = "fastmix_simt"
@@ -32,6 +32,8 @@ def install() -> None:
         for operator in vars(module).values():
             if isinstance(operator, Operator):
                 operator.add("simt", NAMESPACE)
+    for operator in view.OPERATORS.values():
+        operator.add("simt", NAMESPACE)
     soft_target.add("simt", NAMESPACE)
 
 

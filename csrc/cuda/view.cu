@@ -1,0 +1,123 @@
+// Registration of view, view_blend, view_paste and view_patch_mix for CUDA.
+#include <tuple>
+
+#include "cpu/view_out.h"
+#include "cuda/images.h"
+#include "cuda/view.cuh"
+
+namespace fastmix {
+namespace {
+
+using Optional = std::optional<Tensor>;
+
+// One call: keeps what the parameters point to.
+class ViewCall {
+ public:
+  ViewCall(const char* op, const Tensor& x, const Tensor& mean, const Tensor& std, const Optional& flip,
+           const Optional& shift, int64_t dtype, bool channels_last)
+      : op_(op),
+        device_(op, x),
+        in_(read_rows(x, RowOrder::kImage)),
+        out_(empty_view(x, dtype, channels_last)),
+        mean_(dense(mean)),
+        std_(dense(std)),
+        flip_(dense(flip)),
+        shift_(dense(shift)) {
+    const Dims sizes = x.sizes();
+    a.src = static_cast<const uint8_t*>(in_.data);
+    a.src_stride = in_.stride;
+    a.channels = to_int32(op, "C", sizes[1]);
+    a.width = to_int32(op, "W", sizes[3]);
+    a.src_channel = in_.channels_last ? 1 : sizes[2] * sizes[3];
+    a.src_row = sizes[3] * (in_.channels_last ? sizes[1] : 1);
+    a.src_pixel = in_.channels_last ? sizes[1] : 1;
+    a.dst = out_.mutable_data_ptr();
+    a.shape = image_shape(op, read_rows(out_, RowOrder::kImage));
+    a.mean = static_cast<const float*>(mean_.const_data_ptr());
+    a.std = static_cast<const float*>(std_.const_data_ptr());
+    a.flip = data_or_null<uint8_t>(flip_);
+    a.shift = data_or_null<int64_t>(shift_);
+    a.k = 1;
+  }
+
+  void index(const Tensor& index) {
+    a.k = index.dim() == 1 ? 1 : to_int32(op_, "K", index.size(1));
+    a.index = static_cast<const int64_t*>(index.const_data_ptr());
+  }
+
+  template <ViewMix kMix>
+  Tensor run() {
+    dispatch(op_, out_, [&](auto type) {
+      const size_t bytes = view_shared<decltype(type)>(a);
+      STD_TORCH_CHECK(bytes <= max_shared_bytes(), op_, ": x has ", a.channels, " channels and K is ", a.k,
+                      ", whose tables take ", bytes, " bytes of shared memory, want at most ", max_shared_bytes());
+      view<decltype(type), kMix>(a, device_.stream());
+    });
+    device_.check();
+    return out_;
+  }
+
+ private:
+  const char* op_;
+  OnDevice device_;
+  Rows in_;
+  Tensor out_, mean_, std_;
+  Optional flip_, shift_;
+
+ public:
+  ViewParams a{};
+};
+
+Tensor view_cuda(const Tensor& x, const Tensor& mean, const Tensor& std, const Optional& flip, const Optional& shift,
+                 int64_t dtype, bool channels_last) {
+  return ViewCall("view", x, mean, std, flip, shift, dtype, channels_last).run<ViewMix::kPaste>();
+}
+
+Tensor view_blend_cuda(const Tensor& x, const Tensor& index_in, const Tensor& weight_in, const Tensor& mean,
+                       const Tensor& std, const Optional& flip, const Optional& shift, int64_t dtype,
+                       bool channels_last) {
+  const Tensor index = dense(index_in), weight = dense(weight_in);
+  ViewCall call("view_blend", x, mean, std, flip, shift, dtype, channels_last);
+  call.index(index);
+  call.a.weight = static_cast<const float*>(weight.const_data_ptr());
+  return call.run<ViewMix::kBlend>();
+}
+
+Tensor view_paste_cuda(const Tensor& x, const Tensor& index_in, const Tensor& boxes_in, const Tensor& mean,
+                       const Tensor& std, const Optional& flip, const Optional& shift, int64_t dtype,
+                       bool channels_last) {
+  const Tensor index = dense(index_in), boxes = dense(boxes_in);
+  ViewCall call("view_paste", x, mean, std, flip, shift, dtype, channels_last);
+  call.index(index);
+  call.a.boxes = static_cast<const int32_t*>(boxes.const_data_ptr());
+  return call.run<ViewMix::kPaste>();
+}
+
+std::tuple<Tensor, Tensor> view_patch_mix_cuda(const Tensor& x, const Tensor& partner_in, const Tensor& mask_in,
+                                               const Tensor& lam_in, const Tensor& mean, const Tensor& std,
+                                               const Optional& flip, const Optional& shift, int64_t dtype,
+                                               bool channels_last) {
+  const Tensor partner = dense(partner_in), mask = dense(mask_in), lam = dense(lam_in);
+  ViewCall call("view_patch_mix", x, mean, std, flip, shift, dtype, channels_last);
+  const Tensor shares = empty_beside(x, {x.size(0), 2}, ScalarType::Float);
+  call.index(partner);
+  ViewParams& a = call.a;
+  a.mask = static_cast<const uint8_t*>(mask.const_data_ptr());
+  a.lam = static_cast<const float*>(lam.const_data_ptr());
+  a.lam_step = lam.dim() == 0 ? 0 : 1;
+  a.h = to_int32("view_patch_mix", "h", mask.size(1));
+  a.w = to_int32("view_patch_mix", "w", mask.size(2));
+  a.shares = static_cast<float*>(shares.mutable_data_ptr());
+  return {call.run<ViewMix::kPatch>(), shares};
+}
+
+}  // namespace
+
+FASTMIX_CUDA_OPERATORS(m) {
+  m.impl("view", TORCH_BOX(&view_cuda));
+  m.impl("view_blend", TORCH_BOX(&view_blend_cuda));
+  m.impl("view_paste", TORCH_BOX(&view_paste_cuda));
+  m.impl("view_patch_mix", TORCH_BOX(&view_patch_mix_cuda));
+}
+
+}  // namespace fastmix
