@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import fastmix
 
-from .. import data
+from .. import _torchvision, data
 from .._cli import CommandError, require
 from ..targets import SoftTarget
 from . import methods
@@ -216,6 +216,7 @@ def train_epoch(setup: Setup, epoch: int, timer: StepTimer, advance: Callable[[]
 @torch.no_grad()
 def evaluate(setup: Setup, split: data.Split) -> dict[str, float]:
     """loss, accuracy and ECE (10 bins of equal width) of the model on whole images of a split."""
+    _torchvision.make_importable()
     classification = require("torchmetrics.classification", "torchmetrics", "the calibration error")
     processes = setup.processes
     setup.model.eval()

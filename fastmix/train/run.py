@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 import fastmix
 
-from .. import data, models
+from .. import _torchvision, data, models
 from .._cli import CommandError, UsageError, first_line, require
 from . import checkpoint, methods, pictures
 from .augment import policy
@@ -311,6 +311,7 @@ def load_weights(model: nn.Module, folder: Path) -> None:
 def check_extras() -> None:
     """Before an hour of training, not after it."""
     require("matplotlib", "matplotlib", "training")
+    _torchvision.make_importable()
     require("torchmetrics", "torchmetrics", "training")
 
 
