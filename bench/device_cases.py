@@ -42,6 +42,10 @@ def run(name: str) -> int:
                     outputs.append(F.blend(x, index, torch.rand(6, 3, **gpu)))
                 if served("patch_mix"):
                     outputs.append(F.patch_mix(x, index[:, 0], mask, lam)[0])
+                if served("crop"):
+                    box = 20 * torch.rand(6, 4, **gpu) - 4
+                    outputs.append(F.crop(x, torch.randint(-9, 9, (6, 2), **gpu), fill=torch.rand(6, 3, **gpu)))
+                    outputs.append(F.resized_crop(x, box, size, fill=0.5))
                 if outputs:
                     torch.autograd.grad(sum(out.float().sum() for out in outputs), x)
                 if served("saliency"):

@@ -43,6 +43,12 @@ def test_images_and_logits_move_16_bytes_at_a_time(operator):
         assert found["store"] == 16 or "loss only" in key, key
 
 
+def test_crops_are_stored_16_bytes_at_a_time():
+    """Their loads are shifted or gathered: an element each."""
+    for key, found in BUDGET["crop"]["sm_90"].items():
+        assert found["store"] == 16, key
+
+
 def test_a_kernel_that_spills_is_seen():
     """The measure itself: softmax of a long row with 32 registers must spill."""
     kernel, args, options = aot.launches("soft_target")["cross_entropy 64x32768 fp32/_rows_kernel"]
