@@ -50,6 +50,10 @@ def run(name: str) -> int:
                     F.blend(seen, index, torch.rand(6, 3, **gpu), view=view)
                     F.patch_mix(seen, index[:, 0], mask, lam, view=view._replace(memory_format=torch.channels_last))
                     count += 4
+                if served("crop"):
+                    box = 20 * torch.rand(6, 4, **gpu) - 4
+                    outputs.append(F.crop(x, torch.randint(-9, 9, (6, 2), **gpu), fill=torch.rand(6, 3, **gpu)))
+                    outputs.append(F.resized_crop(x, box, size, fill=0.5))
                 if outputs:
                     torch.autograd.grad(sum(out.float().sum() for out in outputs), x)
                 if served("saliency"):

@@ -10,7 +10,7 @@ import torch
 from hypothesis import settings
 
 import fastmix
-from fastmix import _library
+from fastmix import _library, _torchvision
 from fastmix.backend import OPERATORS, why_not
 from fastmix.ops._operator import NAMESPACES
 
@@ -20,6 +20,8 @@ import simt_build
 
 settings.register_profile("fastmix", deadline=None, derandomize=True, max_examples=40)
 settings.load_profile("fastmix")
+
+_torchvision.prepare()  # before a test module imports torchmetrics
 
 # Test files of operators that others are formed of.
 FORMED_OF = {"rmix": "patch_mix", "isda_loss": "covariance"}

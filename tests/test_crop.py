@@ -1,4 +1,4 @@
-"""crop and resized_crop, and their gradients, against loops over pixels and torch's own interpolation."""
+"""crop and resized_crop, and their gradients, against slices, matrices and torch's own interpolation."""
 
 import math
 
@@ -16,8 +16,8 @@ RESIZED = torch.ops.fastmix.resized_crop.default
 RESIZED_BACKWARD = torch.ops.fastmix.resized_crop_backward.default
 BIG = 2**63 - 1
 
-SHAPES = [(0, 3, 4, 4), (1, 1, 1, 1), (3, 0, 4, 4), (5, 3, 32, 32), (3, 2, 7, 1), (2, 1, 1, 37), (4, 17, 9, 6),
-          (1, 3, 40, 70), (2, 600, 5, 7), (3, 2, 5, 300)]
+SHAPES = [(0, 3, 4, 4), (1, 1, 1, 1), (3, 0, 4, 4), (5, 3, 32, 32), (3, 2, 7, 1), (4, 17, 9, 6), (2, 600, 5, 7),
+          (3, 2, 5, 300)]
 
 
 def shifts(n, h, w):
@@ -32,16 +32,15 @@ def windows(n, h, w):
 
 
 def moved(x, shift, fill):
-    """Pixel by pixel; fill (N, C). Differentiable in x."""
-    n, _, h, w = x.shape
-    images = []
+    """By slices of Python integers; fill (N, C). Differentiable in x."""
+    n, c, h, w = x.shape
+    out = fill.to(x.dtype).view(n, c, 1, 1).repeat(1, 1, h, w)
     for m, (down, right) in enumerate(shift.tolist()):
-        rows = []
-        for i in range(h):
-            inside = [0 <= i + down < h and 0 <= j + right < w for j in range(w)]
-            rows.append(torch.stack([x[m, :, i + down, j + right] if inside[j] else fill[m] for j in range(w)], 1))
-        images.append(torch.stack(rows, 1))
-    return torch.stack(images) if n else x
+        top, bottom = max(0, -down), min(h, h - down)
+        left, end = max(0, -right), min(w, w - right)
+        if top < bottom and left < end:
+            out[m, :, top:bottom, left:end] = x[m, :, top + down:bottom + down, left + right:end + right]
+    return out
 
 
 def hats(start, length, out, size):
@@ -71,7 +70,7 @@ def resized(x, box, size, fill):
 def value_and_grad(fn, x, g):
     x = x.detach().requires_grad_()
     y = fn(x)
-    if not y.requires_grad:  # the loop over pixels, where nothing of x is shown
+    if not y.requires_grad:  # an oracle, where nothing of x is shown
         return y, torch.zeros_like(x)
     return y.detach(), torch.autograd.grad(y, x, g.to(y.dtype))[0]
 
@@ -90,7 +89,7 @@ def test_crop_and_its_gradient(variant, shape, channels_last, dtype):
     x, g = (layout(torch.randn(shape, dtype=torch.float64).to(dtype)) for _ in range(2))
     shift, fill = shifts(shape[0], *shape[2:]), torch.randn(shape[:2]).to(dtype)
     y, grad = value_and_grad(lambda v: F.crop(v, shift, fill=fill), x, g)
-    want = value_and_grad(lambda v: moved(v, shift, fill), x, g) if x.numel() else (x, g)
+    want = value_and_grad(lambda v: moved(v, shift, fill), x, g)
     assert same_bits(y, want[0]) and torch.equal(grad, want[1])
     if not variant.startswith("reference"):
         assert y.stride() == torch.empty_like(x).stride()
@@ -136,7 +135,8 @@ def test_special_values_stay_where_they_are(variant):
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=dtype_id)
 @pytest.mark.parametrize("channels_last", [False, True])
-@pytest.mark.parametrize("shape,size", [*((s, (5, 8)) for s in SHAPES), ((3, 3, 16, 16), (16, 16)),
+@pytest.mark.parametrize("shape,size", [((0, 3, 4, 4), (5, 8)), ((1, 1, 1, 1), (5, 8)), ((3, 0, 4, 4), (5, 8)),
+                                        ((4, 17, 9, 6), (5, 8)), ((2, 600, 3, 4), (4, 3)), ((3, 3, 16, 16), (16, 16)),
                                         ((2, 2, 9, 40), (3, 90)), ((2, 1, 12, 9), (1, 1))])
 def test_resized_crop_and_its_gradient(variant, shape, size, channels_last, dtype):
     layout = format_of(channels_last)
@@ -259,8 +259,8 @@ def test_sum_backward_expands_its_gradient(variant):
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_repeatable_and_independent_of_threads(variant, threads, channels_last, dtype, operators):
     layout = format_of(channels_last)
-    n = 2 if variant == "triton" else 7  # the interpreter has no threads and is slow
-    x, shift, box = layout(torch.randn(n, 3, 65, 64).to(dtype)), shifts(n, 65, 64), windows(n, 65, 64)
+    n, h = (2, 9) if variant == "triton" else (7, 65)  # the interpreter has no threads and is slow
+    x, shift, box = layout(torch.randn(n, 3, h, 64).to(dtype)), shifts(n, h, 64), windows(n, h, 64)
     results = []
     for count in (1, 2, 2):
         threads(count)
@@ -273,7 +273,7 @@ def test_repeatable_and_independent_of_threads(variant, threads, channels_last, 
 @given(n=st.integers(0, 4), c=st.integers(1, 3), h=st.integers(1, 9), w=st.integers(1, 20),
        size=st.tuples(st.integers(1, 9), st.integers(1, 40)), channels_last=st.booleans(),
        dtype=st.sampled_from(DTYPES))
-def test_equal_loops_over_pixels(n, c, h, w, size, channels_last, dtype):
+def test_equal_the_oracles(n, c, h, w, size, channels_last, dtype):
     x = format_of(channels_last)(torch.randn(n, c, h, w).to(dtype))
     fill, shift, box = torch.randn(n, c).to(dtype), shifts(n, h, w), windows(n, h, w)
     assert same_bits(F.crop(x, shift, fill=fill), moved(x, shift, fill))

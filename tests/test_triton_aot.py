@@ -47,6 +47,12 @@ def test_images_made_of_bytes_are_written_16_bytes_at_a_time():
     assert all(found["store"] == 16 for found in BUDGET["view"]["sm_90"].values())
 
 
+def test_crops_are_stored_16_bytes_at_a_time():
+    """Their loads are shifted or gathered: an element each."""
+    for key, found in BUDGET["crop"]["sm_90"].items():
+        assert found["store"] == 16, key
+
+
 def test_a_kernel_that_spills_is_seen():
     """The measure itself: softmax of a long row with 32 registers must spill."""
     kernel, args, options = aot.launches("soft_target")["cross_entropy 64x32768 fp32/_rows_kernel"]

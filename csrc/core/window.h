@@ -14,15 +14,25 @@ struct Position {
   double weight;
 };
 
-// Pixel i of `out` along an axis of `size` pixels, of the window of `length` pixels that begins at `start`: finite.
-FASTMIX_INLINE Position resize_position(double start, double length, int64_t out, int64_t size, int64_t i) {
-  const double last = length > 1 ? length - 1 : 0;
-  double at = (static_cast<double>(i) + 0.5) * (length / static_cast<double>(out)) - 0.5;
-  at = at < 0 ? 0 : at > last ? last : at;
-  at += start;
-  at = at < -2 ? -2 : at > static_cast<double>(size + 1) ? static_cast<double>(size + 1) : at;
-  const double before = std::floor(at);
-  return {static_cast<int64_t>(before), at - before};
-}
+// One axis of a window: `length` pixels from `start`, finite, become `out` pixels; the image has `size`.
+struct Axis {
+  double start, last, scale, end;
+
+  FASTMIX_METHOD Axis(double start, double length, int64_t out, int64_t size)
+      : start(start),
+        last(length > 1 ? length - 1 : 0),
+        scale(length / static_cast<double>(out)),
+        end(static_cast<double>(size + 1)) {}
+
+  // Of pixel i of the output.
+  FASTMIX_METHOD Position position(int64_t i) const {
+    double at = (static_cast<double>(i) + 0.5) * scale - 0.5;
+    at = at < 0 ? 0 : at > last ? last : at;
+    at += start;
+    at = at < -2 ? -2 : at > end ? end : at;
+    const double before = std::floor(at);
+    return {static_cast<int64_t>(before), at - before};
+  }
+};
 
 }  // namespace fastmix

@@ -68,7 +68,7 @@ void move(const CropArgs& a, const CropScratch& scratch, int64_t item, int64_t e
     const int64_t top = clamp_between(-down, row, stop), bottom = clamp_between(a.height - down, top, stop);
     const int64_t begin = (right < 0 ? -right : 0) * pixel, limit = row_bytes - (right > 0 ? right : 0) * pixel;
     for (int64_t plane = 0; plane < a.planes; ++plane) {
-      if (!filled || a.planes > 1 || a.fill_stride > 0) {
+      if (!filled || a.fill_stride > 0) {  // a number is the same for every channel
         fill_row(background, fill + (n * a.fill_stride + plane * a.pixel) * a.element_size, pixel, a.width);
         filled = true;
       }
@@ -104,13 +104,13 @@ FASTMIX_INLINE A between(A a, A b, A weight) {
   return weight == 0 ? a : a + weight * (b - a);  // not even a NaN of b where it weighs nothing
 }
 
-// n elements of from as sums; load_block for any length.
+// n elements of from in the type of sums; load_block converts any number of them.
 template <typename T, typename A>
 void load_row(A* to, const T* from, int64_t n) {
-  for (int64_t at = 0; at < n; at += kBlock) {
-    const int64_t m = n - at < kBlock ? n - at : kBlock;
-    const A* v = load_block(from + at, to + at, m);
-    if (v != to + at) std::memcpy(to + at, v, static_cast<size_t>(m) * sizeof(A));
+  if constexpr (std::is_same_v<T, A>) {
+    copy_span(reinterpret_cast<char*>(to), reinterpret_cast<const char*>(from), n * static_cast<int64_t>(sizeof(A)));
+  } else {
+    load_block(from, to, n);
   }
 }
 
@@ -129,8 +129,9 @@ FASTMIX_INLINE void columns_of(const CropArgs& a, const CropScratch& scratch, co
                                int64_t* right) {
   A* weight = static_cast<A*>(scratch.weight);
   const int64_t length = a.out_width * a.pixel;
+  const Axis columns(box[1], box[3], a.out_width, a.width);
   for (int64_t j = 0, e = 0; j < a.out_width; ++j) {
-    const Position p = resize_position(box[1], box[3], a.out_width, a.width, j);
+    const Position p = columns.position(j);
     // Pixel 0 of the padded row is the background to the left.
     const int64_t first = clamp_between(p.before + 1, 0, a.width + 1);
     const int64_t second = clamp_between(p.before + 2, 0, a.width + 1);
@@ -213,9 +214,10 @@ void resize(const CropArgs& a, const CropScratch& scratch, int64_t item, int64_t
         for (int64_t r = row; r < stop; ++r, dst += length) store_row(dst, background, length);
         continue;
       }
+      const Axis lines(box[0], box[2], a.out_height, a.height);
       int64_t held[2] = {-9, -9};
       for (int64_t r = row; r < stop; ++r, dst += length) {
-        const Position p = resize_position(box[0], box[2], a.out_height, a.height, r);
+        const Position p = lines.position(r);
         const A weight = static_cast<A>(p.weight);
         const A* rows[2];
         for (int i = 0; i < 2; ++i) {
@@ -281,13 +283,15 @@ void resize_adjoint(const CropArgs& a, const CropScratch& scratch, int64_t item,
     const double* box = a.box + 4 * n;
     const bool finite = is_finite(box);
     if (finite && held != n) {
+      const Axis columns(box[1], box[3], a.width, a.out_width);
       for (int64_t j = 0; j < a.width; ++j) {
-        const Position p = resize_position(box[1], box[3], a.width, a.out_width, j);
+        const Position p = columns.position(j);
         scratch.first[j] = static_cast<int32_t>(p.before);
         weight[j] = static_cast<A>(p.weight);
       }
       held = n;
     }
+    const Axis lines(box[0], box[2], a.height, a.out_height);
     // Positions never fall from one row of the gradient to the next.
     int64_t first = 0, last = 0;
     if (finite) {
@@ -295,7 +299,7 @@ void resize_adjoint(const CropArgs& a, const CropScratch& scratch, int64_t item,
         int64_t low = 0, high = a.height;
         while (low < high) {
           const int64_t middle = (low + high) / 2;
-          if (resize_position(box[0], box[2], a.height, a.out_height, middle).before < line) {
+          if (lines.position(middle).before < line) {
             low = middle + 1;
           } else {
             high = middle;
@@ -312,7 +316,7 @@ void resize_adjoint(const CropArgs& a, const CropScratch& scratch, int64_t item,
       std::memset(moved, 0, static_cast<size_t>(length) * sizeof(A));
       bool touched = false;
       for (int64_t i = first; i < last; ++i) {
-        const A share = static_cast<A>(share_of(y, resize_position(box[0], box[2], a.height, a.out_height, i)));
+        const A share = static_cast<A>(share_of(y, lines.position(i)));
         if (share == 0) continue;
         if (!touched) std::memset(sums, 0, static_cast<size_t>(row_length) * sizeof(A));
         touched = true;

@@ -32,6 +32,7 @@ class _GreyAsColour(nn.Module):
 
 
 def _timm(name: str, num_classes: int, channels: int) -> nn.Module:
+    _torchvision.prepare()
     try:
         import timm
     except ImportError:
