@@ -52,14 +52,14 @@ def test_bytes_and_their_images_give_the_same_batch(digits, method):
     """One pass from bytes, or first the images and then the mixture."""
     setup = make(dataclasses.replace(digits, flips=True), method=method, channels_last=True)
     images, y = next(digits.train.batches([torch.arange(24)]))
-    batch, timer, mixed = setup.seen(images, setup.crops(1)), StepTimer(HERE.device), []
+    batch, timer, mixed = setup.seen(images, setup.augmentation(1)), StepTimer(HERE.device), []
     assert batch.view.flip is not None and batch.view.shift.abs().max() == 1
     for form in (batch, batch.images()):
         torch.manual_seed(0)
         setup.model.eval()
         timer.start()
         mixed.append(mix(setup, form, y, timer))
-    (one, target), (two, same) = mixed
+    (one, target, *_), (two, same, *_) = mixed
     torch.testing.assert_close(one, two, rtol=1e-5, atol=1e-5)
     assert one.is_contiguous(memory_format=torch.channels_last)
     assert torch.equal(target, same) if method == "none" else torch.equal(target.weight, same.weight)
