@@ -22,7 +22,7 @@ settings.register_profile("fastmix", deadline=None, derandomize=True, max_exampl
 settings.load_profile("fastmix")
 
 # Test files of operators that others are formed of.
-FORMED_OF = {"rmix": "patch_mix", "isda_loss": "covariance"}
+FORMED_OF = {"rmix": "patch_mix", "isda_loss": "covariance", "offsets": "paste"}
 ISA = {"portable": 0, "avx2": 1, "avx512": 2}
 INTERPRETED = why_not("blend", "triton", "cpu") is None
 if INTERPRETED:
