@@ -104,7 +104,7 @@ def operators(variant):
 @pytest.fixture
 def index_errors(variant):
     """Bad indices raise, as they do on the CPU; on a device rows become NaN unless the check is asked for."""
-    fastmix.set_debug(variant == "triton")
+    fastmix.set_debug(variant in ("triton", "reference"))  # the reference too where it serves a GPU
     yield
     fastmix.set_debug(False)
 
