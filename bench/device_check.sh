@@ -47,7 +47,7 @@ step() {
   return $code
 }
 
-nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader >"$OUT/device.txt" 2>&1
+nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader >"$OUT/device.txt" 2>/dev/null || echo "$DEVICE" >"$OUT/device.txt"
 nvcc --version >>"$OUT/device.txt" 2>&1
 
 # The package, as a user installs it; --target keeps the machine's own packages as they are. Where nvcc fails the rest
