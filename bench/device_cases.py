@@ -6,11 +6,13 @@ The C++/CUDA backend and, where it has a kernel, Triton: forward and backward, p
 from __future__ import annotations
 
 import importlib
+import sys
 
 import torch
 
 import fastmix
 import fastmix.functional as F
+from fastmix import ISDACovariance
 
 backend = importlib.import_module("fastmix.backend")
 
@@ -20,16 +22,35 @@ def images(dtype: torch.dtype, size: tuple[int, int], channels_last: bool) -> to
     return x.contiguous(memory_format=torch.channels_last) if channels_last else x
 
 
-def run(name: str) -> int:
-    """Every operator that this backend serves; how many cases ran."""
-    count = 0
+def isda(name: str) -> int:
+    """Covariances and augmented logits of rows and pixels, the kinds that this backend serves."""
+    count, gpu = 0, {"device": "cuda"}
+    for kind in ("full", "diag", "shared", "identity"):
+        if backend.why_not("isda", name, "cuda", kind) is not None:
+            continue
+        for shape, labels in (((9, 70), (9,)), ((2, 7, 9, 5), (2, 9, 5))):
+            j, a = shape[1], 37
+            y = torch.randint(0, j, labels, **gpu)
+            covariance = ISDACovariance(j, a, kind, device="cuda")
+            if backend.why_not("covariance", name, "cuda") is None:
+                covariance.update(torch.randn(shape[0], a, *shape[2:], **gpu), y)
+            z, w = torch.randn(shape, **gpu).requires_grad_(), torch.randn(j, a, **gpu).requires_grad_()
+            out = F.isda_logits(z, w, covariance.cov, y, 0.5, kind=kind)
+            torch.autograd.grad(out.sum(), (z, w))
+            count += 1
+    return count
+
+
+def run(name: str, small: bool) -> int:
+    """Every operator that this backend serves; how many cases ran. small: what a sanitizer gets through in time."""
+    count = isda(name) if backend.why_not("isda", name, "cuda") is None else 0
     gpu = {"device": "cuda"}
 
     def served(op: str) -> bool:
         return backend.why_not(op, name, "cuda") is None
 
     for dtype in (torch.float32, torch.bfloat16):
-        for size, grid in (((16, 32), (4, 4)), ((7, 9), (7, 3)), ((64, 96), (32, 48))):
+        for size, grid in (((16, 32), (4, 4)), ((7, 9), (7, 3)), ((64, 96), (32, 48)))[:2 if small else 3]:
             for channels_last in (False, True):
                 x = images(dtype, size, channels_last).requires_grad_()
                 index, lam = torch.randint(0, 6, (6, 3), **gpu), torch.rand(6, **gpu)
@@ -58,8 +79,11 @@ def run(name: str) -> int:
                     torch.autograd.grad(sum(out.float().sum() for out in outputs), x)
                 if served("saliency"):
                     F.saliency_map(x, grid), F.saliency_mask(x, grid, lam), F.saliency_peak(x)
+                if name == "cuda" and size[0] <= 16:
+                    F.rmix(x, x.detach(), grid, lam, index[:, 0], lam, one_launch=True)
+                    count += 1
                 count += len(outputs) + 3 * served("saliency")
-        for classes in (10, 1001, 9001, 40001):
+        for classes in (10, 1001, 9001, 40001)[:3 if small else 4]:
             if not served("soft_target"):
                 continue
             z = torch.randn(12, classes, **gpu).to(dtype).requires_grad_()
@@ -68,7 +92,7 @@ def run(name: str) -> int:
                 for t in (target, torch.rand(12, classes, **gpu)):
                     torch.autograd.grad(loss(z, t) * 2, z)
                     count += 1
-    if served("saliency"):
+    if served("saliency") and not small:
         for cells in (10, 30, 100, 130):
             F.percentile_mask(torch.rand(2, cells, cells, **gpu), torch.tensor(0.7, **gpu))
             count += 1
@@ -82,7 +106,7 @@ def main() -> None:
             print(f"{name}: {reason}")
             continue
         with fastmix.backend(name):
-            count = run(name)
+            count = run(name, "--small" in sys.argv)
         torch.cuda.synchronize()
         print(f"{name}: {count} cases ran")
 

@@ -229,7 +229,7 @@ def _move_means(mean: Tensor, variances: Tensor | None, x: Tensor, place: Tensor
         batch, delta = (torch.empty((slots, width), dtype=mean.dtype, device=mean.device) for _ in range(2))
     launch(_means_kernel, slots * chunks, mean.device, mean, variances, batch, delta, x, place, offset, present, seen,
            chunks, width, x.stride(0), step, DIAG=variances is not None, KEEP=full, ACC=acc, ROWS=CONFIG.rows,
-           FEATURES=features, num_warps=4)
+           FEATURES=features, num_warps=4, maxnreg=128)  # left alone, ptxas spills 8 bytes for sm_80
     if full:
         side = dot_block(width, CONFIG.side)
         across = triton.cdiv(width, side)

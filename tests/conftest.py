@@ -24,7 +24,7 @@ settings.load_profile("fastmix")
 _torchvision.prepare()  # before a test module imports torchmetrics
 
 # Test files of operators that others are formed of.
-FORMED_OF = {"rmix": "patch_mix", "isda_loss": "covariance"}
+FORMED_OF = {"rmix": "patch_mix", "isda_loss": "covariance", "offsets": "paste"}
 ISA = {"portable": 0, "avx2": 1, "avx512": 2}
 INTERPRETED = why_not("blend", "triton", "cpu") is None
 if INTERPRETED:
@@ -106,7 +106,7 @@ def operators(variant):
 @pytest.fixture
 def index_errors(variant):
     """Bad indices raise, as they do on the CPU; on a device rows become NaN unless the check is asked for."""
-    fastmix.set_debug(variant == "triton")
+    fastmix.set_debug(variant in ("triton", "reference"))  # the reference too where it serves a GPU
     yield
     fastmix.set_debug(False)
 

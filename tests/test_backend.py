@@ -1,5 +1,6 @@
 """Which backend serves, and the reasons when one cannot."""
 
+import importlib
 import os
 import subprocess
 import sys
@@ -21,8 +22,8 @@ def test_auto_names_backends_that_have_the_operator():
         for device, name in table.items():
             assert name in BACKENDS
             assert why_not(operator, name, device) is None
-    assert AUTO["blend"]["cuda"] == "triton" and "cuda" not in AUTO["isda"]
-    assert why_not("isda", "triton", "cuda") == "fastmix has no triton kernel for isda"
+    assert AUTO["blend"]["cuda"] == AUTO["covariance"]["cuda"] == "triton"
+    assert why_not("covariance", "cuda", "cuda") == "fastmix has no cuda kernel for covariance"
 
 
 def test_reasons():
@@ -63,3 +64,13 @@ def test_schemas_are_the_same_in_both_namespaces():
         ours = getattr(torch.ops.fastmix_triton, name).default._schema
         theirs = getattr(torch.ops.fastmix, name).default._schema
         assert str(ours).split("::")[1] == str(theirs).split("::")[1]
+
+
+def test_a_backend_that_serves_some_forms_of_an_operator(monkeypatch):
+    backend = importlib.import_module("fastmix.backend")
+    assert "serve diag and identity, this is full" in backend.why_not("isda", "cuda", "cuda", "full")
+    assert backend.why_not("isda", "triton", "cuda", "full") is None or not backend._TRITON_INSTALLED
+    monkeypatch.setitem(backend.AUTO, "isda", {"cpu": "cuda"})  # as on a GPU with the CUDA library
+    x = torch.randn(2)
+    assert backend.select("isda", x, "diag") == "cuda"
+    assert backend.select("isda", x, "full") in ("triton", "reference")

@@ -29,8 +29,8 @@ def update(state, x, y, kind, **options):
 
 def truth(kind, j, a, batches):
     """Count, mean and population covariance of all rows, in numpy."""
-    x = np.concatenate([b[0].double().numpy() for b in batches])
-    y = np.concatenate([b[1].numpy() for b in batches])
+    x = np.concatenate([b[0].double().cpu().numpy() for b in batches])
+    y = np.concatenate([b[1].cpu().numpy() for b in batches])
     count, mean = np.bincount(y, minlength=j), np.zeros((j, a))
     cov = np.zeros(cov_shape(kind, j, a))
     for c in range(j):
@@ -43,7 +43,7 @@ def truth(kind, j, a, batches):
                 cov[c] = mine.var(0)
     if kind == "shared" and len(x):
         cov = np.cov(x.T, bias=True).reshape(a, a)
-    return tuple(torch.from_numpy(t) for t in (count, mean, cov))
+    return tuple(torch.from_numpy(t).to(batches[0][0].device) for t in (count, mean, cov))
 
 
 def batches_of(sizes, j, a, dtype=torch.float32, offset=2.0):
@@ -287,7 +287,7 @@ def test_labels_out_of_range_change_nothing(variant, index_errors):
     (lambda s, x, y: update((s[0].float(), s[1], s[2]), x, y, "full"), TypeError, "count has dtype float32"),
     (lambda s, x, y: update((s[0], s[1].bfloat16(), s[2]), x, y, "full"), TypeError, "mean has dtype bfloat16"),
     (lambda s, x, y: update((s[0], s[1], s[2].double()), x, y, "full"), TypeError, "cov has dtype float64"),
-    (lambda s, x, y: update(s, x, y.to("meta"), "full"), ValueError, "labels is on meta, want cpu"),
+    (lambda s, x, y: update(s, x, y.to("meta"), "full"), ValueError, "labels is on meta, want c(pu|uda:0)"),
     (lambda s, x, y: update((s[0], s[1], s[2].requires_grad_()), x, y, "full"), ValueError, "cov requires grad"),
     (lambda s, x, y: update((s[0], s[1][:3], torch.zeros(3, 3)), torch.randn(5, 3), y, None), ValueError, "want"),
     (lambda s, x, y: F.covariance_update_(torch.zeros(4).long(), torch.zeros(4, 4), torch.zeros(4, 4), x, y),

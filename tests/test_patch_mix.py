@@ -315,7 +315,7 @@ def test_partner_out_of_range(variant, index_errors):
     (lambda x, p, m, a: F.patch_mix(x, p, m, a[:1]), ValueError, r"lam has shape \(1,\), want \(4,\), \(N,\) or 0-d"),
     (lambda x, p, m, a: F.patch_mix(x, p, m, a.double()), TypeError, "lam has dtype float64, want float32"),
     (lambda x, p, m, a: F.patch_mix(x, p, m, a.requires_grad_()), ValueError, "lam requires grad"),
-    (lambda x, p, m, a: F.patch_mix(x, p.to("meta"), m, a), ValueError, "partner is on meta, want cpu like x"),
+    (lambda x, p, m, a: F.patch_mix(x, p.to("meta"), m, a), ValueError, "partner is on meta, want c(pu|uda:0) like x"),
 ])
 def test_errors(variant, call, error, text):
     x, partner, mask, lam = make((4, 3, 8, 8), (2, 2))

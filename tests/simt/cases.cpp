@@ -8,8 +8,10 @@
 
 #include "simt.h"
 // after simt.h
+#include "cuda/isda.cuh"
 #include "cuda/paste.cuh"
 #include "cuda/patch_mix.cuh"
+#include "cuda/rmix.cuh"
 #include "cuda/saliency.cuh"
 #include "cuda/scale_gradient.cuh"
 #include "cuda/soft_target.cuh"
@@ -250,7 +252,81 @@ void percentile_case(int n, int cells) {
   percentile<A>({values, mask, n, cells, {q, true, 0}}, nullptr);
 }
 
+template <typename T>
+void rmix_case(int n, int channels, int height, int width, int h, int w, bool channels_last) {
+  RmixParams a{};
+  a.mix.shape = image_shape(n, channels, height, width, channels_last);
+  a.mix.src_stride = a.mix.shape.image_elements();
+  Buffer<T> src = random_values<T>(n * a.mix.src_stride), dst(n * a.mix.src_stride);
+  Buffer<T> grad = random_values<T>(n * a.mix.src_stride);
+  Buffer<int64_t> partner = random_index(n, n);
+  partner[n - 1] = n;
+  Buffer<uint8_t> mask(n * h * w);
+  Buffer<float> lam = random_values<float>(n), weight(2 * n), q(n);
+  for (int i = 0; i < n; ++i) q[i] = 0.4f;
+  a.image = cell_params(grad, channels, height, width, h, w, channels_last);
+  a.q = {q, false, 1};
+  a.mix.src = src;
+  a.mix.dst = dst;
+  a.mix.partner = partner;
+  a.mix.lam = lam;
+  a.mix.lam_step = 1;
+  a.mix.h = h;
+  a.mix.w = w;
+  a.mix.weight = weight;
+  a.mask = mask;
+  rmix<T>(a, nullptr);
+}
+
+template <typename T>
+void isda_case(int64_t images, int classes, int width, int64_t pixels, bool diag, bool backward) {
+  using A = accumulator_t<T>;
+  const int64_t elements = images * classes * pixels, rows = images * pixels;
+  Buffer<T> in = random_values<T>(elements), out(elements);
+  Buffer<A> weight = random_values<A>(classes * width), cov = random_values<A>(classes * width);
+  Buffer<A> gradient(classes * width);
+  Buffer<int64_t> labels = random_index(rows, classes);
+  labels[0] = -100;
+  labels[rows / 2] = classes;  // out of range: no access may follow it
+  IsdaParams a{};
+  a.in = in;
+  a.image_stride = classes * pixels;
+  a.class_stride = pixels;
+  a.pixel_stride = 1;
+  a.images = images;
+  a.pixels = pixels;
+  a.classes = classes;
+  a.width = width;
+  a.labels = labels;
+  a.ignore_index = -100;
+  a.weight = weight;
+  a.cov = diag ? cov.data.get() : nullptr;
+  a.scale = 0.5;
+  a.slots = static_cast<int>(rows < classes ? rows : classes);
+  Buffer<int> present(a.slots), slot(classes);
+  a.present = present;
+  a.slot = slot;
+  plan_table(a);
+  Buffer<A> table(static_cast<size_t>(a.parts) * a.slots * classes), sums(static_cast<size_t>(a.slots) * classes);
+  a.table = table;
+  a.sums = sums;
+  a.out = backward ? static_cast<void*>(gradient) : static_cast<void*>(out);
+  if (backward) {
+    isda_logits_backward<T>(a, nullptr);
+  } else {
+    isda_logits<T>(a, nullptr);
+  }
+}
+
 const std::map<std::string, std::function<void()>> kCases = {
+    {"isda_rows", [] { isda_case<bf16>(9, 70, 300, 1, true, false); }},
+    {"isda_rows_many_classes", [] { isda_case<float>(3, 600, 5, 1, false, false); }},
+    {"isda_pixels", [] { isda_case<float>(2, 5, 33, 101, true, false); }},
+    {"isda_rows_backward", [] { isda_case<float>(9, 70, 65, 1, true, true); }},
+    {"isda_pixels_backward", [] { isda_case<f16>(2, 11, 33, 35, false, true); }},
+    {"rmix", [] { rmix_case<float>(3, 3, 32, 32, 4, 4, false); }},
+    {"rmix_cells", [] { rmix_case<bf16>(2, 3, 32, 24, 32, 24, true); }},
+    {"rmix_odd", [] { rmix_case<double>(2, 5, 9, 7, 3, 7, true); }},
     {"paste", [] { paste_case<bf16>(3, 5, 16, 24, false, false); }},
     {"paste_odd", [] { paste_case<float>(3, 3, 7, 9, true, false); }},
     {"paste_backward", [] { paste_case<float>(3, 3, 8, 8, true, true); }},

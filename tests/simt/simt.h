@@ -101,6 +101,7 @@ struct Machine {
   int drop_barrier = -1;  // the n-th barrier that a thread meets orders no memory
   int barriers_met = 0;   // barriers of thread 0 in the longest block so far
   bool reversed = false;
+  unsigned last_blocks = 0;  // run only so many, the last of the grid; 0: all
 };
 
 inline Machine& machine() {
@@ -271,8 +272,9 @@ SIMT_UNCHECKED inline void run_grid(unsigned blocks, unsigned threads, size_t sh
   m.body = body;
   m.argument = argument;
   SIMT_TSAN(m.scheduler_tsan = __tsan_get_current_fiber());
-  for (unsigned b = 0; b < blocks; ++b) {
-    m.index = {m.reversed ? blocks - 1 - b : b, 0, 0};
+  const unsigned first = m.last_blocks > 0 && m.last_blocks < blocks ? blocks - m.last_blocks : 0;
+  for (unsigned b = first; b < blocks; ++b) {
+    m.index = {m.reversed ? blocks - 1 - (b - first) : b, 0, 0};
     // Fresh for every block, exactly as large as asked for, and not zero: what a block leaves is not the next one's.
     m.dynamic.reset(new unsigned char[shared > 0 ? shared : 1]);
     for (size_t i = 0; i < shared; ++i) m.dynamic[i] = 0xff;
