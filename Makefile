@@ -41,7 +41,12 @@ test: setup  ## the whole test suite, then the operators again on Triton's inter
 	TRITON_INTERPRET=1 $(BIN)/python -m pytest $(TESTS) $(ARGS)
 	$(BIN)/python -m pytest $(TESTS) $(ARGS)
 
-bench: setup  ## every operator against torch.compile, eager and the floor
+$(VENV)/.peers: $(VENV)/.requirements bench/requirements.txt
+	@echo "setup: the libraries that the bench compares with"
+	@$(PIP) install --no-deps -r bench/requirements.txt
+	@touch $@
+
+bench: setup $(VENV)/.peers  ## every operator against torch.compile, eager, other libraries and the floor
 	$(BIN)/python -m bench $(ARGS)
 
 lint: setup  ## ruff and clang-format, without changing a file

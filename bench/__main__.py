@@ -17,6 +17,7 @@ from . import machine, report
 from .cases import select_cases
 from .compare import compare
 from .runner import run_case
+from .timing import keep_freed_memory
 
 RESULTS = Path(__file__).parent / "results"
 SECONDS, QUICK_SECONDS = 6.0, 2.0
@@ -41,7 +42,8 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: list[str] | None = None, keeps_memory: bool = False) -> int:
+    """keeps_memory: what `timing.keep_freed_memory` returned."""
     p = parser()
     args = p.parse_args(argv)
     try:
@@ -61,7 +63,7 @@ def main(argv: list[str] | None = None) -> int:
     now = datetime.datetime.now(datetime.timezone.utc)
     results = {"format": report.FORMAT, "date": now.isoformat(timespec="seconds"),
                "machine": machine.describe(device, args.machine),
-               "settings": {"quick": args.quick, "seconds": seconds}, "cases": []}
+               "settings": {"quick": args.quick, "seconds": seconds, "keeps_memory": keeps_memory}, "cases": []}
     print(f"{results['machine']['name']}, {torch.get_num_threads()} threads, torch {torch.__version__}, "
           f"{len(cases)} cases\n", flush=True)
     path = args.json or RESULTS / machine.slug(results["machine"]["name"]) / f"{now:%Y-%m-%d-%H%M}.json"
@@ -87,4 +89,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(keeps_memory=keep_freed_memory()))

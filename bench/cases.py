@@ -49,6 +49,7 @@ class Case:
     goals: device type -> {"compile", "eager" or a peer's name: at least so many times faster, "floor": at most so
         many times the floor}.
     scratch: bytes that a kernel may allocate beyond its outputs, O(N h w).
+    random: results differ from call to call, so only their shapes are held against the reference.
     """
 
     op: str
@@ -64,6 +65,7 @@ class Case:
     goals: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     scratch: int = 0
     quick: bool = False
+    random: bool = False
 
     @property
     def mode(self) -> str:

@@ -48,7 +48,8 @@ def render(results: dict[str, Any], source: str) -> str:
             _ratio(speedup(case, name, "compile")), _ratio(speedup(case, name, "eager")), against_peer,
             f"{times_floor(case, name):.2g}"]) + " |")
     lines += ["", "The floor is the time that the bytes which must move once take at the rate of a clone of the batch, "
-              "measured in the same run."]
+              "measured in the same run" + (", in memory that the process holds already."
+                                            if results["settings"].get("keeps_memory") else ".")]
     return "\n".join(lines)
 
 

@@ -93,6 +93,16 @@ def _declare(namespace: str) -> torch.library.Library:
     return library
 
 
+def _check_schemas() -> None:
+    """ImportError if the C++ library was built from other sources than these."""
+    for name, schema in schemas().items():
+        built = torch._C._jit_get_schemas_for_operator(f"fastmix::{name}")
+        if built != [torch._C.parse_schema(f"fastmix::{schema}")]:
+            raise ImportError(f"fastmix: the C++ library in {_HERE} was built from other sources: it has "
+                              f"{'another' if built else 'no'} operator {name}. Build it again: pip install . (or, in "
+                              "a checkout, make setup)")
+
+
 def load() -> None:
     """Called once by ``import fastmix``."""
     global missing, cuda_missing
@@ -105,4 +115,6 @@ def load() -> None:
         warnings.warn(f"fastmix: the C++ library is missing: {missing}. The plain PyTorch reference serves instead, "
                       "slower and with more memory.", RuntimeWarning, stacklevel=3)
         _declare("fastmix")
+    else:
+        _check_schemas()
     cuda_missing = _load_cuda()

@@ -2,6 +2,9 @@
 
 import functools
 import json
+import platform
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -106,6 +109,27 @@ def test_peak_extra_bytes_counts_temporaries_and_not_outputs():
     leaf = x.clone().requires_grad_()
     call = step(lambda z: z.exp().sum(), True, None)
     assert peak_extra_bytes(CPU, call, (leaf,)) == pytest.approx(x.nbytes, rel=0.02)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc's malloc")
+def test_keep_freed_memory():
+    """64 MB are mapped anew in every call by default, and the same memory afterwards; in a process of its own."""
+    code = """
+import resource, torch
+from bench.timing import keep_freed_memory
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.empty(1 << 26, dtype=torch.uint8).fill_(1)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+faults()
+default = faults()
+assert keep_freed_memory()
+faults()
+print(default, faults())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    default, kept = map(int, done.stdout.split())
+    assert kept * 10 < default, (default, kept)
 
 
 def test_one_argument_set_on_the_cpu():
@@ -251,7 +275,7 @@ def test_quick_run_writes_its_result(tmp_path, monkeypatch, capsys):
     arguments = ["--quick", "--op", "blend", "--seconds", "0", "--providers", "torch.lerp", "--json", str(path)]
     assert main_module.main(arguments) == 0
     results = report.load(path)
-    assert results["settings"] == {"quick": True, "seconds": 0.0}
+    assert results["settings"] == {"quick": True, "seconds": 0.0, "keeps_memory": False}
     assert [(c["case"], list(c["providers"])) for c in results["cases"]] == \
         [("64x3x224x224 K=2", ["clone", "torch.lerp"])]
     assert results["cases"][0]["providers"]["torch.lerp"]["repeats"] == 2

@@ -118,10 +118,11 @@ def test_repeatable_and_independent_of_threads(variant, threads, dtype, operator
         assert same_bits(y, results[0][0]) and same_bits(grad, results[0][1])
 
 
-def test_large_output():
-    """Past the size from which huge pages are requested, and pieces of a row."""
-    x = torch.randn(3, 1_500_001)
-    index, weight = mixing(3, 2)
+@pytest.mark.parametrize("rows,elements", [(3, 1_500_001), (7, 1_500_001), (300, 30_001)])
+def test_large_output(rows, elements):
+    """Past the size from which huge pages are requested, and pieces of a row; a batch beyond the caches."""
+    x = torch.randn(rows, elements)
+    index, weight = mixing(rows, 2)
     want = weight[:, 0, None] * x[index[:, 0]] + weight[:, 1, None] * x[index[:, 1]]
     torch.testing.assert_close(F.blend(x, index, weight), want)
 

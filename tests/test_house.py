@@ -119,6 +119,22 @@ else:
                    env={**os.environ, "PYTHONPATH": str(tmp_path)})
 
 
+@pytest.mark.skipif(not list((ROOT / "fastmix").glob("_C.*so")), reason="needs the C++ library")
+@pytest.mark.parametrize("old,new,text", [("int h,", "int more, int h,", "another operator"),
+                                          ("FASTMIX_OP(\"blend(", 'FASTMIX_OP("brand_new(Tensor x) -> Tensor")\n'
+                                           "FASTMIX_OP(\"blend(", "no operator brand_new")])
+def test_a_library_of_other_sources_is_an_error(tmp_path, old, new, text):
+    shutil.copytree(ROOT / "fastmix", tmp_path / "fastmix", ignore=shutil.ignore_patterns("__pycache__"))
+    schemas = tmp_path / "fastmix" / "ops" / "schemas.def"
+    before = schemas.read_text()
+    schemas.write_text(before.replace(old, new, 1))
+    assert schemas.read_text() != before
+    done = subprocess.run([sys.executable, "-c", "import fastmix"], capture_output=True, text=True, cwd=tmp_path,
+                          env={**os.environ, "PYTHONPATH": str(tmp_path)})
+    assert done.returncode == 1
+    assert "ImportError" in done.stderr and text in done.stderr and "Build it again" in done.stderr
+
+
 @pytest.mark.slow
 def test_wheel_holds_every_package(tmp_path):
     source = tmp_path / "source"

@@ -59,6 +59,24 @@ def test_value_and_gradient(variant, shape, grid, permutation, dtype):
     assert (weight.sum(1) == 1).all()
 
 
+@pytest.mark.parametrize("shape", [(5, 0, 4, 4), (5, 3, 0, 4), (5, 3, 4, 0)])
+def test_images_without_pixels_have_weights(variant, shape):
+    x, *args = make(shape, (2, 2), torch.float32, permutation=True)
+    mixed, weight, grad = value_and_grad(lambda v: F.patch_mix(v, *args), x, torch.zeros(shape))
+    assert mixed.shape == grad.shape == shape
+    torch.testing.assert_close(weight, reference.patch_mix(x, *args)[1])
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("shape", [(37, 3, 280, 300), (3, 3, 2000, 600), (300, 5, 96, 64)])
+def test_batch_beyond_the_caches(shape, channels_last):
+    x, *args = make(shape, (4, 4), torch.float32, permutation=False)
+    if channels_last:
+        x = x.contiguous(memory_format=torch.channels_last)
+    for ours, want in zip(F.patch_mix(x, *args), reference.patch_mix(x, *args), strict=True):
+        torch.testing.assert_close(ours, want)
+
+
 @pytest.mark.parametrize("permutation", [True, False], ids=["permutation", "any_map"])
 def test_equations_pixel_by_pixel(variant, permutation):
     x, partner, mask, lam = make((5, 2, 6, 8), (3, 4), torch.float64, permutation)

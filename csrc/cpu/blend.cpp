@@ -3,6 +3,7 @@
 #include "cpu/blend.h"
 
 #include "cpu/by_source.h"
+#include "cpu/cache.h"
 #include "cpu/layout.h"
 
 namespace fastmix {
@@ -19,7 +20,11 @@ Tensor run(const char* op, const Tensor& x, BlendArgs a, int64_t additions) {
   const int64_t size = x.size(0);
   if (size > 0 && a.elements > 0) {
     const BlendPieces pieces = FASTMIX_KERNELS(blend).pieces[slot];
-    const int64_t items = size * blend_pieces(a.elements);
+    a.rows = size;
+    a.across = exceeds_caches(size * a.elements * x.element_size());
+    a.piece = kBlendPiece;
+    if (a.across) a.piece = 512 * across_images(kBlendTile, size, 512 * x.element_size(), kBlendPiece / 512);
+    const int64_t items = size * ((a.elements + a.piece - 1) / a.piece);
     parallel_items(items, (additions + size) * a.elements / items,
                    [&](int64_t begin, int64_t end) { pieces(a, begin, end); });
   }

@@ -10,9 +10,11 @@ namespace fastmix {
 // Row m of dst is the sum of weight[i] * row source[i] of src, over i in [offset[m], offset[m + 1]).
 struct BlendArgs {
   const void* src;
-  int64_t src_stride;     // elements between rows
-  void* dst;              // rows follow each other
-  int64_t elements;       // of a row
+  int64_t src_stride;  // elements between rows
+  void* dst;           // rows follow each other
+  int64_t rows, elements;
+  int64_t piece;          // elements that an item covers
+  bool across;            // items: a piece of every row, then the next piece; else all pieces of a row, then the next
   const int64_t* offset;  // null: [m * k, (m + 1) * k)
   int64_t k;
   const int64_t* source;
@@ -21,7 +23,7 @@ struct BlendArgs {
 
 // Work is split into pieces of a row, so that a small batch of large rows keeps every thread busy.
 constexpr int64_t kBlendPiece = 8192;
-inline int64_t blend_pieces(int64_t elements) { return (elements + kBlendPiece - 1) / kBlendPiece; }
+constexpr int64_t kBlendTile = int64_t{512} << 10;  // bytes of the pieces of all rows, see cache.h
 
 using BlendPieces = void (*)(const BlendArgs&, int64_t begin, int64_t end);
 

@@ -1,8 +1,9 @@
 // blend on the CPU: weighted sums of rows, forward and backward alike.
 //
 // Up to four sources are added in registers, in their order and from 0; more go through a block of sums in the
-// first-level cache. Floor: every source row read once, every output element written once; the batch is read K times,
-// from the last-level cache or memory, since the rows of a random permutation meet in no order that keeps them closer.
+// first-level cache. Floor: every source row read once, every output element written once. A random permutation reads
+// the batch K times; a batch beyond the caches is therefore mixed column by column (64x3x224x224 float32, K = 2, as a
+// share of a clone into memory that is not fresh: 1.18 against 1.4 row by row).
 
 #include "cpu/blend.h"
 
@@ -85,10 +86,11 @@ void piece(const BlendArgs& a, T* dst, int64_t first, int64_t last, int64_t at, 
 
 template <typename T>
 void pieces(const BlendArgs& a, int64_t begin, int64_t end) {
-  const int64_t per_row = blend_pieces(a.elements);
+  const int64_t per_row = (a.elements + a.piece - 1) / a.piece;
   for (int64_t item = begin; item < end; ++item) {
-    const int64_t m = item / per_row, at = item % per_row * kBlendPiece;
-    const int64_t stop = a.elements - at < kBlendPiece ? a.elements : at + kBlendPiece;
+    const int64_t m = a.across ? item % a.rows : item / per_row;
+    const int64_t at = (a.across ? item / a.rows : item % per_row) * a.piece;
+    const int64_t stop = a.elements - at < a.piece ? a.elements : at + a.piece;
     const int64_t first = a.offset != nullptr ? a.offset[m] : m * a.k;
     const int64_t last = a.offset != nullptr ? a.offset[m + 1] : first + a.k;
     T* dst = static_cast<T*>(a.dst) + m * a.elements;

@@ -5,6 +5,7 @@
 #include <tuple>
 
 #include "cpu/by_source.h"
+#include "cpu/cache.h"
 #include "cpu/layout.h"
 
 namespace fastmix {
@@ -26,6 +27,7 @@ PatchMixArgs arguments(const RowsLike& io, const Tensor& x, const Tensor& partne
   a.w = mask.size(2);
   a.lam = static_cast<const float*>(lam.const_data_ptr());
   a.lam_step = lam.dim() == 0 ? 0 : 1;
+  a.images = x.size(0);
   a.out = io.out();
   check_rows("patch_mix", "partner", a.partner, x.size(0), 1, x.size(0));
   return a;
@@ -40,8 +42,17 @@ std::tuple<Tensor, Tensor> patch_mix_cpu(const Tensor& x, const Tensor& partner_
   const int64_t n = x.size(0);
   const Tensor weight = empty_cpu({n, 2}, ScalarType::Float);
   a.weight = static_cast<float*>(weight.mutable_data_ptr());
-  const PatchMixImages images = FASTMIX_KERNELS(patch_mix).forward[slot];
-  parallel_items(n, io.in.elements, [&](int64_t begin, int64_t end) { images(a, begin, end); });
+  const PatchMixItems items = FASTMIX_KERNELS(patch_mix).forward[slot];
+  // At least one item an image, even without a pixel: it writes the weights.
+  a.tile_planes = a.planes > 0 ? a.planes : 1;
+  a.tile_rows = a.height > 0 ? a.height : 1;
+  if (exceeds_caches(n * io.in.elements * x.element_size())) {
+    a.tile_planes = 1;
+    a.tile_rows = across_images(kPatchMixTile, n, a.row * x.element_size(), a.height);
+  }
+  const int64_t tiles = a.planes / a.tile_planes * ((a.height + a.tile_rows - 1) / a.tile_rows);
+  const int64_t per_image = tiles > 0 ? tiles : 1;
+  parallel_items(n * per_image, io.in.elements / per_image, [&](int64_t begin, int64_t end) { items(a, begin, end); });
   return {io.result(), weight};
 }
 
@@ -55,8 +66,8 @@ Tensor patch_mix_backward_cpu(const Tensor& grad, const Tensor& partner_in, cons
   const BySource borrowers = by_source("patch_mix_backward", a.partner, n, 1);
   a.borrower = borrowers.places.data();
   a.borrower_offset = borrowers.offset.data();
-  const PatchMixImages images = FASTMIX_KERNELS(patch_mix).backward[slot];
-  parallel_items(n, io.in.elements, [&](int64_t begin, int64_t end) { images(a, begin, end); });
+  const PatchMixItems items = FASTMIX_KERNELS(patch_mix).backward[slot];
+  parallel_items(n, io.in.elements, [&](int64_t begin, int64_t end) { items(a, begin, end); });
   return io.result();
 }
 
