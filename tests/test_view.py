@@ -84,7 +84,8 @@ def test_value(variant, shape, last, out, dtype):
     for op, args in {"view": (), **mixes(shape, 3)}.items():
         got = run(op, x, args, view)
         assert got.dtype == dtype and got.is_contiguous(memory_format=FORMATS[out])
-        assert got.stride() == torch.empty(shape, memory_format=FORMATS[out]).stride() or variant == "reference"
+        if variant != "reference" and x.numel():
+            assert got.stride() == torch.empty(shape, memory_format=FORMATS[out]).stride()
         within_budget(got, expected(op, x, args, view), expected(op, x, args, view, dtype), op)
 
 

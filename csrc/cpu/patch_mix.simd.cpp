@@ -141,11 +141,11 @@ template <typename T, typename A = accumulator_t<T>>
 void forward(const PatchMixArgs& a, int64_t begin, int64_t end) {
   A share[kShares];
   const int64_t per_plane = a.height > 0 ? (a.height + a.tile_rows - 1) / a.tile_rows : 1;
-  const int64_t cells = a.h * a.w;
   for (int64_t item = begin; item < end; ++item) {
     const int64_t n = item % a.images, place = item / a.images;
     const int64_t plane = place / per_plane * a.tile_planes, top = place % per_plane * a.tile_rows;
     const Tile tile{plane, smaller(plane + a.tile_planes, a.planes), top, smaller(top + a.tile_rows, a.height)};
+    const int64_t cells = a.h * a.w;
     if (place == 0) {
       write_patch_weight(a.mask + n * cells, a.mask + a.partner[n] * cells, cells, a.lam[n * a.lam_step],
                          a.weight + 2 * n);

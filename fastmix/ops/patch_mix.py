@@ -86,8 +86,10 @@ def patch_mix(x: Tensor, partner: Tensor, mask: Tensor, lam: Tensor, *,
     backend = select("patch_mix" if view is None else "view", x)
     if must_check_values(backend, x):
         check.rows_in_range(op, "partner", partner, 0, n)
+    if x.numel() == 0:  # without pixels there are weights still, but no work for a kernel
+        backend = "reference"
     if view is not None:
         return view_patch_mix(backend, x, partner, mask, lam, view)
-    if backend == "reference" or x.numel() == 0:  # without pixels there are weights still, but no work for a kernel
+    if backend == "reference":
         return reference.patch_mix(x, partner, mask, lam)
     return _patch_mix(backend, x, partner, mask, lam)
