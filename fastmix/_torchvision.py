@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from importlib.util import find_spec
 from types import ModuleType
 
 import torch
@@ -35,3 +36,9 @@ def load(need: str, module: str = "torchvision") -> ModuleType:
     for name in [n for n in sys.modules if n.partition(".")[0] == "torchvision"]:  # half imported
         del sys.modules[name]
     return importlib.import_module(module)
+
+
+def make_importable() -> None:
+    """For libraries that import torchvision where it is installed (torchmetrics, timm): before they do."""
+    if "torchvision" not in sys.modules and find_spec("torchvision") is not None:
+        load("another library")

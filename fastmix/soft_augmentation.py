@@ -206,7 +206,8 @@ class SoftAugmentation(Mixer):
             raise ValueError(f"{self._name}: chance is {chance}, want a value in [0, 1]")
         self.num_classes, self.k = num_classes, k
         self.chance = 1 / num_classes if chance is None else float(chance)
-        self.register_buffer("_scale", torch.zeros((), dtype=torch.float64), persistent=False)
+        # float32: a float64 scalar on the CPU is a symbolic number to dynamo (2.13), which then compiles twice.
+        self.register_buffer("_scale", torch.zeros((), dtype=torch.float32), persistent=False)
         self.sigma = sigma
 
     @property
@@ -232,7 +233,8 @@ class SoftAugmentation(Mixer):
         return (*plan.mix(x, y), plan.confidence)
 
     def _sigma_on(self, device: torch.device) -> Tensor:
-        return self._on_device("_scale", "_sigma", device)
+        """0-d float64."""
+        return self._on_device("_scale", "_sigma", device).to(torch.float64)
 
     def _confidence(self, v: Tensor) -> tuple[Tensor, Tensor]:
         """(confidence, rest) of visibilities (N,)."""

@@ -10,7 +10,7 @@ import torch
 from hypothesis import settings
 
 import fastmix
-from fastmix import _library
+from fastmix import _library, _torchvision
 from fastmix.backend import OPERATORS, why_not
 from fastmix.ops._operator import NAMESPACES
 
@@ -20,6 +20,8 @@ import simt_build
 
 settings.register_profile("fastmix", deadline=None, derandomize=True, max_examples=40)
 settings.load_profile("fastmix")
+
+_torchvision.make_importable()  # before a test module imports torchmetrics
 
 ISA = {"portable": 0, "avx2": 1, "avx512": 2}
 INTERPRETED = why_not("blend", "triton", "cpu") is None

@@ -28,6 +28,7 @@ class _GreyAsColour(nn.Module):
 
 
 def _timm(name: str, num_classes: int, channels: int) -> nn.Module:
+    _torchvision.make_importable()
     try:
         import timm
     except ImportError:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import fastmix
 
-from .. import data
+from .. import _torchvision, data
 from .._cli import CommandError, require
 from ..targets import SoftTarget
 from . import methods
@@ -269,6 +269,7 @@ def play(setup: Setup, batches: Iterator[tuple[Tensor, Tensor]], steps: int, lea
 @torch.no_grad()
 def evaluate(setup: Setup, split: data.Split) -> dict[str, float]:
     """loss, accuracy and ECE (10 bins of equal width) of the model on whole images of a split."""
+    _torchvision.make_importable()
     classification = require("torchmetrics.classification", "torchmetrics", "the calibration error")
     processes = setup.processes
     setup.model.eval()

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 import fastmix
 
-from .. import data, models
+from .. import _torchvision, data, models
 from .._cli import CommandError, UsageError, first_line, require
 from . import checkpoint, methods, pictures
 from .augment import policy
@@ -371,6 +371,7 @@ def load_weights(model: nn.Module, folder: Path, policy: Any = None) -> None:
 def check_extras() -> None:
     """Before an hour of training, not after it."""
     require("matplotlib", "matplotlib", "training")
+    _torchvision.make_importable()
     require("torchmetrics", "torchmetrics", "training")
 
 
