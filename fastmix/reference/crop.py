@@ -21,9 +21,12 @@ def _gather(x: Tensor, rows: Tensor, columns: Tensor, background: Tensor) -> Ten
     inside = ((rows >= 0) & (rows < height)).unsqueeze(2) & ((columns >= 0) & (columns < width)).unsqueeze(1)
     if x.shape[1:].numel() == 0:
         return background.expand(*x.shape[:2], rows.shape[1], columns.shape[1])
-    sample = torch.arange(x.shape[0], device=x.device).view(-1, 1, 1)
-    rows, columns = rows.clamp(0, height - 1).unsqueeze(2), columns.clamp(0, width - 1).unsqueeze(1)
-    return torch.where(inside.unsqueeze(1), x[sample, :, rows, columns].permute(0, 3, 1, 2), background)
+    sample = torch.arange(x.shape[0], device=x.device).view(-1, 1, 1, 1)
+    channel = torch.arange(x.shape[1], device=x.device).view(1, -1, 1, 1)
+    rows, columns = rows.clamp(0, height - 1)[:, None, :, None], columns.clamp(0, width - 1)[:, None, None, :]
+    shown = torch.where(inside.unsqueeze(1), x[sample, channel, rows, columns], background)
+    last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+    return shown.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
 
 
 def crop(x: Tensor, shift: Tensor, fill: float | Tensor = 0.0) -> Tensor:
