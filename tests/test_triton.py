@@ -119,7 +119,7 @@ def test_soft_target_opcheck():
 @pytest.mark.parametrize("kind", ["full", "diag", "shared", "identity"])
 def test_many_tiles_of_classes_and_features(kind, monkeypatch):
     """Panels before and on the diagonal, parts of tables, splits of sums: what larger shapes have."""
-    kernels = _library.kernels("isda")
+    kernels = _library.kernels("_isda_table")
     z, w, cov, y = make(kind, 9, 40, 37)
 
     def results():
