@@ -28,169 +28,18 @@ float32 matmul precision allows it (`_classes.matmul_precision`). Not yet run on
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from ._classes import dot_block, is_class, matmul_precision, present_classes
+from . import _isda_table
+from ._classes import dot_block, is_class, present_classes
 from ._common import FLOAT, WORD, device, launch, next_power_of_2, to_float, to_storage
+from ._isda_table import Products, mean_row, panel_products, tables, tile
 from .covariance import DIAG, FULL, SHARED
 from .paste import NAN
 from .patch_mix import STORAGE
-
-
-@dataclass(frozen=True)
-class Config:
-    """Reasoned, not measured; what spills is known (tests/budget_triton.json)."""
-
-    # Tensor cores (TF32): sides of the tiles of the full form, of the others', and the depth of one product.
-    full: int = 128
-    side: int = 64
-    depth: int = 32
-    # The same in float32 and float64, whose operands are all held in registers.
-    full_ieee: int = 64
-    side_ieee: int = 32
-    depth_ieee: int = 16
-    # Features of a part of their tables: enough programs at J = 1000, A = 2048.
-    part: int = 512
-    # Programs that a launch should have; partial sums are split until it does.
-    programs: int = 256
-    # Elements of a tile that is only added or summed.
-    tile: int = 2048
-
-
-CONFIG = Config()
-
-
-@dataclass(frozen=True)
-class _Products:
-    """How tl.dot is used for weights of a type."""
-
-    precision: str
-    full: int
-    side: int
-    depth: int
-
-    @classmethod
-    def of(cls, weight: Tensor) -> _Products:
-        precision = matmul_precision(FLOAT[weight.dtype])
-        if precision == "tf32":
-            return cls(precision, CONFIG.full, CONFIG.side, CONFIG.depth)
-        return cls(precision, CONFIG.full_ieee, CONFIG.side_ieee, CONFIG.depth_ieee)
-
-
-# ---------------------------------------------------------------- the table
-
-@device
-def _panel_products(acc, weight_ptr, weight_c, matrix_ptr, j, a, first, last, classes, width, factor_ptr, pull_ptr,
-                    c, PRECISION: tl.constexpr, DEPTH: tl.constexpr):
-    """acc + V[:, first:last] Sigma[first:last, a]. With factor_ptr (J), V's rows are times it, and row c is -pull."""
-    ACC: tl.constexpr = acc.dtype
-    in_j = j < classes
-    if factor_ptr is not None:
-        factor = tl.load(factor_ptr + j, mask=in_j, other=0.0)
-    for start in range(first, last, DEPTH):
-        k = start + tl.arange(0, DEPTH)
-        in_k = k < width
-        v = tl.load(weight_ptr + j.to(tl.int64)[:, None] * width + k[None, :], mask=in_j[:, None] & in_k[None, :],
-                    other=0.0)
-        v = v - tl.load(weight_c + k, mask=in_k, other=0.0)[None, :]
-        if factor_ptr is not None:
-            pull = tl.load(pull_ptr + k, mask=in_k, other=0.0)
-            v = tl.where((j == c)[:, None], -pull[None, :], v * factor[:, None])
-        sigma = tl.load(matrix_ptr + k.to(tl.int64)[:, None] * width + a[None, :],
-                        mask=in_k[:, None] & (a < width)[None, :], other=0.0)
-        acc = tl.dot(v, sigma, acc, input_precision=PRECISION, out_dtype=ACC)
-    return acc
-
-
-@triton.jit
-def _full_table_kernel(
-    part_ptr, weight_ptr, cov_ptr, present_ptr,                  # (parts, slots, J), (J, A), (J, A, A), (slots)
-    slots, classes, width, row_blocks, parts,
-    PRECISION: tl.constexpr, ROWS: tl.constexpr, PANEL: tl.constexpr, DEPTH: tl.constexpr,
-):  # fmt: skip
-    slot = (tl.program_id(0) // (row_blocks * parts)).to(tl.int64)
-    c = tl.load(present_ptr + slot).to(tl.int64)
-    if c >= 0:
-        inner = tl.program_id(0) % (row_blocks * parts)
-        part = parts - 1 - inner // row_blocks  # the longest first
-        j = inner % row_blocks * ROWS + tl.arange(0, ROWS)
-        a = part * PANEL + tl.arange(0, PANEL)
-        matrix = cov_ptr + c * width * width
-        weight_c = weight_ptr + c * width
-        acc = tl.zeros((ROWS, PANEL), part_ptr.dtype.element_ty)
-        acc = _panel_products(acc, weight_ptr, weight_c, matrix, j, a, 0, part * PANEL, classes, width, None, None, c,
-                              PRECISION, DEPTH)
-        acc = _panel_products(acc * 2.0, weight_ptr, weight_c, matrix, j, a, part * PANEL,
-                              tl.minimum((part + 1) * PANEL, width), classes, width, None, None, c, PRECISION, DEPTH)
-        v = tl.load(weight_ptr + j.to(tl.int64)[:, None] * width + a[None, :],
-                    mask=(j < classes)[:, None] & (a < width)[None, :], other=0.0)
-        v = v - tl.load(weight_c + a, mask=a < width, other=0.0)[None, :]
-        tl.store(part_ptr + (part * slots + slot) * classes + j, tl.sum(acc * v, 1), mask=j < classes)
-
-
-@device
-def _tile(ptr, rows, in_rows, columns, in_columns, width):
-    """Rows and columns of a matrix of this width; 0 outside."""
-    return tl.load(ptr + rows.to(tl.int64)[:, None] * width + columns[None, :],
-                   mask=in_rows[:, None] & in_columns[None, :], other=0.0)
-
-
-@device
-def _mean_row(tile, in_rows):
-    count = tl.maximum(tl.sum(in_rows.to(tl.int32)), 1)
-    return (tl.sum(tile, 0) / count.to(tile.dtype))[None, :]
-
-
-@triton.jit
-def _pair_table_kernel(
-    part_ptr, weight_ptr, cov_ptr, product_ptr, present_ptr,     # (parts, slots, J), (J, A), (J, A) diag, (J, A) shared
-    slots, classes, width, row_blocks, parts, part_width,
-    KIND: tl.constexpr, PRECISION: tl.constexpr, SLOTS: tl.constexpr, ROWS: tl.constexpr, DEPTH: tl.constexpr,
-):  # fmt: skip
-    ACC: tl.constexpr = part_ptr.dtype.element_ty
-    part = tl.program_id(0) % parts
-    block = tl.program_id(0) // parts
-    j = block % row_blocks * ROWS + tl.arange(0, ROWS)
-    u = block // row_blocks * SLOTS + tl.arange(0, SLOTS)
-    c = tl.load(present_ptr + u, mask=u < slots, other=-1)
-    in_u, in_j = c >= 0, j < classes
-    if tl.max(c) >= 0:
-        table = tl.zeros((SLOTS, ROWS), ACC)
-        own = tl.zeros((SLOTS,), ACC)
-        theirs = tl.zeros((ROWS,), ACC)
-        for start in range(part * part_width, tl.minimum((part + 1) * part_width, width), DEPTH):
-            a = start + tl.arange(0, DEPTH)
-            in_a = a < width
-            wj = _tile(weight_ptr, j, in_j, a, in_a, width)
-            mean = _mean_row(wj, in_j)
-            wc = _tile(weight_ptr, c, in_u, a, in_a, width) - mean
-            wj = tl.where(in_j[:, None], wj - mean, 0.0)
-            wc = tl.where(in_u[:, None], wc, 0.0)
-            if KIND == 1:  # diag
-                sigma = _tile(cov_ptr, c, in_u, a, in_a, width)
-                table = tl.dot(sigma, tl.trans(wj * wj), table, input_precision=PRECISION, out_dtype=ACC)
-                own += tl.sum(sigma * wc * wc, 1)
-                wc = sigma * wc
-                pj = wj
-            else:
-                pj, pc = wj, wc
-                if KIND == 2:  # shared: product = weight Sigma, whose mean is Sigma times the mean
-                    pj = _tile(product_ptr, j, in_j, a, in_a, width)
-                    mean = _mean_row(pj, in_j)
-                    pj = tl.where(in_j[:, None], pj - mean, 0.0)
-                    pc = tl.where(in_u[:, None], _tile(product_ptr, c, in_u, a, in_a, width) - mean, 0.0)
-                own += tl.sum(wc * pc, 1)
-                theirs += tl.sum(wj * pj, 1)
-            table = tl.dot(wc * -2.0, tl.trans(pj), table, input_precision=PRECISION, out_dtype=ACC)
-        table += own[:, None] + theirs[None, :]
-        tl.store(part_ptr + (part * slots + u.to(tl.int64)[:, None]) * classes + j[None, :], table,
-                 mask=in_u[:, None] & in_j[None, :])
-
 
 # ---------------------------------------------------------------- added to the logits
 
@@ -308,13 +157,13 @@ def _pull_kernel(
     a = tl.program_id(0) % column_blocks * COLUMNS + tl.arange(0, COLUMNS)
     c = tl.load(present_ptr + u, mask=u < slots, other=-1)
     in_u, in_a = c >= 0, a < width
-    wc = _tile(weight_ptr, c, in_u, a, in_a, width)
+    wc = tile(weight_ptr, c, in_u, a, in_a, width)
     pull = tl.zeros((SLOTS, COLUMNS), ACC)
     for start in range(0, classes, DEPTH):
         j = start + tl.arange(0, DEPTH)
-        e = _tile(sums_ptr, u, in_u, j, j < classes, classes)
-        wj = _tile(weight_ptr, j, j < classes, a, in_a, width)
-        mean = _mean_row(wj, j < classes)
+        e = tile(sums_ptr, u, in_u, j, j < classes, classes)
+        wj = tile(weight_ptr, j, j < classes, a, in_a, width)
+        mean = mean_row(wj, j < classes)
         pull = tl.dot(e, tl.where((j < classes)[:, None], wj - mean, 0.0), pull, input_precision=PRECISION,
                       out_dtype=ACC)
         pull -= tl.sum(e, 1)[:, None] * (wc - mean)
@@ -337,7 +186,7 @@ def _full_gradient_kernel(
         c = tl.load(present_ptr + slot).to(tl.int64)
         if c >= 0:
             u = tl.full((), 0, tl.int64) + slot
-            acc = _panel_products(acc, weight_ptr, weight_ptr + c * width, cov_ptr + c * width * width, j, a, 0, width,
+            acc = panel_products(acc, weight_ptr, weight_ptr + c * width, cov_ptr + c * width * width, j, a, 0, width,
                                   classes, width, sums_ptr + u * classes, pull_ptr + u * width, c, PRECISION, DEPTH)
     at = (split * classes + j).to(tl.int64)[:, None] * width + a[None, :]
     tl.store(part_ptr + at, acc, mask=(j < classes)[:, None] & (a < width)[None, :])
@@ -354,63 +203,33 @@ def _pair_gradient_kernel(
     a = tl.program_id(0) % column_blocks * COLUMNS + tl.arange(0, COLUMNS)
     j = tl.program_id(0) // column_blocks * ROWS + tl.arange(0, ROWS)
     in_a, in_j = a < width, j < classes
-    wj = _tile(weight_ptr, j, in_j, a, in_a, width)
-    mean = _mean_row(wj, in_j)
+    wj = tile(weight_ptr, j, in_j, a, in_a, width)
+    mean = mean_row(wj, in_j)
     weighed = tl.zeros((ROWS, COLUMNS), ACC)  # sum of e sigma_c, and of e sigma_c w_c
     theirs = tl.zeros((ROWS, COLUMNS), ACC)
     for start in range(0, slots, DEPTH):
         u = start + tl.arange(0, DEPTH)
         c = tl.load(present_ptr + u, mask=u < slots, other=-1)
         in_u = c >= 0
-        e = tl.trans(_tile(sums_ptr, u, in_u, j, in_j, classes))
-        wc = _tile(weight_ptr, c, in_u, a, in_a, width) - mean
+        e = tl.trans(tile(sums_ptr, u, in_u, j, in_j, classes))
+        wc = tile(weight_ptr, c, in_u, a, in_a, width) - mean
         wc = tl.where(in_u[:, None], wc, 0.0)
         if KIND == 1:
-            sigma = _tile(cov_ptr, c, in_u, a, in_a, width)
+            sigma = tile(cov_ptr, c, in_u, a, in_a, width)
             weighed = tl.dot(e, sigma, weighed, input_precision=PRECISION, out_dtype=ACC)
             wc = wc * sigma
         else:
             weighed += tl.sum(e, 1)[:, None]
         theirs = tl.dot(e, wc, theirs, input_precision=PRECISION, out_dtype=ACC)
     own = tl.load(slot_ptr + j, mask=in_j, other=-1)
-    pull = _tile(pull_ptr, own, own >= 0, a, in_a, width)
+    pull = tile(pull_ptr, own, own >= 0, a, in_a, width)
     if KIND == 1:
-        pull = pull * _tile(cov_ptr, j, own >= 0, a, in_a, width)
+        pull = pull * tile(cov_ptr, j, own >= 0, a, in_a, width)
     out = (wj - mean) * weighed - theirs - pull
     tl.store(out_ptr + j.to(tl.int64)[:, None] * width + a[None, :], out, mask=in_j[:, None] & in_a[None, :])
 
 
 # ---------------------------------------------------------------- launchers
-
-def _forms(weight: Tensor, cov: Tensor, kind: int) -> tuple[Tensor, Tensor, Tensor | None]:
-    """weight and cov packed; for shared the product of both, one GEMM."""
-    weight, cov = weight.contiguous(), cov.contiguous()
-    return weight, cov, weight @ cov if kind == SHARED else None
-
-
-def _tables(weight: Tensor, cov: Tensor, present: Tensor, kind: int, rows: int) -> Tensor:
-    """(parts, slots, J): their sum is v^T Sigma v. rows: that will read the table."""
-    classes, width = weight.shape
-    slots, gpu, use = present.shape[0], weight.device, _Products.of(weight)
-    if kind == FULL:
-        block, panel = dot_block(classes, use.full), dot_block(width, use.full)
-        parts, blocks = triton.cdiv(width, panel), triton.cdiv(classes, block)
-        table = torch.empty((parts, slots, classes), dtype=weight.dtype, device=gpu)
-        launch(_full_table_kernel, slots * parts * blocks, gpu, table, weight, cov, present, slots, classes, width,
-               blocks, parts, PRECISION=use.precision, ROWS=block, PANEL=panel, DEPTH=min(use.depth, panel),
-               num_warps=8)
-        return table
-    weight, cov, product = _forms(weight, cov, kind)
-    block, together, depth = dot_block(classes, use.side), dot_block(slots, use.side), dot_block(width, use.depth)
-    # Pixels read the table far more often than it is written: in one part then.
-    part = width if rows > 8 * slots else CONFIG.part
-    parts, blocks = max(1, triton.cdiv(width, part)), triton.cdiv(classes, block)
-    table = torch.empty((parts, slots, classes), dtype=weight.dtype, device=gpu)
-    launch(_pair_table_kernel, triton.cdiv(slots, together) * blocks * parts, gpu, table, weight, cov, product, present,
-           slots, classes, width, blocks, parts, part, KIND=kind, PRECISION=use.precision, SLOTS=together,
-           ROWS=block, DEPTH=depth, num_warps=8)
-    return table
-
 
 def _by_rows(x: Tensor) -> Tensor:
     """(N, J): classes side by side, rows anywhere."""
@@ -425,14 +244,14 @@ def isda_logits(logits: Tensor, weight: Tensor, cov: Tensor, labels: Tensor, str
     if out.numel() == 0:
         return out
     present, slot = present_classes(y, classes, ignore_index)
-    table = _tables(weight, cov, present, kind, y.shape[0])
+    table = tables(weight, cov, present, kind, y.shape[0])
     word = WORD[logits.element_size()]
     options = {"DTYPE": STORAGE[logits.dtype], "NAN_BITS": NAN[logits.dtype], "num_warps": 4, "maxnreg": 160}
     tail = (table.shape[1], table.shape[0], scale, ignore_index)
     if logits.ndim == 2:
         z = _by_rows(logits)
         columns = min(next_power_of_2(classes), 1024)
-        rows = max(1, min(next_power_of_2(z.shape[0]), CONFIG.tile // columns))
+        rows = max(1, min(next_power_of_2(z.shape[0]), _isda_table.CONFIG.tile // columns))
         blocks = triton.cdiv(classes, columns)
         launch(_add_rows_kernel, triton.cdiv(z.shape[0], rows) * blocks, z.device, out.view(word), z.view(word), y,
                slot, table, strength, z.shape[0], classes, z.stride(0), blocks, *tail, ROWS=rows, COLUMNS=columns,
@@ -440,7 +259,7 @@ def isda_logits(logits: Tensor, weight: Tensor, cov: Tensor, labels: Tensor, str
     else:
         images, _, pixels = logits.shape
         together = min(next_power_of_2(pixels), 256)
-        block = max(1, min(next_power_of_2(classes), CONFIG.tile // together))
+        block = max(1, min(next_power_of_2(classes), _isda_table.CONFIG.tile // together))
         blocks, pixel_blocks = triton.cdiv(classes, block), triton.cdiv(pixels, together)
         launch(_add_pixels_kernel, images * blocks * pixel_blocks, logits.device, out.view(word), logits.view(word), y,
                slot, table, strength, pixels, classes, *logits.stride(), blocks, pixel_blocks, *tail, CLASSES=block,
@@ -455,9 +274,9 @@ def _sums(grad: Tensor, labels: Tensor, present: Tensor, strength: Tensor | None
     pixels = grad.shape[2] if grad.ndim == 3 else 1
     slots, rows = present.shape[0], labels.shape[0]
     columns = min(next_power_of_2(classes), 32 if pixels > 1 else 256)
-    block = max(16, CONFIG.tile // columns) if pixels > 1 else 16
+    block = max(16, _isda_table.CONFIG.tile // columns) if pixels > 1 else 16
     blocks = triton.cdiv(classes, columns)
-    splits = max(1, min(triton.cdiv(rows, block), CONFIG.programs // max(slots * blocks, 1), 64))
+    splits = max(1, min(triton.cdiv(rows, block), _isda_table.CONFIG.programs // max(slots * blocks, 1), 64))
     share = triton.cdiv(triton.cdiv(rows, splits), block) * block
     part = torch.empty((splits, slots, classes), dtype=dtype, device=grad.device)
     launch(_sums_kernel, splits * slots * blocks, grad.device, part, grad, labels, present, strength, rows, classes,
@@ -469,7 +288,7 @@ def _sums(grad: Tensor, labels: Tensor, present: Tensor, strength: Tensor | None
 def isda_logits_backward(grad: Tensor, weight: Tensor, cov: Tensor, labels: Tensor, strength: Tensor | None,
                          scale: float, ignore_index: int, kind: int) -> Tensor:
     weight, cov, y = weight.contiguous(), cov.contiguous(), labels.contiguous().view(-1)
-    (classes, width), gpu, use = weight.shape, weight.device, _Products.of(weight)
+    (classes, width), gpu, use = weight.shape, weight.device, Products.of(weight)
     if grad.numel() == 0 or width == 0:
         return torch.zeros_like(weight)
     present, slot = present_classes(y, classes, ignore_index)
@@ -492,10 +311,10 @@ def isda_logits_backward(grad: Tensor, weight: Tensor, cov: Tensor, labels: Tens
 
 
 def _full_gradient(weight: Tensor, cov: Tensor, sums: Tensor, pull: Tensor, present: Tensor) -> Tensor:
-    (classes, width), slots, use = weight.shape, present.shape[0], _Products.of(weight)
+    (classes, width), slots, use = weight.shape, present.shape[0], Products.of(weight)
     rows, panel = dot_block(classes, use.full), dot_block(width, use.full)
     blocks = triton.cdiv(classes, rows) * triton.cdiv(width, panel)
-    splits = max(1, min(slots, CONFIG.programs // blocks))
+    splits = max(1, min(slots, _isda_table.CONFIG.programs // blocks))
     part = torch.empty((splits, classes, width), dtype=weight.dtype, device=weight.device)
     launch(_full_gradient_kernel, blocks * splits, weight.device, part, weight, cov, sums, pull, present, slots,
            classes, width, triton.cdiv(width, panel), splits, PRECISION=use.precision, ROWS=rows, PANEL=panel,

@@ -5,6 +5,7 @@ Every other property is tested by the operators' own files, which the interprete
 
 import pytest
 import torch
+from isda_cases import make, with_grads
 from support import same_bits
 
 import fastmix
@@ -111,6 +112,26 @@ def test_soft_target_opcheck():
         target = SoftTarget(torch.randint(0, 7, (4, 3)), torch.rand(4, 3), torch.rand(4))
         torch.library.opcheck(OPS.soft_target.default, (z, *target, torch.rand(4), 0.1, -100, 1, 1, grad))
         torch.library.opcheck(OPS.soft_target_dense.default, (z, target.dense(7), None, 0.0, 0, 0, grad))
+
+
+# ---------------------------------------------------------------- isda
+
+@pytest.mark.parametrize("kind", ["full", "diag", "shared", "identity"])
+def test_many_tiles_of_classes_and_features(kind, monkeypatch):
+    """Panels before and on the diagonal, parts of tables, splits of sums: what larger shapes have."""
+    kernels = _library.kernels("_isda_table")
+    z, w, cov, y = make(kind, 9, 40, 37)
+
+    def results():
+        return with_grads(lambda z, w: F.isda_logits(z, w, cov, y, 0.7, kind=kind), z, w, z)
+
+    with fastmix.backend("reference"):
+        want = results()
+    monkeypatch.setattr(kernels, "CONFIG", kernels.Config(full_ieee=16, side_ieee=16, part=16))
+    torch.testing.assert_close(results(), want, rtol=1e-4, atol=1e-3)
+    monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: "high")
+    monkeypatch.setattr(kernels, "CONFIG", kernels.Config(full=32, side=32, part=32, depth=16, programs=1))
+    torch.testing.assert_close(results(), want, rtol=1e-2, atol=1e-1)
 
 
 # ---------------------------------------------------------------- images

@@ -26,7 +26,7 @@ from fastmix.ops.covariance import KINDS, cov_shape
 BUDGET = Path(__file__).with_name("budget_triton.json")
 TARGETS = (80, 90, 100)
 # Modules with launches of their own beside an operator's.
-SHARED = ("_by_source", "_classes")
+SHARED = ("_by_source", "_classes", "_isda_table")
 SHORT = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16", torch.float64: "fp64"}
 
 
