@@ -54,6 +54,15 @@ class Products:
         return cls(precision, CONFIG.full_ieee, CONFIG.side_ieee, CONFIG.depth_ieee)
 
 
+@device
+def strength_value(strength_ptr, scale, ACC: tl.constexpr):
+    """scale, times the strength where it is a tensor. In float64: scale arrives as a double."""
+    strength = tl.full((), 1.0, tl.float64) * scale
+    if strength_ptr is not None:
+        strength = strength * tl.load(strength_ptr).to(tl.float64)
+    return strength.to(ACC)
+
+
 # ---------------------------------------------------------------- the table
 
 @device

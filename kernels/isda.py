@@ -36,21 +36,12 @@ from torch import Tensor
 from . import _isda_table
 from ._classes import dot_block, is_class, present_classes
 from ._common import FLOAT, WORD, device, launch, next_power_of_2, to_float, to_storage
-from ._isda_table import Products, mean_row, panel_products, tables, tile
+from ._isda_table import Products, mean_row, panel_products, strength_value, tables, tile
 from .covariance import DIAG, FULL, SHARED
 from .paste import NAN
 from .patch_mix import STORAGE
 
 # ---------------------------------------------------------------- added to the logits
-
-@device
-def _strength(strength_ptr, scale, ACC: tl.constexpr):
-    """scale, times the strength where it is a tensor. In float64: scale arrives as a double."""
-    strength = tl.full((), 1.0, tl.float64) * scale
-    if strength_ptr is not None:
-        strength = strength * tl.load(strength_ptr).to(tl.float64)
-    return strength.to(ACC)
-
 
 @device
 def _augmented(z, added, is_same, is_valid, DTYPE: tl.constexpr, NAN_BITS: tl.constexpr, ACC: tl.constexpr):
@@ -79,7 +70,7 @@ def _add_rows_kernel(
                          mask=inside & known[:, None], other=0.0)
     z = tl.load(z_ptr + n.to(tl.int64)[:, None] * row_stride + j[None, :], mask=inside, other=0)
     ignored = y == ignore_index.to(tl.int64)
-    out = _augmented(z, _strength(strength_ptr, scale * 0.5, ACC) * total, (j[None, :] == y[:, None]) |
+    out = _augmented(z, strength_value(strength_ptr, scale * 0.5, ACC) * total, (j[None, :] == y[:, None]) |
                      ignored[:, None], (known | ignored)[:, None], DTYPE, NAN_BITS, ACC)
     tl.store(out_ptr + n.to(tl.int64)[:, None] * classes + j[None, :], out, mask=inside)
 
@@ -107,7 +98,7 @@ def _add_pixels_kernel(
     at = j.to(tl.int64)[:, None] * class_stride + p.to(tl.int64)[None, :] * pixel_stride
     z = tl.load(z_ptr + n * image_stride + at, mask=inside, other=0)
     ignored = y == ignore_index.to(tl.int64)
-    out = _augmented(z, _strength(strength_ptr, scale * 0.5, ACC) * total, (j[:, None] == y[None, :]) |
+    out = _augmented(z, strength_value(strength_ptr, scale * 0.5, ACC) * total, (j[:, None] == y[None, :]) |
                      ignored[None, :], (known | ignored)[None, :], DTYPE, NAN_BITS, ACC)
     tl.store(out_ptr + (n * classes + j[:, None]) * pixels + p[None, :], out, mask=inside)
 
@@ -141,7 +132,7 @@ def _sums_kernel(
                     at = n[:, None] + j.to(tl.int64)[None, :] * class_stride
                     g = tl.load(grad_ptr + at, mask=hit[:, None] & (j < classes)[None, :], other=0.0)
                     total += tl.sum(to_float(g, ACC), 0)
-    total = tl.where(j == c, 0.0, total * _strength(strength_ptr, scale, ACC))
+    total = tl.where(j == c, 0.0, total * strength_value(strength_ptr, scale, ACC))
     tl.store(part_ptr + (split * slots + slot) * classes + j, total, mask=j < classes)
 
 

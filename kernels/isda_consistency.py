@@ -31,6 +31,7 @@ from torch import Tensor
 
 from ._classes import present_classes
 from ._common import device, launch, next_power_of_2, to_float, to_storage
+from ._isda_table import strength_value
 from ._loss import weighted
 from .covariance import DIAG, FULL, IDENTITY
 
@@ -43,8 +44,8 @@ class Config:
 
     # Elements of the tables of the classes that are handled together: 64 MB of float32.
     elements: int = 1 << 24
-    # Sides of a tile of exponentials.
-    side: int = 64
+    # Sides of a tile of exponentials; with 64 four warps spill.
+    side: int = 32
 
 
 CONFIG = Config()
@@ -73,14 +74,6 @@ def _rows_kernel(label_ptr, lse_ptr, z_ptr, classes, row_stride, BLOCK: tl.const
     first = tl.min(broken)
     tl.store(label_ptr + n, tl.where(first < classes, first, tl.min(found)).to(tl.int64))
     tl.store(lse_ptr + n, most + tl.log(tl.sum(total)))
-
-
-@device
-def _strength(strength_ptr, scale, ACC: tl.constexpr):
-    strength = tl.full((), 1.0, tl.float64) * scale
-    if strength_ptr is not None:
-        strength = strength * tl.load(strength_ptr).to(tl.float64)
-    return strength.to(ACC)
 
 
 @device
@@ -118,7 +111,7 @@ def _bounds_kernel(
     table, held = _own_table(table_ptr, label_ptr, slot_ptr, n, first, count, classes, PER_CLASS)
     if held:
         k = block * SIDE + tl.arange(0, SIDE)[None, :]
-        half = _strength(strength_ptr, scale * 0.5, ACC)
+        half = strength_value(strength_ptr, scale * 0.5, ACC)
         most = tl.full((1, SIDE), -float("inf"), ACC)
         total = tl.zeros((1, SIDE), ACC)
         for start in range(0, classes, SIDE):
@@ -159,7 +152,7 @@ def _logits_kernel(
     table, held = _own_table(table_ptr, label_ptr, slot_ptr, n, first, count, classes, PER_CLASS)
     if held:
         j = tl.program_id(0) % blocks * SIDE + tl.arange(0, SIDE)[:, None]
-        half = _strength(strength_ptr, scale * 0.5, ACC)
+        half = strength_value(strength_ptr, scale * 0.5, ACC)
         total = tl.zeros((SIDE, 1), ACC)
         for start in range(0, classes, SIDE):
             k = start + tl.arange(0, SIDE)[None, :]
@@ -192,7 +185,7 @@ def _pulls_kernel(
     j = tl.program_id(0) // blocks % blocks * SIDE + tl.arange(0, SIDE)[:, None]
     k = tl.program_id(0) % blocks * SIDE + tl.arange(0, SIDE)[None, :]
     table = table_ptr + slot * classes * classes
-    half = _strength(strength_ptr, scale * 0.5, ACC)
+    half = strength_value(strength_ptr, scale * 0.5, ACC)
     total = tl.zeros((SIDE, SIDE), ACC)
     c = -1
     if PER_CLASS:

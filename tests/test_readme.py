@@ -8,12 +8,14 @@ import pytest
 import torch
 
 from fastmix import preview
+from fastmix.evaluate import command as evaluate_command
 from fastmix.ssl import command as ssl_command
-from fastmix.train import command
+from fastmix.train import command, presets, subset
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-PARSERS = {"train": command.parser, "train-ssl": ssl_command.parser, "preview": preview.parser}
+PARSERS = {"train": command.parser, "train-ssl": ssl_command.parser, "preview": preview.parser,
+           "evaluate": evaluate_command.parser, "subsample": subset.parser, "presets": presets.parser}
 
 
 def blocks(language):

@@ -212,6 +212,15 @@ def isda_cases() -> Iterator[Case]:
                     KINDS["diag"]))
 
 
+def isda_consistency_cases() -> Iterator[Case]:
+    kernels = _library.kernels("isda_consistency")
+    for kind in ("full", "identity"):
+        for dtype in (torch.float32, torch.bfloat16):
+            yield (f"{kind} 128x100x128 {SHORT[dtype]}", kernels.isda_consistency,
+                   (empty(128, 100, dtype=dtype), empty(100, 128), _cov(kind, 100, 128), empty(), None, 1.0, 1,
+                    KINDS[kind], True))
+
+
 def in_tf32(cases: Callable[[], Iterator[Case]]) -> Callable[[], Iterator[Case]]:
     """The cases' float32 products on tensor cores."""
     def rounded() -> Iterator[Case]:
@@ -226,8 +235,8 @@ def in_tf32(cases: Callable[[], Iterator[Case]]) -> Callable[[], Iterator[Case]]
 
 OPERATORS = {"soft_target": soft_target_cases, "blend": blend_cases, "paste": paste_cases,
              "patch_mix": patch_mix_cases, "view": view_cases, "saliency": saliency_cases, "crop": crop_cases,
-             "covariance": covariance_cases, "isda": isda_cases, "covariance in tf32": in_tf32(covariance_cases),
-             "isda in tf32": in_tf32(isda_cases)}
+             "covariance": covariance_cases, "isda": isda_cases, "isda_consistency": isda_consistency_cases,
+             "covariance in tf32": in_tf32(covariance_cases), "isda in tf32": in_tf32(isda_cases)}
 
 
 def launches(operator: str) -> dict[str, tuple]:
