@@ -37,9 +37,13 @@ train-fashion: setup  ## the same on 5,000 Fashion-MNIST images, 3 seeds (needs 
 	$(BIN)/python -m fastmix train --data fashion-mnist --limit 5000 --compare none,rmix --seeds 3 \
 		--out $(OUT)/fashion-mnist --overwrite $(ARGS)
 
-test: setup  ## the whole test suite, then the operators again on Triton's interpreter
-	TRITON_INTERPRET=1 $(BIN)/python -m pytest $(TESTS) $(ARGS)
-	$(BIN)/python -m pytest $(TESTS) $(ARGS)
+# The interpreter's run and the rest share the cores; the rest's output follows, its summary last. 5: nothing to run.
+test: setup  ## the whole test suite, and the operators again on Triton's interpreter
+	@mkdir -p build; \
+	$(BIN)/python -m pytest $(TESTS) $(ARGS) > build/tests.log 2>&1 & rest=$$!; \
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest $(TESTS) $(ARGS); interpreted=$$?; \
+	tail -n +1 -f --pid=$$rest build/tests.log; \
+	wait $$rest && { test $$interpreted = 0 || test $$interpreted = 5; }
 
 $(VENV)/.peers: $(VENV)/.requirements bench/requirements.txt
 	@echo "setup: the libraries that the bench compares with"

@@ -17,10 +17,11 @@ pytest.importorskip("torchmetrics")
 
 import training
 
+import fastmix
 from fastmix import data
 from fastmix._cli import CommandError, UsageError
 from fastmix.targets import SoftTarget
-from fastmix.train import checkpoint, methods, pictures, run
+from fastmix.train import checkpoint, loop, methods, pictures, run
 from fastmix.train.command import main
 from fastmix.train.distributed import Processes
 from fastmix.train.loop import LossGuard, NotFinite, evaluate, mix, train_epoch
@@ -127,6 +128,29 @@ def test_ece_and_accuracy_are_those_of_the_definition(digits):
     assert result["accuracy"] == pytest.approx((predicted == y).double().mean().item())
     assert result["loss"] == pytest.approx(-p[range(len(y)), y].log().mean().item(), rel=1e-5)
     assert result["ece"] == pytest.approx(ece.item(), abs=1e-5)
+
+
+def test_cheaper_saliency(digits):
+    """half: the gradient at the 2x2 means, repeated, statistics untouched; alternate: none in every other step."""
+    setup = make(digits, method="rmix", saliency="half")
+    images, y = next(digits.train.batches([torch.arange(6)]))
+    x = setup.inputs(images, None)
+    before = {name: value.clone() for name, value in setup.model.state_dict().items()}
+    small = torch.nn.functional.avg_pool2d(x, 2)
+    grad = loop._saliency(setup, x, y)
+    assert all(torch.equal(value, before[name]) for name, value in setup.model.state_dict().items())
+    want = fastmix.input_saliency(setup.model, small, y, update_stats=False)
+    torch.testing.assert_close(grad, torch.nn.functional.interpolate(want, scale_factor=2))
+    setup = make(digits, method="rmix", saliency="alternate")
+    pass_by_step = []
+    for _ in range(4):
+        pass_by_step.append(bool(loop._saliency(setup, x, y).any()))
+        setup.optimizer.step()
+        setup.scheduler.step()
+    assert pass_by_step == [True, False, True, False]
+    odd = dataclasses.replace(digits, shape=(1, 7, 8))
+    with pytest.raises(UsageError, match="--saliency half: the images are 7 x 8, want even sides"):
+        make(odd, method="rmix", saliency="half")
 
 
 @pytest.mark.parametrize(("schedule", "want"), [("onecycle", (0.003, 0.3, 3e-5)), ("multistep", (0.3, 0.3, 0.003))])
@@ -286,6 +310,7 @@ def test_two_processes_average_uneven_shares_exactly(tmp_path):
     script = tmp_path / "uneven.py"
     script.write_text("""
 import dataclasses, sys, torch, torch.distributed as dist
+import fastmix
 from fastmix import data
 from fastmix.train import run
 from fastmix.train.distributed import Processes, processes

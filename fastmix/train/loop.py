@@ -132,6 +132,20 @@ class Mixed(NamedTuple):
     inside: AbstractContextManager[Any] = nullcontext()
 
 
+def _saliency(setup: Setup, x: Tensor, y: Tensor) -> Tensor:
+    """d loss / d x as ``--saliency`` wants it; see there."""
+    how = setup.options.saliency
+    if how == "alternate" and setup.scheduler.last_epoch % 2:
+        return torch.zeros_like(x)  # every cell is salient: R-Mix is Mixup
+    # The bare module: DistributedDataParallel must see one forward and one backward a step.
+    with setup.autocast():
+        if how != "half":
+            return fastmix.input_saliency(setup.model, x, y)
+        # Not what the model trains on: its statistics are left alone.
+        grad = fastmix.input_saliency(setup.model, nn.functional.avg_pool2d(x, 2), y, update_stats=False)
+    return grad.repeat_interleave(2, 2).repeat_interleave(2, 3)
+
+
 def mix(setup: Setup, batch: Tensor | Seen, y: Tensor, timer: StepTimer) -> Mixed:
     """What the method makes of a batch. A mixer without saliency makes it of bytes in one pass; the gradient of one
     with saliency needs the images first."""
@@ -149,9 +163,7 @@ def mix(setup: Setup, batch: Tensor | Seen, y: Tensor, timer: StepTimer) -> Mixe
         return Mixed(x, target, inside=setup.mixer.inside(setup.model, plan))
     saliency = None
     if setup.mixer.needs_saliency:
-        # The bare module: DistributedDataParallel must see one forward and one backward a step.
-        with setup.autocast():
-            saliency = fastmix.input_saliency(setup.model, x, y)
+        saliency = _saliency(setup, x, y)
         timer.end("saliency")
     mixed = Mixed(*setup.mixer(x, y, saliency, **through(view)))
     timer.end("mix")

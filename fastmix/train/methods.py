@@ -127,7 +127,7 @@ METHODS: dict[str, Method] = {
     "manifold-mixup": Method(lambda o, _: fastmix.ManifoldMixup(_alpha(o, 1.0), o.layers or "auto", prob=o.prob),
                              ("alpha", "layers", "prob"), "mixup of what one layer of the model returns"),
     "rmix": Method(lambda o, _: fastmix.RMix(_alpha(o, 1.0), o.patches, o.levels, prob=o.prob),
-                   ("alpha", "patches", "levels", "prob"), "patches by saliency"),
+                   ("alpha", "patches", "levels", "saliency", "prob"), "patches by saliency"),
     "rlmix": Method(lambda o, _: fastmix.RLMix(_alpha(o, 1.0), o.grid, o.levels, prob=o.prob),
                     ("alpha", "grid", "levels", "discount", "prob"),
                     "patches by saliency, how many is learnt by PPO (extra rl)", policy=True),
@@ -145,9 +145,9 @@ METHODS: dict[str, Method] = {
     "isda-semi": Method(_isda, (*ISDA_FLAGS, "labelled", "consistency"),
                         "isda on the labelled images, its consistency loss on all others", isda=True),
 }
-METHOD_FLAGS = ("alpha", "k", "layers", "patches", "grid", "levels", "discount", "length", "prob", "isda_kind",
-                "isda_schedule", "strength", "labelled", "consistency", "sigma", "sigma_decay", "weighting", "fill",
-                "focal_gamma")
+METHOD_FLAGS = ("alpha", "k", "layers", "patches", "saliency", "grid", "levels", "discount", "length", "prob",
+                "isda_kind", "isda_schedule", "strength", "labelled", "consistency", "sigma", "sigma_decay",
+                "weighting", "fill", "focal_gamma")
 
 
 def check_flags(methods: list[str], given: set[str]) -> None:

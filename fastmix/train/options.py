@@ -50,6 +50,7 @@ class Options:
     alpha: float | None = None
     k: int | None = None
     patches: tuple[int, ...] = (2, 4)
+    saliency: str = "full"
     grid: int = 8
     levels: int = 10
     discount: float = 0.99
@@ -150,6 +151,9 @@ def add_method_flags(parser: Parser) -> None:
     group.add_argument("--k", type=count, help="images mixed into one: dmixup, dcutmix (3); power of the softening "
                                                "curve: soft-crop, soft-resized-crop (2), soft-noise (1)")
     group.add_argument("--patches", type=numbers, metavar="P,P", help="patches a side to choose from: rmix (2,4)")
+    group.add_argument("--saliency", choices=("full", "half", "alternate"),
+                       help="of rmix: of the images (full), of their 2x2 means at a quarter of the pass's cost (half), "
+                            "or in every other step, with plain mixup between (alternate)")
     group.add_argument("--layers", type=names, metavar="NAME,NAME",
                        help="what manifold-mixup draws from: modules of the model, input (input and two of its parts)")
     group.add_argument("--grid", type=count, metavar="P", help="patches a side: rlmix (8); must divide the images")

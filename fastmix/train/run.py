@@ -96,6 +96,8 @@ def setup(options: Options, dataset: data.Dataset, processes: Processes) -> Setu
         objective = Isda(options, model, len(dataset.classes), (options.epochs - options.refine_epochs) * steps, device)
         if objective.unlabelled:
             draws = LabelledDraws(dataset.train.labels, options.labelled)
+    if options.saliency == "half" and any(side % 2 for side in dataset.shape[1:]):
+        raise UsageError(f"--saliency half: the images are {dataset.shape[1]} x {dataset.shape[2]}, want even sides")
     policy(options)  # a missing torchvision is reported now
     mixer = methods.build(options, dataset.shape, device, len(dataset.classes))
     methods.check_layers(mixer, model)

@@ -1,0 +1,57 @@
+"""The step bench: its figures from given times, its goals, one tiny run."""
+
+import json
+
+import pytest
+
+from bench import step
+from fastmix.train.timing import PHASES
+
+
+def times(**ms):
+    own = dict.fromkeys(PHASES, 0.0) | ms
+    return own | {"step": sum(own.values())}
+
+
+PLAIN = [times(data=1, model=98, loss=1)] * 3
+
+
+def test_added_is_all_but_the_model_beyond_a_plain_step():
+    found = step.row("mixup", [times(data=0.5, mix=2, model=120, loss=1)] * 3, PLAIN, 0.1)
+    assert found["added_percent"] == pytest.approx(1.5)
+    assert found["ratio"] == pytest.approx(1.235) and found["plan_ms"] == 0.1 and found["steps"] == 6
+
+
+def test_ratio_is_the_median_of_the_rounds():
+    steps = [times(model=100), times(model=300), times(model=110)]
+    assert step.row("mixup", steps, PLAIN, 0.0)["ratio"] == pytest.approx(1.1)
+
+
+def test_goals():
+    rows = [step.row("mixup", [times(mix=3, model=98)] * 3, PLAIN, 0.0),
+            step.row("rmix", [times(saliency=50, model=98)] * 3, PLAIN, 0.0),
+            step.row("focal", [times(model=500)] * 3, PLAIN, 0.0)]
+    assert [line.rpartition(" ")[2] for line in step.verdicts(rows)] == ["met", "met"]
+    slow = step.row("rmix", [times(saliency=100, model=98)] * 3, PLAIN, 0.0)
+    assert step.verdicts([slow]) == ["rmix: step 1.98x, goal <= 1.7x, MISSED"]
+
+
+def test_a_tiny_run(tmp_path, capsys):
+    path = tmp_path / "step.json"
+    names = ["none", "cutmix", "rmix", "rmix/half", "rmix/alternate", "isda", "manifold-mixup"]
+    assert step.main(["--model", "cnn", "--batch", "4", "--size", "16", "--classes", "3", "--repeats", "2",
+                      "--method", ",".join(names), "--json", str(path)]) == 0
+    result = json.loads(path.read_text())
+    rows = {found["method"]: found for found in result["rows"]}
+    assert list(rows) == names and rows["none"]["ratio"] == 1
+    assert rows["rmix"]["ms"]["saliency"] > rows["rmix/alternate"]["ms"]["saliency"] > 0
+    assert rows["cutmix"]["plan_ms"] > 0 == rows["cutmix"]["ms"]["saliency"] and rows["isda"]["ms"]["mix"] == 0
+    assert "goal <= 1.35x" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("flags", "text"), [(["--method", "rlmix"], "rlmix cannot be measured here"),
+                                             (["--repeats", "0"], "--repeats"), (["--model", "none"], "--model")])
+def test_bad_arguments_end_with_code_two(flags, text, capsys):
+    with pytest.raises(SystemExit) as caught:
+        step.main(flags)
+    assert caught.value.code == 2 and text in capsys.readouterr().err
