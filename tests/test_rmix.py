@@ -35,7 +35,7 @@ def test_one_launch_does_what_two_do(fused, dtype, layout):
             leaf = x.detach().clone().requires_grad_()
             mixed, weight, mask = F.rmix(leaf, grad, grid, q, partner, lam, one_launch=one_launch)
             results.append([mixed.detach(), weight, mask, torch.autograd.grad(mixed, leaf, g)[0]])
-            assert mixed.stride() == torch.empty_like(leaf).stride()
+            assert n == 0 or mixed.stride() == torch.empty_like(leaf).stride()
         assert all(same_bits(a, b) for a, b in zip(*results, strict=True)), (n, channels, height, width, grid)
 
 
