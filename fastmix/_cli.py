@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import ModuleType
 from typing import NoReturn
 
 USAGE, FAILURE, INTERRUPTED = 2, 1, 130
+_interrupted = False
 
 
 class CommandError(Exception):
@@ -61,20 +64,37 @@ def require(module: str, package: str, need: str, extra: str = "train") -> Modul
 def progress_bar(text: str, steps: int | None, show: bool = True) -> Iterator[Callable[..., None]]:
     """A bar on stderr if a person watches it; yields what to call after a step, or with a part of one.
 
-    steps: None where their number is not known.
+    steps: None where their number is not known. A step after an interrupt that was lost raises it again.
     """
     if not show or not sys.stderr.isatty():
-        yield lambda part=1.0: None
+        yield lambda part=1.0: _raise_interrupt()
         return
     progress = require("rich.progress", "rich", "the progress bar")
     console = require("rich.console", "rich", "the progress bar").Console(stderr=True)
     with progress.Progress(console=console, transient=True) as shown:
         task = shown.add_task(text, total=steps)
-        yield lambda part=1.0: shown.advance(task, part)
+        yield lambda part=1.0: (_raise_interrupt(), shown.advance(task, part))
+
+
+def _on_interrupt(number: int, frame: object) -> NoReturn:
+    """Python drops an exception that is raised while it destroys an object, so that it was raised is remembered."""
+    global _interrupted
+    _interrupted = True
+    raise KeyboardInterrupt
+
+
+def _raise_interrupt() -> None:
+    if _interrupted:
+        raise KeyboardInterrupt
 
 
 def run(command: Callable[[list[str]], int], argv: list[str]) -> int:
     """The exit status of a command; expected failures end in one line on stderr, without a traceback."""
+    global _interrupted
+    _interrupted = False
+    main = threading.current_thread() is threading.main_thread()
+    if main and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _on_interrupt)
     try:
         return command(argv)
     except CommandError as error:

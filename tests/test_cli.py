@@ -2,6 +2,7 @@
 
 import json
 import signal
+import sys
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ import training
 from PIL import Image
 
 from fastmix import __main__ as program
+from fastmix import _cli
 from fastmix._cli import FAILURE, INTERRUPTED, USAGE
 from fastmix.train import report
 
@@ -152,6 +154,29 @@ def test_ctrl_c_ends_cleanly_and_can_be_resumed(tmp_path):
     assert process.returncode == INTERRUPTED
     assert "--resume --out" in err and "Traceback" not in err
     assert torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["epoch"] >= 1
+
+
+def test_an_interrupt_that_was_lost_comes_with_the_next_step(monkeypatch):
+    class Loses:
+        def __del__(self):
+            signal.raise_signal(signal.SIGINT)
+
+    steps = []
+
+    def command(argv):
+        with _cli.progress_bar("steps", 3, show=False) as advance:
+            steps.append(1)
+            Loses()  # "Exception ignored in"
+            advance()
+            steps.append(2)
+
+    monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: None)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        assert _cli.run(command, []) == INTERRUPTED and steps == [1]
+        assert _cli.run(lambda argv: 0, []) == 0
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_a_missing_extra_names_the_command(tmp_path, capsys, monkeypatch):

@@ -81,7 +81,7 @@ def test_pair_weights_change_the_step():
         epoch = run.PairEpoch(setup, 1, StepTimer(HERE.device), lambda: None)
         pair, _ = next(epoch.batches())
         with torch.no_grad():
-            p1, p2, z1, z2 = setup.model(*(setup.inputs(view, None) for view in (pair.first, pair.second)))
+            p1, p2, z1, z2 = setup.model(*(run.normalised(setup, view) for view in (pair.first, pair.second)))
         cosine = torch.nn.functional.cosine_similarity
         rows = -0.5 * (cosine(p1, z2) + cosine(p2, z1))
         raw = {"none": torch.ones(100), "SA1": 1 - (1 - pair.iou)**4, "SA2": 1 - pair.iou**4}[kind]

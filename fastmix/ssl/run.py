@@ -14,6 +14,7 @@ from torch import Tensor, nn
 import fastmix
 
 from .. import data
+from ..refinement import Refinement
 from ..soft_augmentation import pair_weight
 from ..train import checkpoint, methods, pictures
 from ..train.distributed import Processes
@@ -63,7 +64,7 @@ def setup(options: SslOptions, dataset: data.Dataset, processes: Processes) -> S
         optimizer, [lambda step: 0.5 * (1 + math.cos(math.pi * min(step / total, 1))), lambda step: 1.0])
     moved = dataclasses.replace(dataset, train=dataset.train.to(device), test=dataset.test.to(device))
     return Setup(options, processes, moved, data.Preprocess(dataset, device), model, over_processes(model, processes),
-                 optimizer, scheduler, None, methods.cross_entropy(options))
+                 optimizer, scheduler, None, methods.cross_entropy(options), refinement=Refinement(options.epochs, 0))
 
 
 def views(setup: Setup, images: Tensor, generator: torch.Generator) -> Pair:
@@ -76,6 +77,12 @@ def weights(options: SslOptions, iou: Tensor) -> Tensor | None:
     if options.pair_weight == "none":
         return None
     return pair_weight(iou, options.pair_k, options.pair_chance, options.pair_weight)
+
+
+def normalised(setup: Setup, view: Tensor) -> Tensor:
+    """A view (N, C, H, W) in bytes' units as the model takes it."""
+    x = setup.preprocess.normalise(view / 255)
+    return x.contiguous(memory_format=torch.channels_last) if setup.options.channels_last else x
 
 
 class PairEpoch(Epoch):
@@ -92,7 +99,7 @@ class PairEpoch(Epoch):
     def learn(self, pair: Pair) -> None:
         """One update."""
         setup, timer = self._setup, self.timer
-        first, second = (setup.inputs(view, None) for view in (pair.first, pair.second))
+        first, second = (normalised(setup, view) for view in (pair.first, pair.second))
         weight = weights(setup.options, pair.iou)  # type: ignore[arg-type]
         setup.optimizer.zero_grad(set_to_none=True)
         with setup.autocast():
