@@ -87,6 +87,25 @@ def test_the_refinement_is_plain_training(digits, method, monkeypatch):
     assert torch.equal(target, y[:known]) and len(logits) == known
 
 
+def test_manifold_mixup_trains_on_mixed_features(digits):
+    """The loss of a step is that of the blend after the layer, against the mixed label."""
+    setup = make(digits, method="manifold-mixup", layers=("features.4",))
+    x, y = a_batch(setup)
+    setup.model.train()
+    torch.manual_seed(3)
+    plan = setup.mixer.plan(x)
+    with torch.no_grad():
+        hidden = fastmix.functional.blend(setup.model.features[:5](x), plan.index, plan.weight)
+        logits = setup.model.classifier(setup.model.features[5:](hidden).mean((2, 3)))
+        want = fastmix.functional.soft_cross_entropy(logits, plan.target(y))
+    torch.manual_seed(3)
+    timer = StepTimer(HERE.device)
+    timer.start()
+    loss, _, target = training_step(setup, x, y, 1.0, timer)
+    assert loss.item() == pytest.approx(want.item(), rel=1e-5)
+    assert torch.equal(target.weight, plan.weight)
+
+
 def test_the_risk_of_the_training_images_as_augmented(digits):
     """Without mixing it is the clean risk; a mixed label's entropy keeps it above; crops count too."""
     setup = make(digits, method="mixup", epochs=4, refine_epochs=1, augment="none", lr=0.1, batch=40)
