@@ -1,7 +1,9 @@
 """Runs of the command line in processes of their own, and what they leave behind."""
 
+import functools
 import json
 import os
+import signal
 import subprocess
 import sys
 
@@ -23,8 +25,10 @@ def fastmix(*arguments, cwd=None, **kwargs):
 
 
 def start(*arguments):
+    """A command as from a terminal: what a shell starts in the background, tests included, ignores SIGINT."""
     return subprocess.Popen([sys.executable, "-m", "fastmix", *map(str, arguments)], stdout=subprocess.PIPE,
-                            stderr=subprocess.PIPE, text=True, env=environment())
+                            stderr=subprocess.PIPE, text=True, env=environment(),
+                            preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL))
 
 
 def metrics(folder):
