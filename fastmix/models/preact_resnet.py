@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .pooling import mean_over_pixels
+from .stages import stages
 
 
 class PreActBlock(nn.Module):
@@ -41,14 +42,7 @@ class PreActResNet(nn.Module):
                  width: int = 64) -> None:
         super().__init__()
         self.stem = nn.Conv2d(channels, width, 3, 1, 1, bias=False)
-        layers: list[nn.Module] = []
-        inputs = width
-        for stage, count in enumerate(blocks):
-            outputs = width * 2**stage
-            for block in range(count):
-                layers.append(PreActBlock(inputs, outputs, 2 if stage > 0 and block == 0 else 1))
-                inputs = outputs
-        self.blocks = nn.Sequential(*layers)
+        self.blocks, inputs = stages(PreActBlock, width, blocks, width)
         self.norm = nn.BatchNorm2d(inputs)
         self.classifier = nn.Linear(inputs, num_classes)
 

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .pooling import mean_over_pixels
+from .stages import init_convolutions
 
 
 class PyramidBlock(nn.Module):
@@ -61,9 +62,7 @@ class PyramidNet(nn.Module):
         self.blocks = nn.Sequential(*layers)
         self.norm = nn.BatchNorm2d(inputs)
         self.classifier = nn.Linear(inputs, num_classes)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out")
+        init_convolutions(self)
 
     def forward(self, x: Tensor) -> Tensor:
         features = F.relu(self.norm(self.blocks(self.stem_norm(self.stem(x)))))

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .pooling import mean_over_pixels
+from .stages import init_convolutions, stages
 
 
 class BasicBlock(nn.Module):
@@ -42,18 +43,9 @@ class ResNet(nn.Module):
         super().__init__()
         self.stem = nn.Conv2d(channels, width, 3, 1, 1, bias=False)
         self.norm = nn.BatchNorm2d(width)
-        layers: list[nn.Module] = []
-        inputs = width
-        for stage, count in enumerate(blocks):
-            outputs = width * 2**stage
-            for block in range(count):
-                layers.append(BasicBlock(inputs, outputs, 2 if stage > 0 and block == 0 else 1))
-                inputs = outputs
-        self.blocks = nn.Sequential(*layers)
+        self.blocks, inputs = stages(BasicBlock, width, blocks, width)
         self.classifier = nn.Linear(inputs, num_classes)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out")
+        init_convolutions(self)
 
     def forward(self, x: Tensor) -> Tensor:
         features = self.blocks(F.relu(self.norm(self.stem(x))))

@@ -7,6 +7,7 @@ from torch.nn import functional as F
 
 from .pooling import mean_over_pixels
 from .preact_resnet import PreActBlock
+from .stages import init_convolutions, stages
 
 
 class WideResNet(nn.Module):
@@ -24,19 +25,10 @@ class WideResNet(nn.Module):
         if (depth - 4) % 6:
             raise ValueError(f"WideResNet: depth is {depth}, want 6 n + 4")
         self.stem = nn.Conv2d(channels, 16, 3, 1, 1, bias=False)
-        layers: list[nn.Module] = []
-        inputs = 16
-        for stage in range(3):
-            outputs = 16 * width * 2**stage
-            for block in range((depth - 4) // 6):
-                layers.append(PreActBlock(inputs, outputs, 2 if stage > 0 and block == 0 else 1))
-                inputs = outputs
-        self.blocks = nn.Sequential(*layers)
+        self.blocks, inputs = stages(PreActBlock, 16, 3 * [(depth - 4) // 6], 16 * width)
         self.norm = nn.BatchNorm2d(inputs)
         self.classifier = nn.Linear(inputs, num_classes)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out")
+        init_convolutions(self)
 
     def forward(self, x: Tensor) -> Tensor:
         features = F.relu(self.norm(self.blocks(self.stem(x))))
