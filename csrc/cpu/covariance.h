@@ -3,11 +3,10 @@
 
 #include <cstdint>
 
+#include "core/covariance_kind.h"
 #include "cpu/isa.h"
 
 namespace fastmix {
-
-enum CovarianceKind : int64_t { kFull = 0, kDiag = 1, kShared = 2, kIdentity = 3 };
 
 // Rows gathered at a time; also a row of scratch more than that, for the difference of the means.
 constexpr int64_t kRowBlock = 256;

@@ -1,11 +1,10 @@
 // Registration of isda_logits for CUDA: covariances that are diagonal or the identity.
+#include "core/covariance_kind.h"
 #include "cuda/binding.h"
 #include "cuda/isda.cuh"
 
 namespace fastmix {
 namespace {
-
-enum CovarianceKind : int64_t { kFull = 0, kDiag = 1, kShared = 2, kIdentity = 3 };
 
 // Classes of a row, or pixels of a plane, side by side; anything else is copied.
 Tensor with_dense_lines(const Tensor& x) {

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
-import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from .._cli import INTERRUPTED, CommandError, Parser, UsageError, first_line
+from .._cli import Parser, UsageError
 from ..train import checkpoint
-from ..train.command import fresh, merge, progress, teller
-from ..train.distributed import Processes, processes
-from ..train.options import add_data_flags, add_machine_flags
+from ..train.command import fresh, merge, progress, teller, train
+from ..train.distributed import Processes
+from ..train.options import add_data_flags, add_machine_flags, add_output_flags
 from ..train.run import CONFIG, check_extras, clear, finished, load_data
 from .options import SslOptions, add_ssl_flags, check
 from .run import FILES, SslRun
@@ -37,13 +35,7 @@ def parser() -> Parser:
     add_data_flags(p)
     add_ssl_flags(p)
     add_machine_flags(p)
-    group = p.add_argument_group("output")
-    group.add_argument("--out", type=Path, metavar="DIR", help="folder of the run (runs/NAME, numbered if it exists)")
-    group.add_argument("--resume", action="store_true", help="continue what is in the folder")
-    group.add_argument("--overwrite", action="store_true", help="replace the run in the folder")
-    for action in p._actions:  # only what was given: a resumed run takes the rest from its folder
-        if action.dest != "help":
-            action.default = argparse.SUPPRESS
+    add_output_flags(p, "continue what is in the folder")
     return p
 
 
@@ -100,13 +92,5 @@ def main(argv: list[str]) -> int:
     check_extras()
     if options.threads is not None:
         torch.set_num_threads(options.threads)
-    try:
-        with processes(options.device) as here:
-            _do(options, folder, resume, here)
-    except KeyboardInterrupt:
-        print("\nfastmix: interrupted; the last finished epoch is kept, continue with: "
-              f"python -m fastmix train-ssl --resume --out {folder}", file=sys.stderr)
-        return INTERRUPTED
-    except torch.OutOfMemoryError as error:
-        raise CommandError(f"out of memory ({first_line(error)}); try a smaller --batch") from None
-    return 0
+    return train(options.device, lambda here: _do(options, folder, resume, here),
+                 f"python -m fastmix train-ssl --resume --out {folder}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import itertools
 import sys
@@ -49,13 +48,7 @@ def parser() -> Parser:
     options.add_training_flags(p)
     options.add_method_flags(p)
     options.add_machine_flags(p)
-    group = p.add_argument_group("output")
-    group.add_argument("--out", type=Path, metavar="DIR", help="folder of the run (runs/NAME, numbered if it exists)")
-    group.add_argument("--resume", action="store_true", help="continue what is in the folder; finished runs are kept")
-    group.add_argument("--overwrite", action="store_true", help="replace the run in the folder")
-    for action in p._actions:  # only what was given: a resumed run takes the rest from its folder
-        if action.dest != "help":
-            action.default = argparse.SUPPRESS
+    options.add_output_flags(p, "continue what is in the folder; finished runs are kept")
     return p
 
 
@@ -211,12 +204,17 @@ def main(argv: list[str]) -> int:
     first = wanted.jobs[0].options
     if first.threads is not None:
         torch.set_num_threads(first.threads)
+    return train(first.device, lambda here: _do(wanted, here),
+                 f"python -m fastmix train --resume --out {wanted.folder}")
+
+
+def train(device: str, body: Callable[[Processes], None], resume: str) -> int:
+    """The exit status of ``body(processes)``. resume: the command that continues after an interrupt."""
     try:
-        with processes(first.device) as here:
-            _do(wanted, here)
+        with processes(device) as here:
+            body(here)
     except KeyboardInterrupt:
-        print("\nfastmix: interrupted; the last finished epoch is kept, continue with: "
-              f"python -m fastmix train --resume --out {wanted.folder}", file=sys.stderr)
+        print(f"\nfastmix: interrupted; the last finished epoch is kept, continue with: {resume}", file=sys.stderr)
         return INTERRUPTED
     except torch.OutOfMemoryError as error:
         raise CommandError(f"out of memory ({first_line(error)}); try a smaller --batch") from None

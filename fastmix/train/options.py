@@ -211,6 +211,20 @@ def add_training_flags(parser: Parser) -> None:
                        help="keep NCHW memory order")
 
 
+def add_output_flags(parser: Parser, resume: str) -> None:
+    """The last flags of a command that trains. resume: what --resume does.
+
+    Flags that are not given are left out of what is parsed: a resumed run takes them from its folder.
+    """
+    group = parser.add_argument_group("output")
+    group.add_argument("--out", type=Path, metavar="DIR", help="folder of the run (runs/NAME, numbered if it exists)")
+    group.add_argument("--resume", action="store_true", help=resume)
+    group.add_argument("--overwrite", action="store_true", help="replace the run in the folder")
+    for action in parser._actions:
+        if action.dest != "help":
+            action.default = argparse.SUPPRESS
+
+
 def add_machine_flags(parser: Parser) -> None:
     group = parser.add_argument_group("machine")
     group.add_argument("--device", help="auto (default: cuda if there is one), cpu, cuda, cuda:1")
