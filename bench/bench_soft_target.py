@@ -53,7 +53,7 @@ def _case(n: int, j: int, dtype: torch.dtype, backward: bool, quick: bool) -> Ca
         moved=n * j * size * (2 if backward else 1),
         formula="2 N J s: logits read, gradient written" if backward else "N J s: logits read",
         operators=("soft_target",), backward=backward, peers=PEERS,
-        goals={"cpu": GOALS[n, j]} if backward and dtype == torch.float32 else {},
+        goals={"cpu": GOALS.get((n, j), {})} if backward and dtype == torch.float32 else {},
         scratch=64 * n + 4096, quick=quick)
 
 

@@ -1,21 +1,26 @@
 """What must hold on a GPU beyond single calls: `python -m bench.device_graphs` checks it and exits 1 if it does not.
 
-CUDA graph capture and replay with other inputs, a side stream, the last device, torch.compile with reduce-overhead,
-offsets beyond 2^31 elements, and no synchronisation.
+CUDA graph capture and replay with other inputs and new plans, a side stream, the last device, torch.compile with
+reduce-overhead, offsets beyond 2^31 elements, and no synchronisation. A check that crashes, hangs
+or breaks the device loses itself alone (`bench.worker`).
 """
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import sys
-import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import torch
 
 import fastmix
 import fastmix.functional as F
 
+from . import worker
+
+BACKENDS = ("cuda", "triton")
 backend = importlib.import_module("fastmix.backend")
 
 
@@ -134,6 +139,58 @@ def no_synchronisation() -> None:
         torch.cuda.set_sync_debug_mode("default")
 
 
+MIXERS: dict[str, Callable[[], fastmix.Mixup]] = {
+    "DCutMix": lambda: fastmix.DCutMix(5, 1 / 3), "DMixup": lambda: fastmix.DMixup(3, 1 / 3),
+    "CutMix": lambda: fastmix.CutMix(1.0, mode="elem"), "Mixup": lambda: fastmix.Mixup(1.0), "RMix": fastmix.RMix}
+
+
+def mixers_replay() -> None:
+    """Whole mixers, their draws included: no synchronisation, and every replay of a graph draws another plan."""
+    x, y = torch.randn(64, 3, 32, 32, device="cuda"), torch.arange(64, device="cuda")
+    for name, make in MIXERS.items():
+        mixer = make()
+        saliency = (torch.randn_like(x),) if mixer.needs_saliency else ()
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            mixer(x, y, *saliency)
+            torch.cuda.set_sync_debug_mode("error")
+            try:
+                mixer(x, y, *saliency)
+            finally:
+                torch.cuda.set_sync_debug_mode("default")
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            mixed, target = mixer(x, y, *saliency)
+        seen = []
+        for _ in range(3):
+            graph.replay()
+            torch.cuda.synchronize()
+            assert torch.isfinite(mixed).all(), name
+            torch.testing.assert_close(target.weight.sum(1), torch.ones(64, device="cuda"))
+            seen.append((mixed.clone(), target.index.clone()))
+        assert not torch.equal(seen[0][0], seen[1][0]) and not torch.equal(seen[1][0], seen[2][0]), name
+        assert not torch.equal(seen[0][1], seen[1][1]), f"{name}: the same partners at every replay"
+
+
+def large_gradient() -> None:
+    """Loss and gradient of more than 2^31 logits: the last rows of 4.3 GB."""
+    if torch.cuda.mem_get_info()[0] < 24 * 2**30:
+        print("large_gradient: less than 24 GB free, skipped")
+        return
+    n, j = 2**16 + 8, 2**15
+    z = torch.randn(1, j, device="cuda", dtype=torch.bfloat16).expand(n, j).detach().requires_grad_()
+    y = torch.arange(n, device="cuda") % j
+    loss = F.soft_cross_entropy(z, y, reduction="none")
+    grad, = torch.autograd.grad(loss.sum(), z)
+    for rows in (slice(0, 8), slice(n - 8, n)):
+        few = z.detach()[rows].float().requires_grad_()
+        want = torch.nn.functional.cross_entropy(few, y[rows], reduction="none")
+        torch.testing.assert_close(loss[rows], want, rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(grad[rows].float(), torch.autograd.grad(want.sum(), few)[0], rtol=1e-2, atol=1e-4)
+
+
 def compiled_with_graphs() -> None:
     values = inputs()
     fast = torch.compile(step, fullgraph=True, mode="reduce-overhead")
@@ -156,32 +213,51 @@ def large_batch() -> None:
     assert torch.equal(out[-2:], x[:2].flip(0)) and torch.equal(out[:2], x[-2:].flip(0))
 
 
-CHECKS: tuple[Callable[[], None], ...] = (graph_replay, isda_replay, side_stream, last_device, no_synchronisation,
-                                          compiled_with_graphs, large_batch)
+CHECKS: tuple[Callable[[], None], ...] = (graph_replay, mixers_replay, isda_replay, side_stream, last_device,
+                                          no_synchronisation, compiled_with_graphs, large_batch, large_gradient)
 
 
-def main() -> int:
-    failed = 0
-    for name in ("cuda", "triton"):
-        missing = {op: reason for op in ("soft_target", "paste", "patch_mix", "saliency")
-                   if (reason := backend.why_not(op, name, "cuda")) is not None}
-        if missing:
-            print(f"{name}: {missing}")
+def run_check(name: str, check: Callable[[], None]) -> worker.Entry:
+    torch.manual_seed(0)
+    torch._dynamo.reset()
+    with fastmix.backend(name):
+        check()
+    torch.cuda.synchronize()
+    torch.cuda.empty_cache()
+    return {}
+
+
+def all_checks() -> Iterator[tuple[str, Callable[[], worker.Entry]]]:
+    for name in BACKENDS:
+        if missing(name):
             continue
         for check in CHECKS:
-            torch.manual_seed(0)
-            torch._dynamo.reset()
-            try:
-                with fastmix.backend(name):
-                    check()
-                print(f"{name} {check.__name__}: ok")
-            except Exception:
-                failed += 1
-                traceback.print_exc()
-                print(f"{name} {check.__name__}: FAILED")
-            torch.cuda.synchronize()
-    print(f"{failed} checks failed")
-    return failed > 0
+            yield f"{name} {check.__name__}", lambda name=name, check=check: run_check(name, check)
+
+
+def missing(name: str) -> dict[str, str]:
+    return {op: reason for op in ("soft_target", "paste", "patch_mix", "saliency")
+            if (reason := backend.why_not(op, name, "cuda")) is not None}
+
+
+def shown(name: str, entry: worker.Entry) -> str:
+    return f"{name}: {'FAILED: ' + entry['error'] if 'error' in entry else 'ok'}"
+
+
+def main(argv: list[str] | None = None) -> int:
+    p = argparse.ArgumentParser(prog="python -m bench.device_graphs", description=__doc__.splitlines()[0])
+    p.add_argument("--json", type=Path, default=Path("graphs.json"), help="where the outcome goes (default %(default)s)")
+    p.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
+    options = p.parse_args(argv)
+    if options.worker:
+        return worker.run_cases(options.json, all_checks(), {}, shown, torch.cuda.synchronize, limit=60.0)
+    for name in BACKENDS:
+        if reasons := missing(name):
+            print(f"{name}: {reasons}")
+    found = worker.supervise(["-m", "bench.device_graphs", "--worker", "--json", str(options.json)], options.json)
+    failed = [shown(name, entry) for name, entry in found.items() if "error" in entry]
+    print("\n".join([*failed, f"{len(found) - len(failed)} checks passed, {len(failed)} failed"]))
+    return bool(failed) or not found
 
 
 if __name__ == "__main__":

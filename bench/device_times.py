@@ -1,27 +1,19 @@
-"""The cases whose goals only a GPU can show: ISDA steps, and R-Mix in one launch or two. `python -m bench.device_times`
+"""Steps of several calls whose goals are times: ISDA, and R-Mix in one launch or two. Run by `bench.device_goals`.
 
-Every line says median microseconds of one call in a CUDA graph (device time), of the eager call, and what was asked
-for. `--device cpu` runs smaller shapes without graphs: it shows that the cases run, and no time of it means anything.
+A step is timed in a CUDA graph (device time) and as the eager call. On the CPU smaller shapes run, without graphs.
 """
 
 from __future__ import annotations
 
-import argparse
-import importlib
-import json
 import statistics
-import sys
 import time
-import traceback
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import torch
 
 import fastmix.functional as F
 from fastmix import ISDACovariance
 
-backend = importlib.import_module("fastmix.backend")
 Step = Callable[[], object]
 
 
@@ -56,7 +48,8 @@ def steps(device: str) -> Iterator[tuple[str, str, float | None, Callable[[], St
               "ImageNet full": ("full", 256, 50 if cpu else 1000, 64 if cpu else 2048, 12000.0)}
     for name, (kind, n, j, a, goal) in shapes.items():
         for precision in ("high", "highest"):
-            yield (f"isda {name} N={n} J={j} A={a}", precision, goal,
+            words = "TF32" if precision == "high" else "fp32"
+            yield (f"isda {name} N={n} J={j} A={a} {words}", precision, goal,
                    lambda kind=kind, n=n, j=j, a=a: isda_step(kind, n, j, a, device))
     for dtype in (torch.float32, torch.bfloat16):
         for one in (False, True):
@@ -102,49 +95,3 @@ def measure(step: Step, device: str) -> dict[str, float | None]:
     once = median_us(graph.replay, device, 1, 3)
     calls = max(1, min(200, int(2e4 / max(once, 1.0))))  # 20 ms a repeat
     return {"graph_us": median_us(graph.replay, device, calls, 9), "eager_us": median_us(step, device, calls, 5)}
-
-
-def main(argv: list[str] | None = None) -> int:
-    p = argparse.ArgumentParser(prog="python -m bench.device_times", description=__doc__.splitlines()[0])
-    p.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
-    p.add_argument("--json", type=Path, help="where the numbers go")
-    options = p.parse_args(argv)
-    results, failed = [], 0
-    for name, precision, goal, make in steps(options.device):
-        torch.manual_seed(0)
-        before = torch.get_float32_matmul_precision()
-        torch.set_float32_matmul_precision(precision)
-        row: dict[str, object] = {"name": name, "precision": precision, "goal_us": goal}
-        try:
-            row |= measure(make(), options.device)
-        except Exception as error:
-            # One launch cannot be had without the CUDA library: that is no failure.
-            lacking = "cannot be had" in str(error)
-            failed += not lacking
-            row["error"] = str(error).splitlines()[0] if str(error) else type(error).__name__
-            if not lacking:
-                traceback.print_exc()
-        finally:
-            torch.set_float32_matmul_precision(before)
-            if options.device == "cuda":
-                torch.cuda.empty_cache()
-        results.append(row)
-        print(line(row), flush=True)
-        if options.json:
-            options.json.write_text(json.dumps({"device": options.device, "steps": results}, indent=1) + "\n")
-    print(f"{len(results) - failed} of {len(results)} cases ran")
-    return failed > 0
-
-
-def line(row: dict[str, object]) -> str:
-    def number(value: object) -> str:
-        return f"{value:10.1f}" if isinstance(value, float) else f"{'-':>10}"
-    words = "TF32" if row["precision"] == "high" and str(row["name"]).startswith("isda") else "fp32"
-    if "error" in row:
-        return f"{row['name']:<46} {words}  {row['error']}"
-    return (f"{row['name']:<46} {words}  graph {number(row['graph_us'])} us  eager {number(row['eager_us'])} us  "
-            f"goal {number(row['goal_us'])} us")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -275,7 +275,7 @@ class Run:
 
 
 def device_name(device: torch.device) -> str:
-    return torch.cuda.getdevice_name(device) if device.type == "cuda" else "cpu"
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
 
 
 def _some_images(setup: Setup, split: data.Split, count: int) -> tuple[Tensor, Tensor]:
