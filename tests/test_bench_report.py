@@ -20,7 +20,7 @@ def times(median_us, spread=0.02, **more):
 def result(**provider_times):
     """A result of one case of 1 MB moved; floor 100 us."""
     entries = {"clone": times(100.0), **{k: v if isinstance(v, dict) else times(v) for k, v in provider_times.items()}}
-    case = {"op": "blend", "case": "8x8", "mode": "forward", "formula": "2 N D s", "moved_bytes": 1e6,
+    case = {"op": "blend", "case": "8x8", "mode": "forward", "quick": True, "formula": "2 N D s", "moved_bytes": 1e6,
             "clone_bytes": 1e6, "argument_sets": 1, "scratch_bytes": 64, "timed_seconds": 1.0,
             "cores_used_by_others": 0.0, "goals": {"compile": 2.0, "eager": 3.0, "floor": 1.5},
             "floor_us": 100.0, "providers": entries}
@@ -90,12 +90,51 @@ def test_machine_is_described():
     (times(120.0), 1),
     (times(120.0, spread=0.2), 0),  # the ranges overlap
     (times(50.0), 0),
-    ({"error": "RuntimeError: no kernel"}, 1),
 ])
 def test_compare_finds_regressions(new, code):
     text, found = compare.compare(result(cpu=100.0), result(cpu=new))
     assert found == code
     assert ("REGRESSION" in text) == bool(code)
+
+
+def settings(results, **changes):
+    return results | {"settings": results["settings"] | changes}
+
+
+def second_case(results, **changes):
+    """The same result with another case after the first."""
+    return results | {"cases": [*results["cases"], copy.deepcopy(results["cases"][0]) | {"case": "9x9"} | changes]}
+
+
+@pytest.mark.parametrize("new", [
+    result(cpu=100.0),  # its second case is not there: renamed, removed, or the run was stopped
+    second_case(result(cpu=100.0), case="9x10"),
+    second_case(result(cpu=100.0), mode="forward+backward"),
+    second_case(result(cpu=100.0), providers={"clone": times(100.0)}),
+    second_case(result(cpu=100.0), providers={"cpu": {"error": "RuntimeError: no kernel"}}),
+    second_case(result(cpu=100.0), providers={"cpu": {"skipped": "the C++ library is not built"}}),
+    settings(result(cpu=100.0), ops=["blend"]),
+    settings(result(cpu=100.0), providers=["eager", "cpu"]),
+    result(eager=100.0),
+    result() | {"cases": []},
+])
+def test_compare_cannot_miss_what_vanished(new):
+    old = second_case(result(cpu=100.0))
+    assert compare.compare(old, second_case(result(cpu=100.0)))[1] == 0
+    text, code = compare.compare(old, new)
+    assert code == 1 and "VANISHED" in text
+    reason = new["cases"][-1]["providers"].get("cpu", {}) if len(new["cases"]) == 2 else {}
+    assert (reason.get("error") or reason.get("skipped") or "not in the new result") in text
+
+
+def test_compare_leaves_out_what_was_not_asked_for():
+    old = second_case(second_case(result(cpu=100.0), op="paste", case="10x10"), quick=False)
+    for case in ({"ops": ["blend"]}, {"quick": True, "ops": ["blend"]}):
+        asked = settings(second_case(result(cpu=100.0)), **case)
+        assert compare.compare(old, asked)[1] == 0
+    quick = settings(result(cpu=100.0), quick=True)
+    assert "of 2 0 became slower" in compare.compare(old, quick)[0]  # paste's quick case is missed, 9x9 is not one
+    assert compare.compare(old, settings(quick, providers=["triton"]))[1] == 2
 
 
 def test_compare_ignores_peers_and_refuses_what_cannot_be_compared():
@@ -106,8 +145,7 @@ def test_compare_ignores_peers_and_refuses_what_cannot_be_compared():
     text, code = compare.compare(old, other)
     assert code == 2 and "Another" in text
     other = copy.deepcopy(old)
-    other["cases"][0]["case"] = "9x9"
-    assert compare.compare(old, other) == ("compare: no case in common", 2)
+    assert compare.compare(result(eager=100.0), old)[1] == 2  # nothing of ours to compare with
 
 
 def test_compare_from_files(tmp_path, capsys):
