@@ -1,7 +1,7 @@
 """What must hold on a GPU beyond single calls: `python -m bench.device_graphs` checks it and exits 1 if it does not.
 
-CUDA graph capture and replay with other inputs, a side stream, the last device, torch.compile with reduce-overhead,
-offsets beyond 2^31 elements, and no synchronisation.
+CUDA graph capture and replay with other inputs, whole training steps in one graph, a side stream, the last device,
+torch.compile with reduce-overhead, offsets beyond 2^31 elements, and no synchronisation.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ import torch
 
 import fastmix
 import fastmix.functional as F
+
+from . import step_graph
 
 backend = importlib.import_module("fastmix.backend")
 
@@ -156,8 +158,15 @@ def large_batch() -> None:
     assert torch.equal(out[-2:], x[:2].flip(0)) and torch.equal(out[:2], x[-2:].flip(0))
 
 
+def whole_steps() -> None:
+    """A training step of every method, from bytes to the optimizer. Not every operator has a CUDA kernel."""
+    forced = backend._State.forced
+    with fastmix.backend("auto" if forced in (None, "cuda") else forced):
+        step_graph.all_methods()
+
+
 CHECKS: tuple[Callable[[], None], ...] = (graph_replay, isda_replay, side_stream, last_device, no_synchronisation,
-                                          compiled_with_graphs, large_batch)
+                                          compiled_with_graphs, large_batch, whole_steps)
 
 
 def main() -> int:
