@@ -25,7 +25,6 @@ from .cases import select_cases
 from .compare import compare
 from .runner import PHASES, run_case
 
-RESULTS = Path(__file__).parent / "results"
 SECONDS, QUICK_SECONDS = 3.0, 1.5
 # Inductor starts processes that compile Triton kernels where Triton is installed, on a machine without a GPU too.
 WARM_POOL = "TORCH_WARM_POOL"
@@ -90,7 +89,7 @@ def main(argv: list[str] | None = None) -> int:
             if compiled:
                 print(f"compiled {compiled} references in {time.perf_counter() - ahead:.0f} s\n", flush=True)
     ahead = time.perf_counter() - ahead
-    path = args.json or RESULTS / machine.slug(results["machine"]["name"]) / f"{now:%Y-%m-%d-%H%M}.json"
+    path = args.json or report.RESULTS / machine.slug(results["machine"]["name"]) / f"{now:%Y-%m-%d-%H%M}.json"
     for number, case in enumerate(cases, 1):
         results["cases"].append(run_case(case, device, seconds, wanted))
         results["phase_seconds"] = phase_seconds(results, ahead, time.perf_counter() - began)
