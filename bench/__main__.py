@@ -6,6 +6,7 @@ import argparse
 import datetime
 import os
 import sys
+import time
 from pathlib import Path
 
 from . import memory
@@ -19,12 +20,14 @@ os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 import torch
 
 from . import machine, report
+from .ahead import compile_ahead
 from .cases import select_cases
 from .compare import compare
-from .runner import run_case
+from .runner import PHASES, run_case
 
-RESULTS = Path(__file__).parent / "results"
-SECONDS, QUICK_SECONDS = 6.0, 2.0
+SECONDS, QUICK_SECONDS = 3.0, 1.5
+# Inductor starts processes that compile Triton kernels where Triton is installed, on a machine without a GPU too.
+WARM_POOL = "TORCH_WARM_POOL"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -46,7 +49,14 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
+def phase_seconds(results: report.Entry, ahead: float, total: float) -> dict[str, float]:
+    """Where the run's wall time went: compiling ahead, then the sum over cases of every phase of `run_case`."""
+    found = {name: sum(case["phase_seconds"][name] for case in results["cases"]) for name in PHASES}
+    return {name: round(value, 1) for name, value in ({"ahead": ahead} | found | {"total": total}).items()}
+
+
 def main(argv: list[str] | None = None) -> int:
+    began = time.perf_counter()
     p = parser()
     args = p.parse_args(argv)
     try:
@@ -55,7 +65,8 @@ def main(argv: list[str] | None = None) -> int:
             raise ValueError("--device cuda: torch sees no GPU")
         if device.type not in ("cpu", "cuda"):
             raise ValueError(f"--device {args.device}: want cpu or cuda")
-        cases = select_cases([op for ops in args.op for op in ops.split(",")] if args.op else None, args.quick)
+        ops = [op for ops in args.op for op in ops.split(",")] if args.op else None
+        cases = select_cases(ops, args.quick)
         old = report.load(args.compare) if args.compare else None
     except (ValueError, RuntimeError) as error:
         p.error(str(error))
@@ -66,15 +77,26 @@ def main(argv: list[str] | None = None) -> int:
     now = datetime.datetime.now(datetime.timezone.utc)
     results = {"format": report.FORMAT, "date": now.isoformat(timespec="seconds"),
                "machine": machine.describe(device, args.machine),
-               "settings": {"quick": args.quick, "seconds": seconds, "keeps_memory": memory.is_kept()}, "cases": []}
+               "settings": {"quick": args.quick, "ops": ops, "providers": wanted, "seconds": seconds,
+                            "keeps_memory": memory.is_kept()}, "cases": []}
     print(f"{results['machine']['name']}, {torch.get_num_threads()} threads, torch {torch.__version__}, "
           f"{len(cases)} cases\n", flush=True)
-    path = args.json or RESULTS / machine.slug(results["machine"]["name"]) / f"{now:%Y-%m-%d-%H%M}.json"
-    for case in cases:
+    ahead = time.perf_counter()
+    if device.type == "cpu":
+        os.environ.setdefault(WARM_POOL, "0")
+        if wanted is None or "compile" in wanted:
+            compiled = compile_ahead(cases)
+            if compiled:
+                print(f"compiled {compiled} references in {time.perf_counter() - ahead:.0f} s\n", flush=True)
+    ahead = time.perf_counter() - ahead
+    path = args.json or report.RESULTS / machine.slug(results["machine"]["name"]) / f"{now:%Y-%m-%d-%H%M}.json"
+    for number, case in enumerate(cases, 1):
         results["cases"].append(run_case(case, device, seconds, wanted))
+        results["phase_seconds"] = phase_seconds(results, ahead, time.perf_counter() - began)
         report.save(results, path)  # every time: a run that is stopped keeps what it has
-        print(report.case_table(results["cases"][-1]) + "\n", flush=True)
+        print(f"[{number}/{len(cases)}] {report.case_table(results['cases'][-1])}\n", flush=True)
     print(report.summary(results))
+    print("seconds: " + ", ".join(f"{name} {value:g}" for name, value in results["phase_seconds"].items()))
     print(f"wrote {path}")
     if not args.no_plots:
         from . import plots

@@ -15,6 +15,7 @@ from torch import Tensor
 from fastmix import functional, reference
 from fastmix.reference import isda_released
 
+from . import vectorised
 from .cases import Case, Peer, generator
 
 STRENGTH = 0.5
@@ -72,7 +73,7 @@ def _rows(kind: str, n: int, j: int, a: int, goals: dict[str, float], quick: boo
         reference=_logits(reference, kind), moved=4 * (2 * present * size + 3 * j * a + 3 * n * j),
         formula="2 U A^2 + 3 J A + 3 N J (diag: U A): covariances read twice, weights read twice, gradients",
         operators=("isda",), backward=True, peers=peers, goals={"cpu": goals},
-        scratch=8 * n * j * 4 + 65536, quick=quick)
+        scratch=8 * n * j * 4 + 65536, quick=quick, compiled=_logits(vectorised))
 
 
 def _pixels() -> Case:
@@ -104,7 +105,7 @@ def _pixels() -> Case:
         op="isda", name=f"diag pixels {n}x{j}x{side}x{side} A={a}", make=make, ours=flat(functional),
         reference=flat(reference), moved=4 * 4 * numel, formula="4 N J P s: logits and gradient read, both written",
         operators=("isda",), backward=True, peers=(Peer(RELEASED, released),),
-        goals={"cpu": {RELEASED: 50.0, "floor": 1.5}}, scratch=2 * numel * 4)
+        goals={"cpu": {RELEASED: 50.0, "floor": 1.5}}, scratch=2 * numel * 4, compiled=flat(vectorised))
 
 
 def _consistency(n: int, j: int, a: int) -> Case:
@@ -122,7 +123,8 @@ def _consistency(n: int, j: int, a: int) -> Case:
         reference=lambda weight, logits, cov: reference.isda_consistency(logits, weight, cov, STRENGTH, "full"),
         moved=4 * (min(n, j) * a * a + 2 * j * a + 2 * n * j), formula="U A^2 + 2 J A + 2 N J",
         operators=("isda",), backward=True, peers=(Peer("N x J x J written out", plain),),
-        goals={"cpu": {"N x J x J written out": 5.0}}, scratch=8 * n * j * 4 + 65536, quick=True)
+        goals={"cpu": {"N x J x J written out": 5.0}}, scratch=8 * n * j * 4 + 65536, quick=True,
+        compiled=plain())
 
 
 def cases() -> list[Case]:

@@ -49,6 +49,8 @@ class Case:
     goals: device type -> {"compile", "eager" or a peer's name: at least so many times faster, "floor": at most so
         many times the floor}.
     scratch: bytes that a kernel may allocate beyond its outputs, O(N h w).
+    compiled: what torch.compile gets: the same function without loops, where the reference has one that it would
+        unroll; default: the reference.
     random: results differ from call to call, so only their shapes are held against the reference.
     """
 
@@ -66,6 +68,7 @@ class Case:
     scratch: int = 0
     quick: bool = False
     random: bool = False
+    compiled: Call | None = None
 
     @property
     def mode(self) -> str:

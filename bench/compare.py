@@ -1,7 +1,8 @@
-"""`python -m bench.compare old.json new.json`: exits 1 where a fastmix backend became slower.
+"""`python -m bench.compare old.json new.json`: exits 1 where a fastmix backend became slower or vanished.
 
-Slower means: the median more than 10 % above the old one and the two interquartile ranges apart. Exits 2 where the
-files cannot be compared (another machine or thread count, nothing in common).
+Slower means: the median more than 10 % above the old one and the two interquartile ranges apart. Vanished is a case or
+a backend of the old result that the new run was asked for and does not have: renamed, removed, stopped before it, or
+no longer served. Exits 2 where the files cannot be compared (another machine or thread count, nothing in common).
 """
 
 from __future__ import annotations
@@ -11,17 +12,20 @@ from pathlib import Path
 from typing import Any
 
 from .report import aligned, duration, load, ours
-from .runner import OURS
 
 LIMIT = 1.10
 SAME = ("name", "threads")
 
 
 def regressed(old: dict[str, Any], new: dict[str, Any]) -> bool:
-    """Whether provider entry ``new`` is a regression from ``old``; one that no longer runs is."""
-    if "median_us" not in new:
-        return True
+    """Whether provider entry ``new`` is a regression from ``old``."""
     return new["median_us"] > LIMIT * old["median_us"] and new["q1_us"] > old["q3_us"]
+
+
+def asked_for(case: dict[str, Any], old: dict[str, Any], new: dict[str, Any]) -> bool:
+    """Whether a run with the settings ``new`` has a case of the run with the settings ``old``, unless it vanished."""
+    ops = new.get("ops")
+    return (ops is None or case["op"] in ops) and (not new.get("quick") or case.get("quick", old["quick"]))
 
 
 def compare(old: dict[str, Any], new: dict[str, Any]) -> tuple[str, int]:
@@ -30,28 +34,31 @@ def compare(old: dict[str, Any], new: dict[str, Any]) -> tuple[str, int]:
         before, now = old["machine"].get(key), new["machine"].get(key)
         if before != now:
             return f"compare: machine {key} was {before!r}, is {now!r}: times cannot be compared", 2
-    before = {(c["op"], c["case"], c["mode"]): c for c in old["cases"]}
-    rows, worse = [], 0
-    for case in new["cases"]:
+    after = {(c["op"], c["case"], c["mode"]): c["providers"] for c in new["cases"]}
+    providers = new["settings"].get("providers")
+    rows, worse, vanished = [], 0, 0
+    for case in old["cases"]:
         key = (case["op"], case["case"], case["mode"])
-        if key not in before:
+        if key not in after and not asked_for(case, old["settings"], new["settings"]):
             continue
-        for name in OURS:
-            was, now = before[key]["providers"].get(name, {}), case["providers"].get(name)
-            if "median_us" not in was or now is None:
+        for name in ours(case):
+            if providers is not None and name not in providers:
                 continue
-            bad = regressed(was, now)
-            worse += bad
-            after = duration(now["median_us"]) if "median_us" in now else now.get("error") or now.get("skipped", "")
-            change = f"{now['median_us'] / was['median_us'] - 1:+.0%}" if "median_us" in now else ""
-            rows.append((f"{case['op']} {case['case']}, {case['mode']}", name, duration(was["median_us"]), after,
-                         change, "REGRESSION" if bad else ""))
+            was, now = case["providers"][name], after.get(key, {}).get(name, {})
+            gone = "median_us" not in now
+            bad = not gone and regressed(was, now)
+            worse, vanished = worse + bad, vanished + gone
+            found = now.get("error") or now.get("skipped") or "not in the new result" if gone else (
+                duration(now["median_us"]))
+            change = "" if gone else f"{now['median_us'] / was['median_us'] - 1:+.0%}"
+            rows.append((f"{case['op']} {case['case']}, {case['mode']}", name, duration(was["median_us"]), found,
+                         change, "VANISHED" if gone else "REGRESSION" if bad else ""))
     if not rows:
-        had = any(ours(case) for case in old["cases"])
-        return f"compare: {'no case in common' if had else 'no fastmix backend ran in the old result'}", 2
+        return "compare: no fastmix backend ran in the old result for what the new run was asked", 2
     table = aligned([("case", "backend", "old", "new", "change", ""), *rows])
-    last = f"compare: {worse} of {len(rows)} became slower by more than {LIMIT - 1:.0%} outside the IQR"
-    return "\n".join([*table, last]), 1 if worse else 0
+    last = (f"compare: of {len(rows)} {worse} became slower by more than {LIMIT - 1:.0%} outside the IQR, "
+            f"{vanished} vanished")
+    return "\n".join([*table, last]), 1 if worse or vanished else 0
 
 
 def main(argv: list[str]) -> int:

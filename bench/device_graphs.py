@@ -1,8 +1,8 @@
 """What must hold on a GPU beyond single calls: `python -m bench.device_graphs` checks it and exits 1 if it does not.
 
-CUDA graph capture and replay with other inputs and new plans, a side stream, the last device, torch.compile with
-reduce-overhead, offsets beyond 2^31 elements, and no synchronisation. A check that crashes, hangs
-or breaks the device loses itself alone (`bench.worker`).
+CUDA graph capture and replay with other inputs and new plans, whole training steps in one graph, a side stream, the
+last device, torch.compile with reduce-overhead, offsets beyond 2^31 elements, and no synchronisation. A check that
+crashes, hangs or breaks the device loses itself alone (`bench.worker`).
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import argparse
 import importlib
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import torch
@@ -18,7 +19,7 @@ import torch
 import fastmix
 import fastmix.functional as F
 
-from . import worker
+from . import step_graph, worker
 
 BACKENDS = ("cuda", "triton")
 backend = importlib.import_module("fastmix.backend")
@@ -144,7 +145,24 @@ MIXERS: dict[str, Callable[[], fastmix.Mixup]] = {
     "CutMix": lambda: fastmix.CutMix(1.0, mode="elem"), "Mixup": lambda: fastmix.Mixup(1.0), "RMix": fastmix.RMix}
 
 
+def whole() -> AbstractContextManager[None]:
+    """The backend of whole mixers and steps: not every operator has a CUDA kernel."""
+    forced = backend._State.forced
+    return fastmix.backend("auto" if forced in (None, "cuda") else forced)
+
+
+def whole_steps() -> None:
+    """A training step of every method, from bytes to the optimizer."""
+    with whole():
+        step_graph.all_methods()
+
+
 def mixers_replay() -> None:
+    with whole():
+        _mixers_replay()
+
+
+def _mixers_replay() -> None:
     """Whole mixers, their draws included: no synchronisation, and every replay of a graph draws another plan."""
     x, y = torch.randn(64, 3, 32, 32, device="cuda"), torch.arange(64, device="cuda")
     for name, make in MIXERS.items():
@@ -214,7 +232,8 @@ def large_batch() -> None:
 
 
 CHECKS: tuple[Callable[[], None], ...] = (graph_replay, mixers_replay, isda_replay, side_stream, last_device,
-                                          no_synchronisation, compiled_with_graphs, large_batch, large_gradient)
+                                          no_synchronisation, compiled_with_graphs, large_batch, large_gradient,
+                                          whole_steps)
 
 
 def run_check(name: str, check: Callable[[], None]) -> worker.Entry:

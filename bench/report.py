@@ -11,6 +11,7 @@ from fastmix.backend import OPERATORS
 
 from .runner import OURS
 
+RESULTS = Path(__file__).parent / "results"
 FORMAT = 1
 Entry = dict[str, Any]
 

@@ -1,8 +1,9 @@
 """Times every provider of a case side by side in one process.
 
-Providers: eager (the reference through the public function), compile (torch.compile of the reference), every fastmix
-backend, the peers, and a clone of the batch, whose rate gives the floor. Each is called once, held against the
-reference, then timed in interleaved repeats whose order rotates, so that a slow minute of the machine hits all alike.
+Providers: eager (the reference through the public function), compile (torch.compile of the reference, or of a form of
+it without loops), every fastmix backend, the peers, and a clone of the batch, whose rate gives the floor. Each is
+called once, held against the reference, then timed in interleaved repeats whose order rotates, so that a slow minute
+of the machine hits all alike.
 """
 
 from __future__ import annotations
@@ -27,8 +28,9 @@ from .machine import other_cpu_seconds
 from .timing import Stats, argument_sets, floor_seconds, peak_extra_bytes, timer
 
 OURS = tuple(name for name in BACKENDS if name != "reference")
-MIN_REPEATS, MAX_REPEATS = 5, 200
-PATIENCE = 15.0  # seconds over its time after which a case with a very slow provider stops at 2 repeats
+# A provider that has used up its share of a case's time needs no more than SLOW_REPEATS.
+SLOW_REPEATS, MIN_REPEATS, MAX_REPEATS = 3, 5, 200
+PHASES = ("prepare", "compile", "check", "time", "memory")
 # ||provider - reference|| / ||reference||: wide enough for another order of summation and for peers that round
 # intermediate results to the case's dtype, narrow enough to find another function.
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4, torch.float16: 5e-3, torch.bfloat16: 3e-2}
@@ -55,7 +57,7 @@ def providers(case: Case, device: torch.device, wanted: list[str] | None = None)
     """Every provider of the case. wanted: names to keep; the clone always stays."""
 
     def compiled(*args: Any) -> Callable[..., Any]:
-        return torch.compile(case.reference, fullgraph=True, dynamic=False)
+        return torch.compile(case.compiled or case.reference, fullgraph=True, dynamic=False)
 
     found = [
         Provider("clone", lambda *args: lambda x, *rest: x.clone(), checked=False, clone=True),
@@ -104,25 +106,37 @@ def interleave(timers: dict[str, Callable[[], float]],
                seconds: float) -> tuple[dict[str, list[float]], dict[str, Exception]]:
     """Repeats over all timers within about ``seconds``; the order rotates, and turns round every other repeat.
 
+    Every timer has the same share of the time: one that is ahead of its share sits out until the others have caught up,
+    so a peer of 800 ms does not leave 5 repeats to a kernel of 1 ms, and slow repeats are spread over the whole time.
+
     Returns the times, and the error of every timer that failed: it is not called again.
     """
     names = list(timers)
     times: dict[str, list[float]] = {name: [] for name in names}
+    spent = dict.fromkeys(names, 0.0)
     failed: dict[str, Exception] = {}
-    deadline = time.perf_counter() + seconds
+    begin = now = time.perf_counter()
+
+    def enough(name: str) -> bool:
+        least = SLOW_REPEATS if spent[name] > seconds / len(names) else MIN_REPEATS
+        return name in failed or len(times[name]) >= least
+
     for repeat in range(MAX_REPEATS):
-        late = time.perf_counter() - deadline
-        if (repeat >= MIN_REPEATS and late > 0) or (repeat >= 2 and late > PATIENCE):
+        if now - begin >= seconds and all(map(enough, names)):
             break
         start = repeat // 2 % len(names)
         order = names[start:] + names[:start]
+        share = (now - begin) / len(names)
         for name in order if repeat % 2 == 0 else reversed(order):
-            if name in failed:
+            if name in failed or (spent[name] > share and enough(name)):
                 continue
+            before = time.perf_counter()
             try:
                 times[name].append(timers[name]())
             except Exception as error:
                 failed[name] = error
+            now = time.perf_counter()
+            spent[name] += now - before
     return times, failed
 
 
@@ -140,20 +154,51 @@ def _frames_compiled() -> int:
     return torch._dynamo.utils.counters["frames"]["total"]
 
 
+def arguments(case: Case, device: torch.device) -> tuple[tuple[Any, ...], Tensor | None]:
+    """The case's first arguments, and the gradient that arrives at its output (None: 1 at a scalar, or no backward)."""
+    args = case.make(device, 0)
+    args[0].requires_grad_(case.backward)
+    if not case.backward:
+        return args, None
+    out = case.reference(*args)
+    out = out[0] if isinstance(out, tuple) else out
+    return args, torch.randn_like(out) if out.ndim else None
+
+
+def compile_reference(case: Case, device: torch.device) -> None:
+    """Compiles what `run_case` compiles, as it does, and calls it once."""
+    torch._dynamo.reset()
+    args, grad_out = arguments(case, device)
+    (compiled,) = (p for p in providers(case, device, ["compile"]) if p.compiled)
+    with compiled.context():
+        step(compiled.build(*args), case.backward, grad_out)(*args)
+
+
+class Phases:
+    """Seconds by phase; ``end(phase)`` adds what has passed since the last end."""
+
+    def __init__(self) -> None:
+        self.seconds = dict.fromkeys(PHASES, 0.0)
+        self._last = time.perf_counter()
+
+    def end(self, phase: str) -> None:
+        now = time.perf_counter()
+        self.seconds[phase] += now - self._last
+        self._last = now
+
+
 def run_case(case: Case, device: torch.device, seconds: float, wanted: list[str] | None = None) -> dict[str, Any]:
     """One entry of the results: the case, and per provider its times (us) or why there are none."""
+    phases = Phases()
     torch._dynamo.reset()
-    first = case.make(device, 0)
+    first, grad_out = arguments(case, device)
     set_bytes = sum(t.nbytes for t in tree_leaves(first) if isinstance(t, Tensor))
     sets = [first, *(case.make(device, seed) for seed in range(1, argument_sets(device, set_bytes)))]
     for args in sets:
         args[0].requires_grad_(case.backward)
     x = first[0]
-    out = case.reference(*first)
-    out = out[0] if isinstance(out, tuple) else out
-    grad_out = torch.randn_like(out) if case.backward and out.ndim else None
     expected = tensors_of(step(case.reference, case.backward, grad_out)(*first), x)
-    del out
+    phases.end("prepare")
 
     entries: dict[str, dict[str, Any]] = {}
     calls: dict[str, Callable[..., Any]] = {}
@@ -171,6 +216,7 @@ def run_case(case: Case, device: torch.device, seconds: float, wanted: list[str]
                 call = step(fn, case.backward and not p.clone, grad_out)
                 own_sets = [(args[0].detach(),) for args in sets] if p.clone else sets
                 result = call(*own_sets[0])
+                phases.end("compile" if p.compiled else "check")
                 if p.checked:
                     hold_against(expected, tensors_of(result, x), x.dtype, case.random)
                 del result
@@ -178,13 +224,17 @@ def run_case(case: Case, device: torch.device, seconds: float, wanted: list[str]
         except Exception as error:  # a provider's failure is a line of the table, never the end of the run
             entries[p.name] = _failure(error)
             continue
+        finally:
+            phases.end("compile" if p.compiled and p.name in entries else "check")
         calls[p.name], contexts[p.name] = call, p.context
 
     frames = _frames_compiled()
     with _quiet_gc():
+        phases.end("check")
         others, start = other_cpu_seconds(), time.perf_counter()
         times, failed = interleave({name: _within(contexts[name], timers[name]) for name in timers}, seconds)
         others, timed = other_cpu_seconds() - others, time.perf_counter() - start
+    phases.end("time")
     recompiled = _frames_compiled() != frames
     for name, call in calls.items():
         if name in failed:
@@ -200,10 +250,13 @@ def run_case(case: Case, device: torch.device, seconds: float, wanted: list[str]
             entries[name] |= {"host_us": timers[name].host * 1e6, "graph": timers[name].graph}
     if recompiled and "median_us" in entries.get("compile", {}):
         entries["compile"] = {"error": "it was compiled again while being timed"}
+    phases.end("memory")
     return {
-        "op": case.op, "case": case.name, "mode": case.mode, "formula": case.formula, "moved_bytes": case.moved,
-        "clone_bytes": 2 * x.numel() * x.element_size(), "argument_sets": len(sets), "scratch_bytes": case.scratch,
+        "op": case.op, "case": case.name, "mode": case.mode, "quick": case.quick, "formula": case.formula,
+        "moved_bytes": case.moved, "clone_bytes": 2 * x.numel() * x.element_size(), "argument_sets": len(sets),
+        "scratch_bytes": case.scratch, "compiled_without_loops": case.compiled is not None,
         "timed_seconds": round(timed, 3), "cores_used_by_others": round(max(0.0, others) / timed, 2),
+        "phase_seconds": {name: round(value, 3) for name, value in phases.seconds.items()},
         "goals": dict(case.goals.get(device.type, {})),
         "floor_us": floor_seconds(case.moved, 2 * x.numel() * x.element_size(), entries["clone"]["median_us"]),
         "providers": {p.name: entries[p.name] for p in chosen},

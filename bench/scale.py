@@ -28,102 +28,109 @@ from . import machine, report
 from .runner import interleave
 from .timing import Stats, timer
 
-RESULTS = Path(__file__).parent / "results"
+FORMAT = "scale-2"
 Call = Callable[[], Any]
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """op over the values of one size; make(value, device) returns the call that is timed. rest: the other sizes."""
+    """op over the values of one size; make(device, **sizes) returns the call that is timed. fixed: the other sizes.
+
+    note: what else there is to know.
+    """
 
     op: str
     size: str
     values: tuple[int, ...]
-    rest: str
-    make: Callable[[int, torch.device], Call]
+    fixed: dict[str, int]
+    make: Callable[..., Call]
+    note: str = ""
+
+    def call(self, value: int, device: torch.device) -> Call:
+        return self.make(device, **self.fixed, **{self.size: value})
+
+    @property
+    def rest(self) -> str:
+        return ", ".join([*(f"{name}={value}" for name, value in self.fixed.items()), *filter(None, [self.note])])
 
 
-def _blend(n: int, side: int, k: int) -> Callable[[torch.device], Call]:
-    def make(device: torch.device) -> Call:
-        x = torch.randn(n, 3, side, side, device=device)
-        index = torch.stack([torch.randperm(n, device=device) for _ in range(k)], 1)
-        weight = torch.full((n, k), 1 / k, device=device)
-        return lambda: functional.blend(x, index, weight)
-    return make
+def _blend(device: torch.device, N: int, side: int, K: int) -> Call:
+    x = torch.randn(N, 3, side, side, device=device)
+    index = torch.stack([torch.randperm(N, device=device) for _ in range(K)], 1)
+    weight = torch.full((N, K), 1 / K, device=device)
+    return lambda: functional.blend(x, index, weight)
 
 
-def _paste(n: int, side: int, k: int) -> Callable[[torch.device], Call]:
-    def make(device: torch.device) -> Call:
-        x = torch.randn(n, 3, side, side, device=device)
-        index = torch.stack([torch.randperm(n, device=device) for _ in range(k)], 1)
-        step = side // (2 * k)
-        boxes = torch.tensor([[step * j, step * j, side - 2 * step * j, side - 2 * step * j] for j in range(1, k)],
-                             dtype=torch.int32, device=device).view(1, k - 1, 4).repeat(n, 1, 1)
-        return lambda: functional.paste(x, index, boxes)
-    return make
+def _paste(device: torch.device, N: int, side: int, K: int) -> Call:
+    x = torch.randn(N, 3, side, side, device=device)
+    index = torch.stack([torch.randperm(N, device=device) for _ in range(K)], 1)
+    step = side // (2 * K)
+    boxes = torch.tensor([[step * j, step * j, side - 2 * step * j, side - 2 * step * j] for j in range(1, K)],
+                         dtype=torch.int32, device=device).view(1, K - 1, 4).repeat(N, 1, 1)
+    return lambda: functional.paste(x, index, boxes)
 
 
-def _rmix(n: int, side: int, grid: int) -> Callable[[torch.device], Call]:
-    def make(device: torch.device) -> Call:
-        x, grad = (torch.randn(n, 3, side, side, device=device) for _ in range(2))
-        partner, q = torch.randperm(n, device=device), torch.rand(n, device=device)
-        lam = torch.tensor(0.7, device=device)
-        return lambda: functional.patch_mix(x, partner, functional.saliency_mask(grad, (grid, grid), q), lam)
-    return make
+def _rmix(device: torch.device, N: int, side: int) -> Call:
+    x, grad = (torch.randn(N, 3, side, side, device=device) for _ in range(2))
+    partner, q = torch.randperm(N, device=device), torch.rand(N, device=device)
+    lam = torch.tensor(0.7, device=device)
+    return lambda: functional.patch_mix(x, partner, functional.saliency_mask(grad, (4, 4), q), lam)
 
 
-def _loss(n: int, j: int, k: int) -> Callable[[torch.device], Call]:
-    def make(device: torch.device) -> Call:
-        logits = torch.randn(n, j, device=device, requires_grad=True)
-        target = SoftTarget(torch.randint(j, (n, k), device=device), torch.full((n, k), 1 / k, device=device))
+def _loss(device: torch.device, N: int, J: int, K: int) -> Call:
+    logits = torch.randn(N, J, device=device, requires_grad=True)
+    target = SoftTarget(torch.randint(J, (N, K), device=device), torch.full((N, K), 1 / K, device=device))
+
+    def call() -> None:
+        logits.grad = None
+        functional.soft_cross_entropy(logits, target).backward()
+    return call
+
+
+def _isda(kind: str) -> Callable[..., Call]:
+    def make(device: torch.device, N: int, J: int, A: int) -> Call:
+        logits = torch.randn(N, J, device=device, requires_grad=True)
+        weight = torch.randn(J, A, device=device, requires_grad=True)
+        cov = torch.rand((J, A) if kind == "diag" else (J, A, A), device=device)
+        labels, grad = torch.randint(J, (N,), device=device), torch.randn(N, J, device=device)
 
         def call() -> None:
-            logits.grad = None
-            functional.soft_cross_entropy(logits, target).backward()
+            logits.grad = weight.grad = None
+            functional.isda_logits(logits, weight, cov, labels, 0.5, kind=kind).backward(grad)
         return call
     return make
 
 
-def _isda(n: int, j: int, a: int, kind: str) -> Callable[[torch.device], Call]:
-    def make(device: torch.device) -> Call:
-        logits, weight = torch.randn(n, j, device=device), torch.randn(j, a, device=device)
-        cov = torch.rand((j, a) if kind == "diag" else (j, a, a), device=device)
-        labels = torch.randint(j, (n,), device=device)
-        return lambda: functional.isda_logits(logits, weight, cov, labels, 0.5, kind=kind)
-    return make
-
-
-def _covariance(n: int, j: int, a: int, kind: str) -> Callable[[torch.device], Call]:
-    def make(device: torch.device) -> Call:
-        count, mean = torch.zeros(j, dtype=torch.int64, device=device), torch.zeros(j, a, device=device)
-        cov = torch.zeros((j, a) if kind == "diag" else (j, a, a), device=device)
-        features, labels = torch.randn(n, a, device=device), torch.randint(j, (n,), device=device)
+def _covariance(kind: str) -> Callable[..., Call]:
+    def make(device: torch.device, N: int, J: int, A: int) -> Call:
+        count, mean = torch.zeros(J, dtype=torch.int64, device=device), torch.zeros(J, A, device=device)
+        cov = torch.zeros((J, A) if kind == "diag" else (J, A, A), device=device)
+        features, labels = torch.randn(N, A, device=device), torch.randint(J, (N,), device=device)
         return lambda: functional.covariance_update_(count, mean, cov, features, labels, kind=kind)
     return make
 
 
-def _sweep(op: str, size: str, values: tuple[int, ...], rest: str,
-           make: Callable[[int], Callable[[torch.device], Call]]) -> Sweep:
-    return Sweep(op, size, values, rest, lambda value, device: make(value)(device))
-
-
+BATCHES, SIDES, IMAGES = (16, 32, 64, 128, 256), (32, 64, 96, 128, 192), (1, 2, 4, 8)
 SWEEPS = (
-    _sweep("blend", "N", (16, 32, 64, 128, 256), "3x64x64, K=2", lambda v: _blend(v, 64, 2)),
-    _sweep("blend", "side", (32, 64, 96, 128, 192), "N=32, K=2", lambda v: _blend(32, v, 2)),
-    _sweep("blend", "K", (1, 2, 4, 8), "64x3x64x64", lambda v: _blend(64, 64, v)),
-    _sweep("paste", "N", (16, 32, 64, 128, 256), "3x64x64, K=3", lambda v: _paste(v, 64, 3)),
-    _sweep("paste", "side", (32, 64, 96, 128, 192), "N=32, K=3", lambda v: _paste(32, v, 3)),
-    _sweep("paste", "K", (1, 2, 4, 8), "64x3x64x64", lambda v: _paste(64, 64, v)),
-    _sweep("patch_mix", "N", (16, 32, 64, 128, 256), "3x64x64 with its mask, 4x4", lambda v: _rmix(v, 64, 4)),
-    _sweep("patch_mix", "side", (32, 64, 96, 128, 192), "N=32 with its mask, 4x4", lambda v: _rmix(32, v, 4)),
-    _sweep("soft_target", "N", (32, 64, 128, 256, 512), "J=1000, K=2, with gradient", lambda v: _loss(v, 1000, 2)),
-    _sweep("soft_target", "J", (10, 100, 1000, 5000, 21841), "N=128, K=2, with gradient", lambda v: _loss(128, v, 2)),
-    _sweep("soft_target", "K", (1, 2, 4, 8), "128x1000, with gradient", lambda v: _loss(128, 1000, v)),
-    _sweep("isda diag", "J", (50, 100, 200, 400, 800), "N=64, A=512", lambda v: _isda(64, v, 512, "diag")),
-    _sweep("isda diag", "A", (128, 256, 512, 1024, 2048), "N=64, J=200", lambda v: _isda(64, 200, v, "diag")),
-    _sweep("isda full", "A", (64, 128, 256, 384), "N=64, J=100", lambda v: _isda(64, 100, v, "full")),
-    _sweep("covariance full", "A", (64, 128, 256, 384), "N=64, J=100", lambda v: _covariance(64, 100, v, "full")),
-    _sweep("covariance diag", "N", (64, 128, 256, 512), "J=100, A=512", lambda v: _covariance(v, 100, 512, "diag")),
+    Sweep("blend", "N", BATCHES, {"side": 64, "K": 2}, _blend),
+    Sweep("blend", "side", SIDES, {"N": 32, "K": 2}, _blend),
+    Sweep("blend", "K", IMAGES, {"N": 64, "side": 64}, _blend),
+    Sweep("paste", "N", BATCHES, {"side": 64, "K": 3}, _paste),
+    Sweep("paste", "side", SIDES, {"N": 32, "K": 3}, _paste),
+    Sweep("paste", "K", IMAGES, {"N": 64, "side": 64}, _paste),
+    Sweep("patch_mix", "N", BATCHES, {"side": 64}, _rmix, "with its mask, 4x4"),
+    Sweep("patch_mix", "side", SIDES, {"N": 32}, _rmix, "with its mask, 4x4"),
+    Sweep("soft_target", "N", (32, 64, 128, 256, 512), {"J": 1000, "K": 2}, _loss, "with gradient"),
+    Sweep("soft_target", "J", (10, 100, 1000, 5000, 21841), {"N": 128, "K": 2}, _loss, "with gradient"),
+    Sweep("soft_target", "K", IMAGES, {"N": 128, "J": 1000}, _loss, "with gradient"),
+    Sweep("isda diag", "N", (16, 32, 64, 128), {"J": 2000, "A": 256}, _isda("diag"), "with gradients"),
+    Sweep("isda diag", "J", (500, 1000, 2000, 4000, 8000), {"N": 32, "A": 256}, _isda("diag"), "with gradients"),
+    Sweep("isda diag", "A", (128, 256, 512, 1024, 2048), {"N": 64, "J": 200}, _isda("diag"), "with gradients"),
+    Sweep("isda full", "A", (64, 128, 256, 384), {"N": 64, "J": 100}, _isda("full"), "with gradients"),
+    Sweep("covariance full", "A", (64, 128, 256, 384), {"N": 64, "J": 100}, _covariance("full")),
+    Sweep("covariance diag", "N", (64, 128, 256, 512), {"J": 100, "A": 512}, _covariance("diag")),
+    Sweep("covariance diag", "J", (1000, 2000, 4000, 8000, 21841), {"N": 64, "A": 256}, _covariance("diag")),
+    Sweep("covariance diag", "A", (128, 256, 512, 1024, 2048), {"N": 128, "J": 1000}, _covariance("diag")),
 )
 
 
@@ -135,8 +142,31 @@ def exponent(values: tuple[int, ...], times: list[float]) -> float:
     return sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y, strict=True)) / sum((a - mean_x) ** 2 for a in x)
 
 
+def predicted(sweeps: list[dict[str, Any]], op: str, **sizes: int) -> float:
+    """Microseconds of a call of these sizes: from the measured call that is nearest to it in work, along the fitted
+    exponents. ValueError for an operator or a size without a sweep.
+    """
+    own = {sweep["size"]: sweep for sweep in sweeps if sweep["op"] == op}
+    if not own:
+        raise ValueError(f"bench: there is no sweep of {op}")
+
+    def along(sweep: dict[str, Any]) -> tuple[float, float]:
+        """(how far the call lies from this sweep's last, its time)."""
+        measured = {**sweep["fixed"], sweep["size"]: sweep["values"][-1]}
+        time, distance = sweep["median_us"][-1], 0.0
+        for name, value in sizes.items():
+            if value == measured[name]:
+                continue
+            if name not in own:
+                raise ValueError(f"bench: there is no sweep of {op} over {name}")
+            change = math.log(value / measured[name]) * own[name]["exponent"]
+            time, distance = time * math.exp(change), distance + abs(change)
+        return distance, time
+    return min(map(along, own.values()))[1]
+
+
 def run_sweep(sweep: Sweep, device: torch.device, seconds: float) -> dict[str, Any]:
-    calls = {str(value): sweep.make(value, device) for value in sweep.values}
+    calls = {str(value): sweep.call(value, device) for value in sweep.values}
     for call in calls.values():
         call()
     others = machine.other_cpu_seconds()
@@ -144,8 +174,18 @@ def run_sweep(sweep: Sweep, device: torch.device, seconds: float) -> dict[str, A
     if failed:
         raise next(iter(failed.values()))
     medians = [Stats.of(times[str(value)]).median * 1e6 for value in sweep.values]
-    return {"op": sweep.op, "size": sweep.size, "rest": sweep.rest, "values": list(sweep.values), "median_us": medians,
+    return {"op": sweep.op, "size": sweep.size, "fixed": sweep.fixed, "rest": sweep.rest,
+            "values": list(sweep.values), "median_us": medians,
             "exponent": exponent(sweep.values, medians), "cpu_seconds_of_others": machine.other_cpu_seconds() - others}
+
+
+def exchanged_bytes(kind: str, classes: int, features: int, present: int) -> int:
+    """What every rank puts into the all-reduces of one ISDA update (see fastmix/isda_ranks.py), independent of N.
+
+    present: classes in the whole batch.
+    """
+    second = {"full": present * features**2, "diag": classes * features, "shared": features**2, "identity": 0}
+    return 4 * (classes * (features + 2) + 2 + second[kind])
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -174,14 +214,15 @@ def main(argv: list[str] | None = None) -> int:
     device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     torch.manual_seed(0)
     now = datetime.datetime.now(datetime.timezone.utc)
-    result = {"format": "scale-1", "date": now.isoformat(timespec="seconds"),
+    result = {"format": FORMAT, "date": now.isoformat(timespec="seconds"),
               "machine": machine.describe(device, args.machine),
               "settings": {"seconds": args.seconds, "keeps_memory": memory.is_kept()}, "sweeps": []}
-    for sweep in chosen:
+    for number, sweep in enumerate(chosen, 1):
         result["sweeps"].append(run_sweep(sweep, device, args.seconds))
-        print(f"{sweep.op} over {sweep.size}: exponent {result['sweeps'][-1]['exponent']:.2f}", file=sys.stderr)
+        print(f"[{number}/{len(chosen)}] {sweep.op} over {sweep.size}: exponent "
+              f"{result['sweeps'][-1]['exponent']:.2f}", file=sys.stderr)
     print(table(result["sweeps"]))
-    path = args.json or RESULTS / machine.slug(result["machine"]["name"]) / f"{now:%Y-%m-%d-%H%M}-scale.json"
+    path = args.json or report.RESULTS / machine.slug(result["machine"]["name"]) / f"{now:%Y-%m-%d-%H%M}-scale.json"
     report.save(result, path)
     print(f"wrote {path}")
     return 0

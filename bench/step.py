@@ -2,8 +2,11 @@
 
 Steps are those of the training command, on random bytes, and interleaved: two of every method, then two of every method
 again. Two figures per method: the whole step over a plain step, which the noise of the machine moves by a few percent,
-and "added", everything but the model's own passes (bytes, plan and mixing, saliency, loss) beyond a plain step's, which
-it moves less. What ISDA and Manifold Mixup add to the model's passes shows in the first alone.
+and "added", everything but the model's own passes (bytes, plan and mixing, saliency, loss and its backward) beyond a
+plain step's, which it moves less. What Manifold Mixup adds to the model's passes shows in the first alone.
+
+A step's backward is one call through loss and model. The loss's part, ISDA's matrix products above all, is therefore
+timed by itself as well: "back" is the backward of the loss alone down to logits and classifier, inside the phase model.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import datetime
+import math
 import statistics
 import sys
 import time
@@ -35,7 +39,8 @@ from fastmix.train.timing import PHASES, StepTimer
 
 from . import machine, report
 
-RESULTS = Path(__file__).parent / "results"
+FORMAT = "step-2"
+LEAST = 2  # measured rounds
 # The largest step over a plain one, and the largest added share of a plain step in percent. Papers: K-image mixing 1 to
 # 14 %, ISDA 5 to 12 %, R-Mix 1.6x to 2x.
 ADDED = dict.fromkeys(("mixup", "cutmix", "dmixup", "dcutmix", "soft-crop"), 1.0) | {"isda": 2.0}
@@ -53,11 +58,14 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--classes", type=int, default=100, help="(100)")
     p.add_argument("--method", metavar="NAME[,NAME]", help="only these (default: all but " + ", ".join(LEFT_OUT) + ")")
     p.add_argument("--repeats", type=int, default=5, help="measured pairs of steps of every method (5)")
+    p.add_argument("--minutes", type=float, default=math.inf,
+                   help="end with the first round after this time, but not before 2 were measured")
     p.add_argument("--amp", choices=("none", "bf16"), default="none")
     p.add_argument("--device", default="auto", help="cpu, cuda or auto")
     p.add_argument("--threads", type=int, help="torch's CPU threads (default: torch's own)")
     p.add_argument("--machine", metavar="NAME", help="what to call this machine in the result")
-    p.add_argument("--json", type=Path, metavar="PATH", help="(bench/results/<machine>/<date>-step.json)")
+    p.add_argument("--json", type=Path, metavar="PATH",
+                   help="(bench/results/<machine>/<date>-<model>-<size>-step.json)")
     return p
 
 
@@ -91,48 +99,80 @@ def two_steps(setup: Setup) -> dict[str, float]:
 def plan_ms(setup: Setup, repeats: int = 20) -> float:
     """Drawing alone, out of the mixing phase."""
     mixer = setup.mixer
-    if mixer is None or mixer.needs_saliency:
+    if mixer is None:
         return 0.0
-    x = torch.empty(setup.options.batch, *setup.dataset.shape, device=setup.device)
+    x = torch.rand(setup.options.batch, *setup.dataset.shape, device=setup.device)
+    args = (x, torch.randn_like(x)) if mixer.needs_saliency else (x,)
     times = []
     for _ in range(repeats + 3):
         timer = StepTimer(setup.device)
         timer.start()
-        mixer.plan(x)
+        mixer.plan(*args)
         timer.end("mix")
         times.append(timer.collect()["mix"])
     return statistics.median(times[3:])
 
 
-def row(name: str, steps: list[dict[str, float]], plain: list[dict[str, float]], plan: float) -> dict[str, Any]:
-    """One method's figures: medians over its steps, ratios to the plain step of the same round."""
+def loss_backward_ms(setup: Setup, repeats: int = 9) -> float:
+    """The backward of the loss alone, to the logits and, of ISDA, to the classifier's weight."""
+    options, device = setup.options, setup.device
+    y = torch.arange(options.batch, device=device) % len(setup.dataset.classes)
+    logits = torch.randn(options.batch, len(setup.dataset.classes), device=device, requires_grad=True)
+    confidence = torch.full((options.batch,), 0.5, device=device)
+    weight = features = None
+    if setup.objective is not None:
+        weight = setup.objective.head(setup.model).weight.detach().clone().requires_grad_()
+        features = torch.randn(options.batch, weight.shape[1], device=device)
+    times = []
+    for _ in range(repeats + 2):
+        logits.grad = None
+        if setup.objective is None:
+            loss = setup.loss(logits, fastmix.SoftTarget.from_labels(y), confidence)
+        else:
+            weight.grad = None
+            loss = setup.objective.loss(logits, features, weight, y, setup.scheduler.last_epoch)
+        timer = StepTimer(device)
+        timer.start()
+        loss.backward()
+        timer.end("loss")
+        times.append(timer.collect()["loss"])
+    return statistics.median(times[2:])
+
+
+def row(name: str, steps: list[dict[str, float]], plain: list[dict[str, float]], plan: float = 0.0,
+        back: float = 0.0, plain_back: float = 0.0) -> dict[str, Any]:
+    """One method's figures: medians over its steps, ratios to the plain step of the same round.
+
+    plan, back: milliseconds of drawing, and of the loss's backward; plain_back: of a plain loss's.
+    """
     ms = {phase: statistics.median(step[phase] for step in steps) for phase in ("step", *PHASES)}
     base = {phase: statistics.median(step[phase] for step in plain) for phase in ("step", *PHASES)}
     ratios = [step["step"] / reference["step"] for step, reference in zip(steps, plain, strict=True)]
     # The bytes are read in the data phase of a plain step, while they are mixed in another's.
     own, other = (sum(times[phase] for phase in PHASES if phase != "model") for times in (ms, base))
-    return {"method": name, "ms": ms, "plan_ms": plan, "ratio": statistics.median(ratios), "steps": 2 * len(steps),
-            "added_percent": 100 * (own - other) / base["step"]}
+    added = own + back - other - plain_back
+    return {"method": name, "ms": ms, "plan_ms": plan, "loss_backward_ms": back, "ratio": statistics.median(ratios),
+            "steps": 2 * len(steps), "added_percent": 100 * added / base["step"]}
+
+
+def judged(found: dict[str, Any]) -> list[tuple[str, float, float, str, bool]]:
+    """(what, measured, goal, unit, met) of every goal that a row has."""
+    name = found["method"]
+    goals = (("added", found["added_percent"], ADDED.get(name), " %"), ("step", found["ratio"], RATIO.get(name), "x"))
+    return [(what, value, goal, unit, value <= goal) for what, value, goal, unit in goals if goal is not None]
 
 
 def verdicts(rows: list[dict[str, Any]]) -> list[str]:
     """A line for every goal."""
-    lines = []
-    for found in rows:
-        name = found["method"]
-        for what, value, goal in (("added", found["added_percent"], ADDED.get(name)),
-                                  ("step", found["ratio"], RATIO.get(name))):
-            if goal is not None:
-                unit = " %" if what == "added" else "x"
-                lines.append(f"{name}: {what} {value:.2f}{unit}, goal <= {goal:g}{unit}, "
-                             f"{'met' if value <= goal else 'MISSED'}")
-    return lines
+    return [f"{found['method']}: {what} {value:.2f}{unit}, goal <= {goal:g}{unit}, {'met' if met else 'MISSED'}"
+            for found in rows for what, value, goal, unit, met in judged(found)]
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    lines = [("method", "step ms", "x plain", "added %", "plan", *PHASES)]
+    lines = [("method", "step ms", "x plain", "added %", "plan", "back", *PHASES)]
     lines += [(found["method"], f"{found['ms']['step']:.1f}", f"{found['ratio']:.3f}", f"{found['added_percent']:.2f}",
-              f"{found['plan_ms']:.2f}", *(f"{found['ms'][phase]:.2f}" for phase in PHASES)) for found in rows]
+              f"{found['plan_ms']:.2f}", f"{found['loss_backward_ms']:.2f}",
+              *(f"{found['ms'][phase]:.2f}" for phase in PHASES)) for found in rows]
     return "\n".join(report.aligned(lines))
 
 
@@ -163,24 +203,29 @@ def main(argv: list[str] | None = None) -> int:
     steps: dict[str, list[dict[str, float]]] = {name: [] for name in names}
     others, began = machine.other_cpu_seconds(), time.perf_counter()
     for repeat in range(args.repeats + 1):
+        if repeat > LEAST and time.perf_counter() - began > 60 * args.minutes:
+            print(f"stopped after {repeat - 1} rounds: --minutes {args.minutes:g}", file=sys.stderr)
+            break
         for name in names:
             found = two_steps(setups[name])
             if repeat:  # the first warms caches and allocators
                 steps[name].append(found)
         print(f"round {repeat} of {args.repeats}", file=sys.stderr, flush=True)
     others = (machine.other_cpu_seconds() - others) / (time.perf_counter() - began)
-    rows = [row(name, steps[name], steps["none"], plan_ms(setups[name])) for name in names]
+    back = {name: loss_backward_ms(setups[name]) for name in names}
+    rows = [row(name, steps[name], steps["none"], plan_ms(setups[name]), back[name], back["none"]) for name in names]
     now = datetime.datetime.now(datetime.timezone.utc)
     device = machine.describe(here.device, args.machine)
-    result = {"format": "step-1", "date": now.isoformat(timespec="seconds"), "machine": device,
+    result = {"format": FORMAT, "date": now.isoformat(timespec="seconds"), "machine": device,
               "settings": {"model": args.model, "size": args.size, "batch": args.batch, "classes": args.classes,
-                           "amp": args.amp, "repeats": args.repeats, "fastmix": fastmix.__version__,
+                           "amp": args.amp, "repeats": len(steps["none"]), "fastmix": fastmix.__version__,
                            "keeps_memory": memory.is_kept(), "cores_used_by_others": round(max(0.0, others), 2)},
               "rows": rows}
     print(f"{device['name']}, {args.model}, batch {args.batch}, {args.size}x{args.size}\n")
     print(table(rows))
     print("\n".join(verdicts(rows)))
-    path = args.json or RESULTS / machine.slug(device["name"]) / f"{now:%Y-%m-%d-%H%M}-step.json"
+    path = args.json or (report.RESULTS / machine.slug(device["name"])
+                         / f"{now:%Y-%m-%d-%H%M}-{machine.slug(args.model)}-{args.size}-step.json")
     report.save(result, path)
     print(f"wrote {path}")
     return 0

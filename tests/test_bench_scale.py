@@ -1,11 +1,14 @@
 """The sweeps: exponents of known laws, every call runs, one tiny result."""
 
 import json
+import math
 
 import pytest
 import torch
+import torch.distributed as dist
 
 from bench import scale
+from fastmix.isda_ranks import update_over_ranks
 
 
 @pytest.mark.parametrize("power", [0.0, 0.5, 1.0, 2.0])
@@ -19,14 +22,51 @@ def test_exponent_of_a_power_law_with_a_fixed_cost_hidden_at_small_sizes(power):
 @pytest.mark.parametrize("sweep", scale.SWEEPS, ids=lambda s: f"{s.op}-{s.size}")
 def test_every_sweep_runs_at_its_smallest(sweep):
     assert list(sweep.values) == sorted(set(sweep.values)) and len(sweep.values) >= 4
-    sweep.make(sweep.values[0], torch.device("cpu"))()
+    sweep.call(sweep.values[0], torch.device("cpu"))()
+
+
+def law(op, size, values, fixed, power):
+    return {"op": op, "size": size, "values": list(values), "fixed": fixed, "exponent": power[size],
+            "median_us": [2.0 * v ** power[size] * math.prod(f ** power[k] for k, f in fixed.items()) for v in values]}
+
+
+def test_predictions_follow_the_laws():
+    power = {"N": 1.0, "side": 2.0, "K": 0.5}
+    sweeps = [law("blend", "N", (16, 256), {"side": 64, "K": 2}, power),
+              law("blend", "side", (32, 192), {"N": 32, "K": 2}, power),
+              law("blend", "K", (1, 8), {"N": 64, "side": 64}, power), law("paste", "N", (1, 2), {"side": 9}, power)]
+    assert scale.predicted(sweeps, "blend", N=256, side=64, K=2) == pytest.approx(sweeps[0]["median_us"][-1])
+    assert scale.predicted(sweeps, "blend", N=512, side=224, K=4) == pytest.approx(2 * 512 * 224 ** 2 * 2)
+    with pytest.raises(ValueError, match="no sweep of isda"):
+        scale.predicted(sweeps, "isda", N=1)
+    with pytest.raises(ValueError, match="no sweep of paste over side"):
+        scale.predicted(sweeps, "paste", N=1, side=10)
+
+
+def test_predictions_start_from_the_nearest_measurement():
+    """An error of an exponent counts for little when there is little left to go."""
+    near = {"op": "loss", "size": "J", "values": [10, 20000], "fixed": {"N": 128}, "exponent": 1.0,
+            "median_us": [1, 700]}
+    far = {"op": "loss", "size": "N", "values": [16, 32], "fixed": {"J": 10}, "exponent": 1.0, "median_us": [1, 9]}
+    assert scale.predicted([far, near], "loss", J=21000, N=128) == pytest.approx(700 * 1.05)
+
+
+@pytest.mark.parametrize("kind", ["full", "diag", "shared", "identity"])
+def test_bytes_that_ranks_exchange(kind, monkeypatch):
+    sent = []
+    monkeypatch.setattr(dist, "all_reduce", lambda t, group=None: sent.append(t.nbytes))
+    j, a, labels = 7, 5, torch.tensor([1, 1, 4])
+    cov = {"full": (j, a, a), "diag": (j, a), "shared": (a, a), "identity": (0,)}[kind]
+    update_over_ranks(torch.zeros(j, dtype=torch.int64), torch.zeros(j, a), torch.zeros(cov), torch.randn(3, a), labels,
+                      None, kind, None)
+    assert sum(sent) == scale.exchanged_bytes(kind, j, a, present=2)
 
 
 def test_a_short_run_writes_its_result(tmp_path, capsys):
     path = tmp_path / "scale.json"
     assert scale.main(["--op", "isda diag", "--seconds", "0", "--json", str(path)]) == 0
     sweeps = json.loads(path.read_text())["sweeps"]
-    assert [(s["op"], s["size"]) for s in sweeps] == [("isda diag", "J"), ("isda diag", "A")]
+    assert [(s["op"], s["size"]) for s in sweeps] == [("isda diag", "N"), ("isda diag", "J"), ("isda diag", "A")]
     assert all(len(s["median_us"]) == len(s["values"]) and min(s["median_us"]) > 0 for s in sweeps)
     assert "exponent" in capsys.readouterr().out
 

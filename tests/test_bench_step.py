@@ -22,6 +22,11 @@ def test_added_is_all_but_the_model_beyond_a_plain_step():
     assert found["ratio"] == pytest.approx(1.235) and found["plan_ms"] == 0.1 and found["steps"] == 6
 
 
+def test_what_the_loss_adds_to_backward_is_added():
+    found = step.row("isda", [times(data=1, model=110, loss=2)] * 3, PLAIN, back=1.75, plain_back=0.5)
+    assert found["added_percent"] == pytest.approx(1 + 1.25) and found["loss_backward_ms"] == 1.75
+
+
 def test_ratio_is_the_median_of_the_rounds():
     steps = [times(model=100), times(model=300), times(model=110)]
     assert step.row("mixup", steps, PLAIN, 0.0)["ratio"] == pytest.approx(1.1)
@@ -46,7 +51,16 @@ def test_a_tiny_run(tmp_path, capsys):
     assert list(rows) == names and rows["none"]["ratio"] == 1
     assert rows["rmix"]["ms"]["saliency"] > rows["rmix/alternate"]["ms"]["saliency"] > 0
     assert rows["cutmix"]["plan_ms"] > 0 == rows["cutmix"]["ms"]["saliency"] and rows["isda"]["ms"]["mix"] == 0
+    assert min(found["loss_backward_ms"] for found in rows.values()) > 0
     assert "goal <= 1.35x" in capsys.readouterr().out
+
+
+def test_a_run_ends_with_its_time(tmp_path):
+    path = tmp_path / "step.json"
+    assert step.main(["--model", "cnn", "--batch", "4", "--size", "16", "--classes", "3", "--repeats", "50",
+                      "--minutes", "0", "--method", "mixup", "--json", str(path)]) == 0
+    result = json.loads(path.read_text())
+    assert result["settings"]["repeats"] == step.LEAST and {found["steps"] for found in result["rows"]} == {4}
 
 
 @pytest.mark.parametrize(("flags", "text"), [(["--method", "rlmix"], "rlmix cannot be measured here"),
