@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
 import sys
 from pathlib import Path
@@ -37,12 +36,12 @@ def _commands(results: dict[str, Any]) -> str:
     every = [command for row in render.rows(results) for command in row.get("commands", [])]
     if not every:
         return f"`{results['command']}`" if "command" in results else ""
-    start = os.path.commonprefix([command.split(" --method ")[0] for command in every])
-    words = [re.split(r" (?=--)", command.removeprefix(start).strip()) for command in every]
-    shared = [word for word in words[0] if all(word in own for own in words)] if len(words) > 1 else []
-    lines = [f'TRAIN="{" ".join([start.strip(), *shared])}"' if shared else f'TRAIN="{start.strip()}"']
-    lines += [" ".join(["$TRAIN", *(word for word in own if word not in shared)]) for own in words]
-    return "\n".join(["```sh", *lines, "```"])
+    words = [re.split(r" (?=--)", command) for command in every]
+    shared = [word for word in words[0] if all(word in own for own in words)]
+    if len(every) > 1 and words[0][0] in shared:
+        every = [" ".join(["$TRAIN", *(word for word in own if word not in shared)]) for own in words]
+        every.insert(0, f'TRAIN="{" ".join(shared)}"')
+    return "\n".join(["```sh", *every, "```"])
 
 
 def runs(results: dict[str, Any], claims: dict[str, Any], name: str, picture: str | None) -> str:

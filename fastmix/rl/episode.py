@@ -100,20 +100,21 @@ class Episode:
 
     def summary(self) -> dict[str, float]:
         """Means over the steps so far: reward and q (percentile) of the images that a policy chose for, random_reward
-        of those that drew theirs; 0 where there were none."""
-        return {"reward": self._chosen.value(), "random_reward": self._drawn.value(), "q": self._q.value()}
+        of those that drew theirs. What has no image is left out."""
+        means = {"reward": self._chosen, "random_reward": self._drawn, "q": self._q}
+        return {name: mean.value() for name, mean in means.items() if mean.count}
 
 
 class _Mean:
     def __init__(self) -> None:
-        self._sum, self._count = 0.0, 0
+        self._sum, self.count = 0.0, 0
 
     def add(self, values: Tensor) -> None:
         self._sum += float(values.sum())
-        self._count += len(values)
+        self.count += len(values)
 
     def value(self) -> float:
-        return self._sum / max(self._count, 1)
+        return self._sum / self.count
 
 
 def look(model: nn.Module, mixer: RLMix, x: Tensor, y: Tensor,
