@@ -21,7 +21,13 @@ import sysconfig
 from importlib.util import find_spec
 from pathlib import Path
 
+import setuptools
 from setuptools import Extension, find_packages, setup
+
+if int(setuptools.__version__.split(".")[0]) < 77:  # pip checks this itself, but not with --no-build-isolation
+    raise SystemExit(f"fastmix: the build needs setuptools 77 or newer, here is {setuptools.__version__}: "
+                     "pip install -U setuptools")
+
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 

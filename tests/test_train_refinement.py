@@ -190,3 +190,17 @@ def test_curves_end_and_begin_where_the_phases_do(tmp_path, monkeypatch):
 def test_wrong_usage(tmp_path, flags, message):
     with pytest.raises(UsageError, match=message):
         main([*training.TINY, *flags, "--out", str(tmp_path / "run")])
+
+
+def test_tests_are_rare_where_asked(tmp_path, capsys):
+    """--test-every: the same weights, a test at its multiples and at the end of both phases."""
+    for every in (1, 2):
+        assert main(["--method", "mixup", *training.TINY, "--epochs", "5", "--refine-epochs", "2", "--test-every",
+                     str(every), "--out", str(tmp_path / str(every))]) == 0
+    often, rare = (training.metrics(tmp_path / str(every)) for every in (1, 2))
+    assert [entry["epoch"] for entry in rare if "test_accuracy" in entry] == [2, 3, 4, 5]
+    assert [entry["epoch"] for entry in rare if "augmented_loss" in entry] == [3, 5]
+    assert [entry["phase"] for entry in rare] == [entry["phase"] for entry in often]
+    assert "test_accuracy" not in rare[0] and rare[1:] == often[1:]
+    reports = [json.loads((tmp_path / str(every) / "report.json").read_text()) for every in (1, 2)]
+    assert reports[0]["test_accuracy"] == reports[1]["test_accuracy"] and reports[0]["ece"] == reports[1]["ece"]

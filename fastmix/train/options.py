@@ -36,6 +36,7 @@ class Options:
     augment: str = "auto"
     model: str = "cnn"
     epochs: int = 30
+    test_every: int = 1
     batch: int = 100
     schedule: str = "onecycle"
     milestones: tuple[int, ...] | None = None
@@ -185,6 +186,8 @@ def add_training_flags(parser: Parser) -> None:
     group.add_argument("--model", help="cnn (default), preact-resnet18, resnet18, wrn28-10, pyramidnet110-64, "
                        "timm:NAME, torchvision:NAME, ...")
     group.add_argument("--epochs", type=count, help="(30)")
+    group.add_argument("--test-every", type=count, metavar="EPOCHS",
+                       help="test after every EPOCHS epochs, and after the last (1)")
     group.add_argument("--batch", type=count, metavar="N", help="most images in a step of one process (100)")
     group.add_argument("--schedule", choices=("onecycle", "multistep", "cosine"),
                        help="onecycle: lr/100 up to lr over 30 %% of the steps, down to lr/10000 (default); "

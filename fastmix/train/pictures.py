@@ -25,6 +25,11 @@ def _focus(axis: Any, percents: list[float]) -> None:
     axis.set_ylim(max(0.0, low - 0.6 * (top - low) - 1), min(100.5, top + 0.15 * (top - low) + 0.5))
 
 
+def _tested(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The epochs with a test, see --test-every."""
+    return [entry for entry in history if "test_accuracy" in entry]
+
+
 def curves(history: list[dict[str, Any]], title: str, path: Path) -> None:
     """Loss, accuracy and learning rate of a run by epoch.
 
@@ -34,19 +39,19 @@ def curves(history: list[dict[str, Any]], title: str, path: Path) -> None:
     """
     augmented = [entry for entry in history if entry.get("phase") != "refinement"]
     refined = len(augmented) < len(history)
-    epochs = [entry["epoch"] for entry in history]
+    epochs, tested = [entry["epoch"] for entry in history], _tested(history)
     learnt = [entry for entry in history if "reward" in entry]
     figure, ((loss, accuracy, rate, *policy),) = _new(1, 5 if learnt else 3, (20 if learnt else 12, 3.6))
     marker = "o" if len(epochs) < 3 else None
     for axis, key, scale in ((loss, "loss", 1), (accuracy, "accuracy", 100)):
         for part, colour in (("train", COLOURS[0]), ("test", COLOURS[1])):
-            shown = augmented if part == "train" else history
-            axis.plot(epochs[:len(shown)], [scale * entry[f"{part}_{key}"] for entry in shown], color=colour,
-                      marker=marker, markersize=4, linewidth=1.5,
+            shown = augmented if part == "train" else tested
+            axis.plot([entry["epoch"] for entry in shown], [scale * entry[f"{part}_{key}"] for entry in shown],
+                      color=colour, marker=marker, markersize=4, linewidth=1.5,
                       label={"train": "train, as mixed", "test": "test"}[part])
     if refined:
-        loss.plot(epochs, [entry["clean_loss"] for entry in history], color=COLOURS[2], marker=marker, markersize=4,
-                  linewidth=1.5, label="train, clean")
+        loss.plot([entry["epoch"] for entry in tested], [entry["clean_loss"] for entry in tested], color=COLOURS[2],
+                  marker=marker, markersize=4, linewidth=1.5, label="train, clean")
         for axis in (loss, accuracy, rate):
             axis.axvline(len(augmented) + 0.5, color="#888888", linestyle="--", linewidth=1)
     for axis in (loss, accuracy):
@@ -225,8 +230,9 @@ def compare(groups: dict[str, list[dict[str, Any]]], histories: dict[str, list[l
     everything: list[float] = []
     names = list(groups)
     for colour, name in zip(COLOURS * len(names), names, strict=False):
-        runs = torch.tensor([[100 * entry["test_accuracy"] for entry in history] for history in histories[name]])
-        epochs = [entry["epoch"] for entry in histories[name][0]]
+        tested = [_tested(history) for history in histories[name]]
+        runs = torch.tensor([[100 * entry["test_accuracy"] for entry in run] for run in tested])
+        epochs = [entry["epoch"] for entry in tested[0]]
         curve.plot(epochs, runs.mean(0), color=colour, linewidth=1.6, label=name,
                    marker="o" if len(epochs) < 3 else None)
         if len(runs) > 1:

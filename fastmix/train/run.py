@@ -196,12 +196,13 @@ class Run:
 
     def describe(self, entry: dict[str, Any]) -> str:
         """What an epoch came to, in the line that reports it."""
-        learnt = ""
+        said = f"train loss {entry['train_loss']:.3f} acc {100 * entry['train_accuracy']:5.1f} %"
+        if "test_loss" in entry:
+            said += f"  test loss {entry['test_loss']:.3f} acc {100 * entry['test_accuracy']:5.2f} %"
         if "reward" in entry:
             random = f" (random {entry['random_reward']:.3f})" if "random_reward" in entry else ""
-            learnt = f"  reward {entry['reward']:.3f}{random} q {entry['q']:.2f}"
-        return (f"train loss {entry['train_loss']:.3f} acc {100 * entry['train_accuracy']:5.1f} %  "
-                f"test loss {entry['test_loss']:.3f} acc {100 * entry['test_accuracy']:5.2f} %{learnt}")
+            said += f"  reward {entry['reward']:.3f}{random} q {entry['q']:.2f}"
+        return said
 
     def _epoch(self, epoch: int, timer: StepTimer) -> dict[str, Any]:
         setup = self.setup
@@ -211,6 +212,11 @@ class Run:
         refinement = setup.refinement
         with self.bar(epoch, self.options.epochs, steps) as advance:
             entry |= train_epoch(setup, epoch, timer, advance)
+        if refinement.refine_epochs:
+            entry["phase"] = "refinement" if refinement.refining else "augmentation"
+        boundary = epoch in (refinement.first - 1, refinement.epochs)  # the last of each phase
+        if epoch % self.options.test_every and not boundary:
+            return entry
         test = evaluate(setup, setup.dataset.test)
         # The last update of an epoch may be the one that diverged: no loss has seen it, the test set does.
         if not math.isfinite(test["loss"]):
@@ -218,9 +224,8 @@ class Run:
                             f"last, diverged (learning rate {entry['lr']:.4g})")
         entry |= {f"test_{key}": value for key, value in test.items()}
         if refinement.refine_epochs:
-            entry["phase"] = "refinement" if refinement.refining else "augmentation"
             entry["clean_loss"] = evaluate(setup, setup.dataset.train)["loss"]
-            if epoch in (refinement.first - 1, refinement.epochs):  # the last of each phase
+            if boundary:
                 entry["augmented_loss"] = augmented_risk(setup, epoch)
         return entry
 
