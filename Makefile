@@ -8,7 +8,7 @@ OUT ?= runs
 TESTS ?= tests
 ARGS ?=
 
-.PHONY: help setup train train-fashion test bench lint format clean
+.PHONY: help setup train train-fashion results test bench lint format clean
 .DELETE_ON_ERROR:
 
 help:  ## this list
@@ -36,6 +36,10 @@ train: setup  ## R-Mix against none on 5,000 real MNIST images: a table and pict
 train-fashion: setup  ## the same on 5,000 Fashion-MNIST images, 3 seeds (needs the data set, see the README)
 	$(BIN)/python -m fastmix train --data fashion-mnist --limit 5000 --compare none,rmix --seeds 3 \
 		--out $(OUT)/fashion-mnist --overwrite $(ARGS)
+
+results: setup  ## docs/results.md from finished runs of every method: make results RUNS="DIR DIR"
+	$(BIN)/python -m fastmix report $(RUNS) --out docs/results/fashion-mnist-5000-methods.json $(ARGS)
+	$(BIN)/python -m bench.results_page docs/results.md
 
 # The interpreter's run and the rest share the cores; the rest's output follows, its summary last. 5: nothing to run.
 test: setup  ## the whole test suite, and the operators again on Triton's interpreter

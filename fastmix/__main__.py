@@ -11,6 +11,7 @@ COMMANDS = {
     "train": ("fastmix.train.command", "train a classifier with a mixing method, compare methods, resume a run"),
     "train-ssl": ("fastmix.ssl.command", "train a backbone without labels, evaluate it with a linear layer"),
     "evaluate": ("fastmix.evaluate.command", "judge a trained model: calibration, occlusion, attacks, loss surface"),
+    "report": ("fastmix.results.command", "collect finished runs of several comparisons into one table"),
     "subsample": ("fastmix.train.subset", "choose the training images that say most, by the spread of their loss"),
     "preview": ("fastmix.preview", "draw images before and after a mixing method"),
     "presets": ("fastmix.train.presets", "list the papers' hyper-parameters for train --preset"),

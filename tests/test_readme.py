@@ -9,13 +9,15 @@ import torch
 
 from fastmix import preview
 from fastmix.evaluate import command as evaluate_command
+from fastmix.results import command as report_command
 from fastmix.ssl import command as ssl_command
 from fastmix.train import command, presets, subset
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 PARSERS = {"train": command.parser, "train-ssl": ssl_command.parser, "preview": preview.parser,
-           "evaluate": evaluate_command.parser, "subsample": subset.parser, "presets": presets.parser}
+           "evaluate": evaluate_command.parser, "subsample": subset.parser, "presets": presets.parser,
+           "report": report_command.parser}
 
 
 def blocks(language):

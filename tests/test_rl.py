@@ -143,6 +143,9 @@ def test_images_without_an_action_draw_theirs():
     mixed = record[0][0]
     # Where both masks are full the image is blended everywhere; one with other levels has cells of its own.
     own = (mixed == x).flatten(1).any(1)
+    both = rl.saliency_reward(fastmix.input_saliency(classifier(), x, next(images(200, 9))[1]), record[0][2])
+    assert game.summary()["reward"] == pytest.approx(both[:100].mean().item(), abs=1e-6)
+    assert game.summary()["random_reward"] == pytest.approx(both[100:].mean().item(), abs=1e-6)
     assert own[100:].float().mean() < own[:100].float().mean() and game.summary()["q"] == 0
     with pytest.raises(RuntimeError, match="no episode is left"):
         rl.MixVecEnv(fastmix.RLMix(), CLASSES, 2).reset()
@@ -161,6 +164,13 @@ def test_the_vector_environment_resets_itself():
     env.step(actions)
     last, _, dones, _ = env.step(actions)
     assert dones.all() and np.isfinite(last).all()
+
+
+def test_a_tenth_of_the_images_is_left_to_chance():
+    assert [rl.acting(rows) for rows in (1, 2, 10, 95, 100)] == [1, 1, 9, 85, 90]
+    game = episode(3)
+    game.act(torch.zeros(ROWS, dtype=torch.int64))
+    assert "random_reward" not in game.summary()
 
 
 class Toy:
@@ -208,10 +218,12 @@ def test_a_policy_finds_the_best_percentile(gamma, epochs, want):
 
 def test_a_policy_learns_in_the_real_game():
     """Half of the images act, the others draw at random; the classifier stays as it is, so rewards can be compared."""
-    learner = policy(rows=64, steps=16, gamma=0.0)
+    learner = policy(rows=64, steps=16)
     played = [learner.learn(episode(seed, steps=16, rows=128, lr=0.0)) for seed in range(24)]
     first, last = (sum(p["reward"] for p in part) / 4 for part in (played[:4], played[-4:]))
-    assert last > first + 0.01
+    others = sum(p["random_reward"] for p in played[-4:]) / 4
+    assert last > first + 0.01 and last > others + 0.01
+    assert played[0]["reward"] == pytest.approx(played[0]["random_reward"], abs=0.01)
     assert played[-1]["ms"] > 0 and played[-1]["q"] < played[0]["q"] - 0.1  # q = 0: every cell is salient
 
 

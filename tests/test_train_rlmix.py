@@ -16,7 +16,7 @@ import training
 
 from fastmix import data
 from fastmix._cli import CommandError, UsageError
-from fastmix.train import checkpoint, run
+from fastmix.train import checkpoint, pictures, run
 from fastmix.train.command import main
 from fastmix.train.distributed import Processes
 from fastmix.train.options import Options
@@ -57,7 +57,9 @@ def test_resume_is_bit_identical(tmp_path, extra, monkeypatch):
     training.assert_same_training(straight, stopped)
     entries = training.metrics(straight)
     assert all(0 < entry["reward"] <= 1 and 0 <= entry["q"] <= 0.99 for entry in entries)
+    assert all(0 < entry["random_reward"] <= 1 and entry["random_reward"] != entry["reward"] for entry in entries)
     report = json.loads((straight / "report.json").read_text())
+    assert report["policy"] == {key: entries[-1][key] for key in ("reward", "random_reward", "q")}
     assert report["ms"]["policy"] > 0 and report["ms"]["step"] > report["ms"]["policy"]
     assert report["step_ratio"] > 1.2
 
@@ -78,7 +80,9 @@ def test_two_processes_train_with_one_policy(tmp_path, extra):
                "train", *FLAGS, "--limit", "101", "--epochs", "2", "--out", str(out)]
     result = subprocess.run(command, capture_output=True, text=True, env=training.environment(), timeout=120)
     assert result.returncode == 0, result.stderr
-    assert len(training.metrics(out)) == 2 and json.loads((out / "report.json").read_text())["processes"] == 2
+    first, second = training.metrics(out)
+    assert 0 < first["random_reward"] <= 1 and second["reward"] != first["reward"]
+    assert json.loads((out / "report.json").read_text())["processes"] == 2
 
 
 def test_grids_that_do_not_fit_are_named(extra):
@@ -88,6 +92,19 @@ def test_grids_that_do_not_fit_are_named(extra):
         run.setup(Options(method="rlmix"), mnist, HERE)
     with pytest.raises(UsageError, match="--discount means nothing to rmix; it is for rlmix"):
         main(["--method", "rmix", "--discount", "0"])
+
+
+def test_curves_show_the_reward_beside_that_of_chance(tmp_path, monkeypatch):
+    figures = []
+    real = pictures._new
+    monkeypatch.setattr(pictures, "_new", lambda *args: figures.append(real(*args)) or figures[-1])
+    history = [{"epoch": e, "train_loss": 2.0, "train_accuracy": 0.5, "test_loss": 1.0, "test_accuracy": 0.6, "lr": 0.1,
+                "reward": 0.7, "random_reward": 0.6, "q": 0.4} for e in (1, 2, 3)]
+    pictures.curves(history, "title", tmp_path / "curves.png")
+    *_, reward, percentile = figures[0][1][0]
+    assert [list(line.get_ydata()) for line in reward.get_lines()] == [[0.7] * 3, [0.6] * 3]
+    assert list(percentile.get_lines()[0].get_ydata()) == [0.4] * 3
+    assert len(figures[0][1][0]) == 5 and (tmp_path / "curves.png").stat().st_size > 1000
 
 
 def test_the_missing_extra_is_named(tmp_path, monkeypatch):

@@ -8,8 +8,8 @@ from .episode import Episode, saliency_reward
 
 try:
     from .envs import MixEnv, MixVecEnv
-    from .policy import Policy
+    from .policy import Policy, acting
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError(f"fastmix.rl needs {error.name}: pip install 'fastmix[rl]'", name=error.name) from None
 
-__all__ = ["Episode", "MixEnv", "MixVecEnv", "Policy", "saliency_reward"]
+__all__ = ["Episode", "MixEnv", "MixVecEnv", "Policy", "acting", "saliency_reward"]

@@ -55,7 +55,7 @@ class Episode:
                  mark: Callable[[str], None] = lambda phase: None) -> None:
         self.model, self.mixer, self.steps = model, mixer, steps
         self.done, self.seconds = 0, 0.0
-        self._reward, self._q, self._images = 0.0, 0.0, 0
+        self._chosen, self._drawn, self._q = _Mean(), _Mean(), _Mean()
         self._batches, self._update, self._context, self._mark = batches, update, context, mark
         self._show()
 
@@ -88,19 +88,33 @@ class Episode:
         self._mark("mix")
         self._update(self._y, mixed, target)
         assert mixed.grad is not None
-        rewards = saliency_reward(self._grad, mixed.grad)[:len(action)].cpu()
+        rewards, others = saliency_reward(self._grad, mixed.grad).cpu().split([len(action), rows - len(action)])
         self.done += 1
-        self._reward += float(rewards.sum())
-        self._q += float(q[:len(action)].sum())
-        self._images += len(action)
+        self._chosen.add(rewards)
+        self._drawn.add(others)
+        self._q.add(q[:len(action)])
         if not self.finished:
             self._show()
         self.seconds += time.perf_counter() - started
         return rewards
 
     def summary(self) -> dict[str, float]:
-        """Means over the actions so far: the reward and the chosen percentile."""
-        return {"reward": self._reward / max(self._images, 1), "q": self._q / max(self._images, 1)}
+        """Means over the steps so far: reward and q (percentile) of the images that a policy chose for, random_reward
+        of those that drew theirs. What has no image is left out."""
+        means = {"reward": self._chosen, "random_reward": self._drawn, "q": self._q}
+        return {name: mean.value() for name, mean in means.items() if mean.count}
+
+
+class _Mean:
+    def __init__(self) -> None:
+        self._sum, self.count = 0.0, 0
+
+    def add(self, values: Tensor) -> None:
+        self._sum += float(values.sum())
+        self.count += len(values)
+
+    def value(self) -> float:
+        return self._sum / self.count
 
 
 def look(model: nn.Module, mixer: RLMix, x: Tensor, y: Tensor,

@@ -310,7 +310,8 @@ class Epoch:
 
 
 def train_epoch(setup: Setup, number: int, timer: StepTimer, advance: Callable[[], None]) -> dict[str, Any]:
-    """One epoch, with the result of `Epoch`; with a policy also its reward, q and the time it took."""
+    """One epoch, with the result of `Epoch`; with a policy also `fastmix.rl.Episode.summary` and the time it
+    took."""
     epoch = Epoch(setup, number, timer, advance)
     if setup.policy is None or epoch.refining:
         for x, y in epoch.batches():
@@ -321,9 +322,10 @@ def train_epoch(setup: Setup, number: int, timer: StepTimer, advance: Callable[[
     result = epoch.result()
     result["ms"][POLICY] = learnt["ms"]
     result["ms"]["step"] += learnt["ms"]
-    world = setup.processes.world
-    reward, q = setup.processes.sum(torch.tensor([learnt["reward"], learnt["q"]], device=setup.device)).tolist()
-    return result | {"reward": reward / world, "q": q / world}
+    names = ("reward", "random_reward", "q")
+    sums = torch.tensor([[learnt.get(name, 0.0), name in learnt] for name in names], device=setup.device)
+    return result | {name: total / ranks for name, (total, ranks) in
+                     zip(names, setup.processes.sum(sums).tolist(), strict=True) if ranks}
 
 
 def play(setup: Setup, batches: Iterator[tuple[Tensor, Tensor]], steps: int, learn: Callable[[Tensor, Mixed], object],

@@ -54,7 +54,7 @@ class Options:
     saliency: str = "full"
     grid: int = 8
     levels: int = 10
-    discount: float = 0.99
+    discount: float = 0.0
     length: int | None = None
     layers: tuple[str, ...] | None = None
     prob: float = 1.0
@@ -160,7 +160,7 @@ def add_method_flags(parser: Parser) -> None:
     group.add_argument("--grid", type=count, metavar="P", help="patches a side: rlmix (8); must divide the images")
     group.add_argument("--levels", type=count, help="percentiles to choose from: rmix, rlmix (10)")
     group.add_argument("--discount", type=share,
-                       help="discount of later rewards: rlmix (0.99; 0: only an image's own)")
+                       help="discount of later rewards: rlmix (0: only an image's own counts)")
     group.add_argument("--length", type=count0, metavar="PIXELS", help="side of the square: cutout (half the image)")
     group.add_argument("--isda-kind", choices=NAMES, help="covariances of isda (full)")
     group.add_argument("--isda-schedule", choices=SCHEDULES, help="of isda's strength over the steps (linear, from 0)")

@@ -34,12 +34,14 @@ def curves(history: list[dict[str, Any]], title: str, path: Path) -> None:
     """Loss, accuracy and learning rate of a run by epoch.
 
     With a refinement, whose beginning is a dashed line, the loss of the clean training images too, and that of the
-    augmented ones ends there: Figure 1 of refined data augmentation.
+    augmented ones ends there: Figure 1 of refined data augmentation. With a policy (rlmix) two more: its reward beside
+    that of the images that drew at random, and the percentile that it chooses.
     """
     augmented = [entry for entry in history if entry.get("phase") != "refinement"]
     refined = len(augmented) < len(history)
     epochs, tested = [entry["epoch"] for entry in history], _tested(history)
-    figure, ((loss, accuracy, rate),) = _new(1, 3, (12, 3.6))
+    learnt = [entry for entry in history if "reward" in entry]
+    figure, ((loss, accuracy, rate, *policy),) = _new(1, 5 if learnt else 3, (20 if learnt else 12, 3.6))
     marker = "o" if len(epochs) < 3 else None
     for axis, key, scale in ((loss, "loss", 1), (accuracy, "accuracy", 100)):
         for part, colour in (("train", COLOURS[0]), ("test", COLOURS[1])):
@@ -59,8 +61,24 @@ def curves(history: list[dict[str, Any]], title: str, path: Path) -> None:
     rate.plot(epochs, [entry["lr"] for entry in history], color=COLOURS[2], marker=marker, markersize=4, linewidth=1.5)
     rate.set_yscale("log")
     _grid(rate, "learning rate, end of the epoch")
+    if learnt:
+        _policy(*policy, learnt, marker)
     figure.suptitle(title, fontsize=11)
     _save(figure, path)
+
+
+def _policy(reward: Any, percentile: Any, history: list[dict[str, Any]], marker: str | None) -> None:
+    """What a policy earns and chooses, by epoch."""
+    for axis, key, name, colour in ((reward, "reward", "chosen by the policy", COLOURS[0]),
+                                    (reward, "random_reward", "drawn at random, same model", "#888888"),
+                                    (percentile, "q", "chosen by the policy", COLOURS[0])):
+        shown = [(entry["epoch"], entry[key]) for entry in history if key in entry]
+        axis.plot([epoch for epoch, _ in shown], [value for _, value in shown], color=colour, marker=marker,
+                  markersize=4, linewidth=1.5, label=name)
+    reward.legend(fontsize=8, frameon=False)
+    _grid(reward, "reward: cosine of the saliency maps")
+    percentile.set_ylim(-0.02, 1)
+    _grid(percentile, "mean percentile of an image")
 
 
 def lines(history: list[dict[str, Any]], wanted: dict[str, str], title: str, path: Path) -> None:

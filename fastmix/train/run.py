@@ -110,14 +110,14 @@ def setup(options: Options, dataset: data.Dataset, processes: Processes) -> Setu
 
 
 def _policy(options: Options, mixer: Any, classes: int, rows: int, steps: int, processes: Processes) -> Any:
-    """The same in every process. rows: the smallest batch of any."""
+    """The same in every process. rows: of the smallest batch of any."""
     for module, package in (("gymnasium", "gymnasium"), ("stable_baselines3", "stable-baselines3")):
         require(module, package, f"method {options.method}", "rl")
     from .. import rl
 
     seed_everything(options.seed, POLICY)
     average = processes.mean if processes.world > 1 else None
-    return rl.Policy(mixer, classes, rows, steps, average, options.discount)
+    return rl.Policy(mixer, classes, rl.acting(rows), steps, average, options.discount)
 
 
 class Run:
@@ -199,6 +199,9 @@ class Run:
         said = f"train loss {entry['train_loss']:.3f} acc {100 * entry['train_accuracy']:5.1f} %"
         if "test_loss" in entry:
             said += f"  test loss {entry['test_loss']:.3f} acc {100 * entry['test_accuracy']:5.2f} %"
+        if "reward" in entry:
+            random = f" (random {entry['random_reward']:.3f})" if "random_reward" in entry else ""
+            said += f"  reward {entry['reward']:.3f}{random} q {entry['q']:.2f}"
         return said
 
     def _epoch(self, epoch: int, timer: StepTimer) -> dict[str, Any]:
@@ -262,6 +265,10 @@ class Run:
                  for entry in self.history if "augmented_loss" in entry}
         if risks:
             result["risk"] = risks
+        if "reward" in mixing[-1]:
+            late = mixing[-max(1, len(mixing) // 5):]
+            result["policy"] = {key: statistics.fmean(entry[key] for entry in late)
+                                for key in ("reward", "random_reward", "q") if key in late[-1]}
         setup.refinement.begin(1, setup.mixer)  # time and pictures are of the mixing
         if self.writes:
             if options.method != "none":

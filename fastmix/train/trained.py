@@ -30,10 +30,11 @@ class Trained:
 
     @classmethod
     def load(cls, folder: Path, device: torch.device, name: str | None = None, root: str | None = None,
-             workers: int = 0) -> Trained:
+             workers: int = 0, dataset: data.Dataset | None = None) -> Trained:
         """The last finished epoch of the run in this folder.
 
         Args: folder: or the checkpoint.pt in it. name: of the data set, if asked for. root: where its files are now.
+            dataset: that of the run with all its images, if the caller has read it.
         Raises: CommandError for a folder without a run and for weights that do not fit, UsageError for another name.
         """
         if folder.name == checkpoint.NAME:
@@ -45,7 +46,7 @@ class Trained:
             raise UsageError(f"--data is {name}, but {folder} was trained on {stored.data}")
         options = dataclasses.replace(stored, limit=None, subset=None, workers=workers,
                                       root=stored.root if root is None else root)
-        dataset = run.load_data(options)
+        dataset = run.load_data(options) if dataset is None else dataset
         model = run.build_model(options, dataset)
         run.load_weights(model, folder)
         return cls(folder, options, dataset, data.Preprocess(dataset, device), model.to(device).eval(), device)

@@ -1,0 +1,1 @@
+"""Finished runs of one or several comparisons as one table: `python -m fastmix report`."""
