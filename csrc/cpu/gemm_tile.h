@@ -41,6 +41,12 @@ template <typename T>
 FASTMIX_INLINE Vec<T> load_part(const T* p, int64_t n) {
   Vec<T> v{};
   if (n >= Simd<T>::kLanes) return load_vec(p);
+#if defined(__AVX512F__)
+  if constexpr (sizeof(T) == 4) {
+    const auto mask = static_cast<__mmask16>(n > 0 ? (1u << n) - 1u : 0u);
+    return reinterpret_cast<Vec<T>>(_mm512_maskz_loadu_ps(mask, p));
+  }
+#endif
   for (int64_t i = 0; i < n; ++i) v[i] = p[i];  // n <= 0: none
   return v;
 }

@@ -281,27 +281,37 @@ void add_rows(const void* logits, int64_t row_stride, int64_t classes, const int
 }
 
 template <typename S, typename T = accumulator_t<S>>
-void add_pixels(const void* logits, int64_t classes, int64_t pixels, const int32_t* slot, const void* table,
-                int64_t slots, int64_t begin, int64_t end, void* out_of) {
-  for (int64_t row = begin; row < end; ++row) {
-    const S* z = static_cast<const S*>(logits) + row * pixels;
-    S* out = static_cast<S*>(out_of) + row * pixels;
-    const T* of_class = static_cast<const T*>(table) + row % classes * (slots + 1);
-    const int32_t* mine = slot + row / classes * pixels;
-    int64_t p = 0;
+void add_pixels(const void* logits, const IsdaPixels& a, const void* table, int64_t begin, int64_t end, void* out_of) {
+  const int64_t blocks = (a.pixels + kPixelBlock - 1) / kPixelBlock;
+  int32_t mine[kPixelBlock];
+  for (int64_t block = begin; block < end; ++block) {
+    const int64_t n = block / blocks, first = block % blocks * kPixelBlock;
+    const int64_t count = a.pixels - first < kPixelBlock ? a.pixels - first : kPixelBlock;
+    const int64_t* labels = a.labels + n * a.pixels + first;
+    for (int64_t p = 0; p < count; ++p) {
+      const auto label = static_cast<uint64_t>(labels[p]), classes = static_cast<uint64_t>(a.classes);
+      mine[p] = a.place[label < classes ? label : classes];
+    }
+    for (int64_t j = 0; j < a.classes; ++j) {
+      const int64_t at = (n * a.classes + j) * a.pixels + first;
+      const S* z = static_cast<const S*>(logits) + at;
+      S* out = static_cast<S*>(out_of) + at;
+      const T* of_class = static_cast<const T*>(table) + j * (a.slots + 1);
+      int64_t p = 0;
 #if defined(__AVX512F__)
-    if constexpr (sizeof(S) == 4) {
-      if (slots < 32) {  // the row of the table fits two registers: a permutation, not a gather
-        const __m512 low = reinterpret_cast<__m512>(load_part(of_class, slots + 1));
-        const __m512 high = reinterpret_cast<__m512>(load_part(of_class + 16, slots + 1 - 16));
-        for (; p + 16 <= pixels; p += 16) {
-          const __m512 added = _mm512_permutex2var_ps(low, _mm512_loadu_si512(mine + p), high);
-          _mm512_storeu_ps(out + p, _mm512_add_ps(_mm512_loadu_ps(z + p), added));
+      if constexpr (sizeof(S) == 4) {
+        if (a.slots < 32) {  // the row of the table fits two registers: a permutation, not a gather
+          const __m512 low = reinterpret_cast<__m512>(load_part(of_class, a.slots + 1));
+          const __m512 high = reinterpret_cast<__m512>(load_part(of_class + 16, a.slots + 1 - 16));
+          for (; p + 16 <= count; p += 16) {
+            const __m512 added = _mm512_permutex2var_ps(low, _mm512_loadu_si512(mine + p), high);
+            _mm512_storeu_ps(out + p, _mm512_add_ps(_mm512_loadu_ps(z + p), added));
+          }
         }
       }
-    }
 #endif
-    for (; p < pixels; ++p) store(out + p, static_cast<T>(to_float(z[p]) + of_class[mine[p]]));
+      for (; p < count; ++p) store(out + p, static_cast<T>(to_float(z[p]) + of_class[mine[p]]));
+    }
   }
 }
 
@@ -320,30 +330,75 @@ void sum_rows(const void* grad, int64_t row_stride, int64_t rows, int64_t classe
   }
 }
 
+// n elements in the lanes of a vector, the others 0.
 template <typename S, typename T = accumulator_t<S>>
-void sum_pixels(const void* grad, int64_t images, int64_t classes, int64_t pixels, const int32_t* slot, int64_t slots,
-                int64_t begin, int64_t end, void* sums_of, void* banks_of) {
-  // Neighbouring pixels mostly have one label: eight banks, so that an addition does not wait for the one before it.
+FASTMIX_INLINE Vec<T> load_lanes(const S* p, int64_t n) {
+  if constexpr (sizeof(S) == sizeof(T)) {
+    return load_part(p, n);
+  } else {
+    Vec<T> v{};
+    for (int i = 0; i < Simd<T>::kLanes && i < n; ++i) v[i] = to_float(p[i]);
+    return v;
+  }
+}
+
+template <typename S, typename T = accumulator_t<S>>
+void sum_runs(const void* grad, const IsdaPixels& a, const IsdaRuns& runs, int64_t begin, int64_t end, void* sums_of,
+              void* lanes_of) {
+  constexpr int kLanes = Simd<T>::kLanes;
+  T* sums = static_cast<T*>(sums_of);
+  T* lanes = static_cast<T*>(lanes_of);
+  const int64_t columns = end - begin;
+  for (int64_t i = 0; i < a.slots * columns * kLanes; ++i) lanes[i] = 0;
+  int64_t image = 0;
+  for (int64_t r = 0; r < runs.count; ++r) {
+    const int64_t first = runs.start[r], length = runs.start[r + 1] - first;
+    if (first >= (image + 1) * a.pixels) ++image;
+    if (runs.slot[r] == a.slots) continue;
+    // All classes of a run, then the next run: its length is predicted once.
+    const S* g = static_cast<const S*>(grad) + (image * a.classes + begin) * a.pixels + first - image * a.pixels;
+    T* to = lanes + runs.slot[r] * columns * kLanes;
+    for (int64_t j = 0; j < columns; ++j, g += a.pixels, to += kLanes) {
+      Vec<T> s = load_vec(to);
+      int64_t p = 0;
+      for (; p + kLanes <= length; p += kLanes) s += load_lanes(g + p, kLanes);
+      if (p < length) s += load_lanes(g + p, length - p);
+      store_vec(to, s);
+    }
+  }
+  for (int64_t u = 0; u < a.slots; ++u) {
+    for (int64_t j = begin; j < end; ++j, lanes += kLanes) {
+      double s = 0;
+      for (int l = 0; l < kLanes; ++l) s += static_cast<double>(lanes[l]);
+      sums[u * a.classes + j] = static_cast<T>(s);
+    }
+  }
+}
+
+template <typename S, typename T = accumulator_t<S>>
+void sum_pixels(const void* grad, const IsdaPixels& a, const int32_t* slot, int64_t begin, int64_t end, void* sums_of,
+                void* banks_of) {
+  // Eight banks, so that an addition does not wait for the one before it.
   constexpr int kBanks = 8;
   T* sums = static_cast<T*>(sums_of);
   T* banks = static_cast<T*>(banks_of);
-  const int64_t wide = slots + 1;
+  const int64_t wide = a.slots + 1;
   for (int64_t j = begin; j < end; ++j) {
     for (int64_t i = 0; i < kBanks * wide; ++i) banks[i] = 0;
-    for (int64_t n = 0; n < images; ++n) {
-      const S* g = static_cast<const S*>(grad) + (n * classes + j) * pixels;
-      const int32_t* mine = slot + n * pixels;
+    for (int64_t n = 0; n < a.images; ++n) {
+      const S* g = static_cast<const S*>(grad) + (n * a.classes + j) * a.pixels;
+      const int32_t* mine = slot + n * a.pixels;
       int64_t p = 0;
-      for (; p + kBanks <= pixels; p += kBanks) {
+      for (; p + kBanks <= a.pixels; p += kBanks) {
 #pragma GCC unroll 8
         for (int k = 0; k < kBanks; ++k) banks[k * wide + mine[p + k]] += to_float(g[p + k]);
       }
-      for (; p < pixels; ++p) banks[mine[p]] += to_float(g[p]);
+      for (; p < a.pixels; ++p) banks[mine[p]] += to_float(g[p]);
     }
-    for (int64_t u = 0; u < slots; ++u) {
+    for (int64_t u = 0; u < a.slots; ++u) {
       double s = 0;
       for (int k = 0; k < kBanks; ++k) s += static_cast<double>(banks[k * wide + u]);
-      sums[u * classes + j] = static_cast<T>(s);
+      sums[u * a.classes + j] = static_cast<T>(s);
     }
   }
 }
@@ -360,6 +415,7 @@ extern const IsdaKernels isda = {{Simd<float>::kColumns, Simd<double>::kColumns}
                                  {add_rows<float>, add_rows<bf16>, add_rows<f16>, add_rows<double>},
                                  {add_pixels<float>, add_pixels<bf16>, add_pixels<f16>, add_pixels<double>},
                                  {sum_rows<float>, sum_rows<bf16>, sum_rows<f16>, sum_rows<double>},
+                                 {sum_runs<float>, sum_runs<bf16>, sum_runs<f16>, sum_runs<double>},
                                  {sum_pixels<float>, sum_pixels<bf16>, sum_pixels<f16>, sum_pixels<double>}};
 
 }  // namespace FASTMIX_ISA
