@@ -5,7 +5,6 @@
 #include <optional>
 #include <vector>
 
-#include "cpu/scratch.h"
 #include "cpu/tensor.h"
 
 namespace fastmix {
@@ -78,26 +77,6 @@ struct ClassRows {
     std::vector<int64_t> next(offset.begin(), offset.end() - 1);
     for (int64_t i = 0; i < count; ++i) {
       if (!is_ignored(i)) rows[static_cast<size_t>(next[static_cast<size_t>(labels[i])]++)] = i;
-    }
-  }
-};
-
-// Neighbouring pixels mostly have one label: runs of equal ones, none of them in two images. Run r has the label
-// label[r] and the pixels start[r] .. start[r + 1], counted over all images.
-struct LabelRuns {
-  Scratch<int64_t> start, label;
-  int64_t count = 0;
-
-  LabelRuns(const int64_t* labels, int64_t images, int64_t pixels)
-      : start(images * pixels + 1), label(images * pixels) {
-    start.data[0] = 0;
-    for (int64_t n = 0; n < images; ++n) {
-      const int64_t end = (n + 1) * pixels;
-      for (int64_t i = n * pixels; i < end; ++i) {  // without branches
-        start.data[count + 1] = i + 1;
-        label.data[count] = labels[i];
-        count += i + 1 == end || labels[i + 1] != labels[i] ? 1 : 0;
-      }
     }
   }
 };

@@ -2,8 +2,6 @@
 
 #include "cpu/isda.h"
 
-#include <optional>
-#include <utility>
 #include <vector>
 
 #include "cpu/class_rows.h"
@@ -152,15 +150,20 @@ Tensor forward(const Tensor& logits, const Tensor& weight, const Tensor& cov, co
 // Labels (N), or of pixels (N, P) with their runs, which are all that has to be looked at to know the classes.
 struct Labels {
   const int64_t* values;
-  std::optional<LabelRuns> runs;
+  const bool in_runs;
+  Scratch<int64_t> start, label;
+  const int64_t runs;
   ClassRows classes;
 
   Labels(const Tensor& labels, int64_t j, int64_t ignore_index)
       : values(static_cast<const int64_t*>(labels.const_data_ptr())),
-        runs(labels.dim() == 2 ? std::optional<LabelRuns>(std::in_place, values, labels.size(0), labels.size(1))
-                               : std::nullopt),
-        classes("isda_logits", runs ? runs->label.data : values, runs ? runs->count : labels.numel(), j, ignore_index,
-                runs ? runs->start.data : nullptr) {}
+        in_runs(labels.dim() == 2),
+        start(in_runs ? labels.numel() + kRunPad : 0),
+        label(in_runs ? labels.numel() + kRunPad : 0),
+        runs(in_runs ? FASTMIX_KERNELS(isda).find_runs(values, labels.size(0), labels.size(1), start.data, label.data)
+                     : 0),
+        classes("isda_logits", in_runs ? label.data : values, in_runs ? runs : labels.numel(), j, ignore_index,
+                in_runs ? start.data : nullptr) {}
 };
 
 // Rows: any distance between them. Pixels: contiguous.
@@ -191,8 +194,8 @@ void sum_pixels(const Tensor& grad, int storage, const Labels& y, T* sums) {
   const std::vector<int32_t> of_run = y.classes.slots(static_cast<int32_t>(slots));
   const void* g = grad.const_data_ptr();
   constexpr int64_t kShortest = 4;  // pixels of a run, on average; a run costs as much as four pixels by themselves
-  if (y.runs->count * kShortest <= n * pixels) {
-    const IsdaRuns runs{y.runs->start.data, of_run.data(), y.runs->count};
+  if (y.runs * kShortest <= n * pixels) {
+    const IsdaRuns runs{y.start.data, of_run.data(), y.runs};
     // As many columns at a time as 128 KB hold vectors for; one look at the runs for each share of them.
     constexpr int64_t kVectors = 2048, kMostLanes = 64 / sizeof(T);
     const int64_t most = slots > 0 && kVectors / slots > 1 ? kVectors / slots : 1;
@@ -205,8 +208,8 @@ void sum_pixels(const Tensor& grad, int storage, const Labels& y, T* sums) {
     return;
   }
   std::vector<int32_t> slot(static_cast<size_t>(n * pixels));
-  for (int64_t r = 0; r < y.runs->count; ++r) {
-    for (int64_t i = y.runs->start.data[r]; i < y.runs->start.data[r + 1]; ++i) {
+  for (int64_t r = 0; r < y.runs; ++r) {
+    for (int64_t i = y.start.data[r]; i < y.start.data[r + 1]; ++i) {
       slot[static_cast<size_t>(i)] = of_run[static_cast<size_t>(r)];
     }
   }

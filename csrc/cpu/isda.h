@@ -22,7 +22,8 @@ struct IsdaArgs {
 constexpr int64_t kPairBytes = 256;
 
 // Pixels of an image that add_pixels takes at a time: their places stay in the first-level cache while the classes pass.
-constexpr int64_t kPixelBlock = 1024;
+constexpr int64_t kPixelBlock = 2048;
+constexpr int64_t kRunPad = 16;
 
 struct IsdaPixels {
   const int64_t* labels;  // (N, P)
@@ -68,6 +69,9 @@ struct IsdaKernels {
   // sums (slots, J) columns [begin, end): the rows of grad with every slot, added up.
   void (*sum_rows[4])(const void* grad, int64_t row_stride, int64_t rows, int64_t classes, const int32_t* slot,
                       int64_t slots, int64_t begin, int64_t end, void* sums);
+  // Runs of equal labels, none of them in two images: run r has label[r] and the pixels start[r] .. start[r + 1] of all
+  // images. Room for kRunPad entries more than N * P. Returns their number.
+  int64_t (*find_runs)(const int64_t* labels, int64_t images, int64_t pixels, int64_t* start, int64_t* label);
   // The same for (N, J, P), of runs of pixels with one slot each. lanes: a vector for every slot and column of the
   // share.
   void (*sum_runs[4])(const void* grad, const IsdaPixels&, const IsdaRuns&, int64_t begin, int64_t end, void* sums,

@@ -342,6 +342,32 @@ FASTMIX_INLINE Vec<T> load_lanes(const S* p, int64_t n) {
   }
 }
 
+int64_t find_runs(const int64_t* labels, int64_t images, int64_t pixels, int64_t* start, int64_t* label) {
+  int64_t count = 0;
+  start[0] = 0;
+  for (int64_t n = 0; n < images; ++n) {
+    const int64_t last = (n + 1) * pixels - 1;
+    int64_t i = n * pixels;
+#if defined(__AVX512F__)
+    const __m512i step = _mm512_set_epi64(8, 7, 6, 5, 4, 3, 2, 1);
+    for (; i + 8 <= last; i += 8) {
+      const __m512i own = _mm512_loadu_si512(labels + i);
+      const __mmask8 ends = _mm512_cmpneq_epi64_mask(own, _mm512_loadu_si512(labels + i + 1));
+      const __m512i next = _mm512_add_epi64(_mm512_set1_epi64(i), step);
+      _mm512_storeu_si512(start + count + 1, _mm512_maskz_compress_epi64(ends, next));
+      _mm512_storeu_si512(label + count, _mm512_maskz_compress_epi64(ends, own));
+      count += __builtin_popcount(ends);
+    }
+#endif
+    for (; i <= last; ++i) {  // without branches
+      start[count + 1] = i + 1;
+      label[count] = labels[i];
+      count += i == last || labels[i + 1] != labels[i] ? 1 : 0;
+    }
+  }
+  return count;
+}
+
 template <typename S, typename T = accumulator_t<S>>
 void sum_runs(const void* grad, const IsdaPixels& a, const IsdaRuns& runs, int64_t begin, int64_t end, void* sums_of,
               void* lanes_of) {
@@ -358,12 +384,17 @@ void sum_runs(const void* grad, const IsdaPixels& a, const IsdaRuns& runs, int64
     // All classes of a run, then the next run: its length is predicted once.
     const S* g = static_cast<const S*>(grad) + (image * a.classes + begin) * a.pixels + first - image * a.pixels;
     T* to = lanes + runs.slot[r] * columns * kLanes;
-    for (int64_t j = 0; j < columns; ++j, g += a.pixels, to += kLanes) {
-      Vec<T> s = load_vec(to);
-      int64_t p = 0;
-      for (; p + kLanes <= length; p += kLanes) s += load_lanes(g + p, kLanes);
-      if (p < length) s += load_lanes(g + p, length - p);
-      store_vec(to, s);
+    if (length <= kLanes) {
+      for (int64_t j = 0; j < columns; ++j) {
+        store_vec(to + j * kLanes, load_vec<T>(to + j * kLanes) + load_lanes(g + j * a.pixels, length));
+      }
+      continue;
+    }
+    const int64_t whole = length / kLanes * kLanes;
+    for (int64_t j = 0; j < columns; ++j, g += a.pixels) {
+      Vec<T> s = load_vec<T>(to + j * kLanes) + load_lanes(g + whole, length - whole);
+      for (int64_t p = 0; p < whole; p += kLanes) s += load_lanes(g + p, kLanes);
+      store_vec(to + j * kLanes, s);
     }
   }
   for (int64_t u = 0; u < a.slots; ++u) {
@@ -415,6 +446,7 @@ extern const IsdaKernels isda = {{Simd<float>::kColumns, Simd<double>::kColumns}
                                  {add_rows<float>, add_rows<bf16>, add_rows<f16>, add_rows<double>},
                                  {add_pixels<float>, add_pixels<bf16>, add_pixels<f16>, add_pixels<double>},
                                  {sum_rows<float>, sum_rows<bf16>, sum_rows<f16>, sum_rows<double>},
+                                 find_runs,
                                  {sum_runs<float>, sum_runs<bf16>, sum_runs<f16>, sum_runs<double>},
                                  {sum_pixels<float>, sum_pixels<bf16>, sum_pixels<f16>, sum_pixels<double>}};
 
