@@ -21,7 +21,7 @@ void pack(const void* w, int64_t rows, int64_t k, void* packed) {
 
 template <typename T>
 void multiply_rows(const void* packed, int64_t rows, int64_t k, const void* b, int64_t width, void* out, void* panel) {
-  multiply(static_cast<const T*>(packed), rows, k, static_cast<const T*>(b), width, width, static_cast<T*>(out), width,
+  multiply(packed_operand(static_cast<const T*>(packed), k), rows, k, static_cast<const T*>(b), width, width, static_cast<T*>(out), width,
            false, static_cast<T*>(panel));
 }
 
@@ -120,7 +120,7 @@ void full_gradient(const IsdaArgs& a, const void* packed_of, const void* e_of, i
     const T* sigma = static_cast<const T*>(a.cov) + c * width * width;
     for (int64_t b = begin * kColumns; b < end * kColumns && b < width; b += kColumns) {
       const int64_t left = width - b < kColumns ? width - b : kColumns;
-      multiply(m, a.classes, width, sigma + b, width, left, grad + b, width, u > 0, panel);
+      multiply(packed_operand<T>(m, width), a.classes, width, sigma + b, width, left, grad + b, width, u > 0, panel);
     }
   }
 }
