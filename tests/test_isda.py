@@ -37,6 +37,30 @@ def test_logits_and_gradients(variant, kind, pixels, dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=dtype_id)
+def test_pixels_in_runs(variant, dtype):
+    """Regions of one class, as segmentations have them: runs of 1 to 70 pixels, some of them of an ignored class."""
+    few = variant in SLOW
+    for n, j, shape in ((2, 7, (5, 37)), (1, 4, (1, 3)), *(() if few else ((3, 60, (20, 71)),))):
+        z, w, cov, _ = make("diag", n, j, 5, dtype, shape)
+        lengths = torch.randint(1, 71, (n * shape[0] * shape[1],))
+        y = torch.randint(0, j, (len(lengths),)).repeat_interleave(lengths)[:len(lengths)].view(n, *shape)
+        y[0, :, 1] = -7
+        y[-1, 0, :2] = torch.tensor([2, 1])
+        g = torch.randn_like(z)
+        for ignored in (2, -7):
+            labels = y.where(y != -7, ignored)
+
+            def call(z, w, cov=cov, y=labels, ignored=ignored):
+                return F.isda_logits(z, w, cov, y, 0.7, ignore_index=ignored)
+
+            ours = with_grads(call, z, w, g)
+            with fastmix.backend("reference"):
+                stock, truth = with_grads(call, z, w, g), with_grads(call, z.double(), w.double(), g.double())
+            for name, got, want, torchs in zip(("logits", "d logits", "d weight"), ours, truth, stock, strict=True):
+                within_budget(got, want, torchs, f"{name} {n}x{j}x{shape}", units=8)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=dtype_id)
 @pytest.mark.parametrize("kind", KINDS)
 def test_own_column_and_ignored_rows_are_the_logits(variant, kind, dtype):
     z, w, cov, y = make(kind, 9, 7, 37, dtype)

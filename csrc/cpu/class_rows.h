@@ -19,9 +19,10 @@ struct ClassRows {
   std::vector<int64_t> rows;     // both filled by sort_rows
   std::optional<int64_t> ignore;
 
-  // IndexError naming op for a label outside [0, classes) that is not the ignored one.
+  // IndexError naming op for a label outside [0, classes) that is not the ignored one. row_of: the row that label i is
+  // named by, where it is not i.
   ClassRows(const char* op, const int64_t* labels_of, int64_t count_of, int64_t classes_of,
-            std::optional<int64_t> ignore_index)
+            std::optional<int64_t> ignore_index, const int64_t* row_of = nullptr)
       : labels(labels_of),
         count(count_of),
         classes(classes_of),
@@ -35,7 +36,7 @@ struct ClassRows {
     }
     for (int64_t i = 0; bad; ++i) {
       if (!is_ignored(i) && static_cast<uint64_t>(labels[i]) >= static_cast<uint64_t>(classes)) {
-        throw_index(op, "labels", i, labels[i], classes);
+        throw_index(op, "labels", row_of != nullptr ? row_of[i] : i, labels[i], classes);
       }
     }
     for (int64_t c = 0; c < classes; ++c) {
@@ -47,10 +48,18 @@ struct ClassRows {
 
   bool is_ignored(int64_t i) const { return ignore.has_value() && labels[i] == *ignore; }
 
+  // slot with other for -1.
+  std::vector<int32_t> places(int32_t other) const {
+    std::vector<int32_t> out = slot;
+    for (int32_t& v : out) v = v < 0 ? other : v;
+    out.back() = other;
+    return out;
+  }
+
   // Place of every label in present; other for ignored ones.
   std::vector<int32_t> slots(int32_t other) const {
-    std::vector<int32_t> places = slot, out(static_cast<size_t>(count));
-    places.back() = other;
+    const std::vector<int32_t> places = this->places(other);
+    std::vector<int32_t> out(static_cast<size_t>(count));
     for (int64_t i = 0; i < count; ++i) {
       out[static_cast<size_t>(i)] = places[static_cast<size_t>(is_ignored(i) ? classes : labels[i])];
     }

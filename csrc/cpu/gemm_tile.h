@@ -41,6 +41,12 @@ template <typename T>
 FASTMIX_INLINE Vec<T> load_part(const T* p, int64_t n) {
   Vec<T> v{};
   if (n >= Simd<T>::kLanes) return load_vec(p);
+#if defined(__AVX512F__)
+  if constexpr (sizeof(T) == 4) {
+    const auto mask = static_cast<__mmask16>(n > 0 ? (1u << n) - 1u : 0u);
+    return reinterpret_cast<Vec<T>>(_mm512_maskz_loadu_ps(mask, p));
+  }
+#endif
   for (int64_t i = 0; i < n; ++i) v[i] = p[i];  // n <= 0: none
   return v;
 }
@@ -191,22 +197,39 @@ FASTMIX_INLINE void pack_columns(const T* src, int64_t ld, int64_t k, int64_t wi
   }
 }
 
-// out (rows, width) = [out +] A b with A packed by pack_rows and b (k, width) row-major. panel: k * kColumns of
-// scratch.
+// The left operand of multiply: row blocks of kTileRows, `block` elements apart, whose columns are `step` apart. Packed by
+// pack_rows, or a symmetric matrix as it lies (its last block reads up to kTileRows elements beyond the end).
 template <typename T>
-FASTMIX_INLINE void multiply(const T* packed, int64_t rows, int64_t k, const T* b, int64_t b_ld, int64_t width, T* out,
-                             int64_t out_ld, bool add, T* panel) {
+struct LeftOperand {
+  const T* data;
+  int64_t block, step;
+};
+template <typename T>
+FASTMIX_INLINE LeftOperand<T> packed_operand(const T* packed, int64_t k) {
+  return {packed, k * kTileRows, kTileRows};
+}
+template <typename T>
+FASTMIX_INLINE LeftOperand<T> symmetric_operand(const T* matrix, int64_t k) {
+  return {matrix, kTileRows, k};
+}
+
+// out (rows, width) = [out +] A b with b (k, width) row-major. panel: k * kColumns of scratch. lower: only the tiles that
+// reach the diagonal or lie below it.
+template <typename T>
+FASTMIX_INLINE void multiply(LeftOperand<T> a, int64_t rows, int64_t k, const T* b, int64_t b_ld, int64_t width, T* out,
+                             int64_t out_ld, bool add, T* panel, bool lower = false) {
   constexpr int kColumns = Simd<T>::kColumns;
+  static_assert(kColumns % kTileRows == 0, "a panel begins with a block of rows");
   for (int64_t column = 0; column < width; column += kColumns) {
     const int64_t left = width - column;
     pack_columns(b + column, b_ld, k, left, panel);
-    for (int64_t row = 0; row < rows; row += kTileRows) {
+    for (int64_t row = lower ? column : 0; row < rows; row += kTileRows) {
       const int64_t tall = rows - row < kTileRows ? rows - row : kTileRows;
       const bool whole = tall == kTileRows && left >= kColumns;
       T* corner = out + row * out_ld + column;
       Tile<T> t;
       clear(t);
-      accumulate(t, packed + row * k, kTileRows, panel, kColumns, k, left);
+      accumulate(t, a.data + row / kTileRows * a.block, a.step, panel, kColumns, k, left);
       if (add) {  // last: sums of sums round less than one long sum
         Tile<T> before;
         load_tile(before, corner, out_ld, whole, tall, left);

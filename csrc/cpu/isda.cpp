@@ -112,8 +112,8 @@ class Forms {
 };
 
 template <typename T>
-Tensor forward(const Tensor& logits, const Tensor& weight, const Tensor& cov, const ClassRows& classes, double strength,
-               CovarianceKind kind) {
+Tensor forward(const Tensor& logits, const Tensor& weight, const Tensor& cov, const int64_t* labels,
+               const ClassRows& classes, double strength, CovarianceKind kind) {
   const IsdaKernels& k = FASTMIX_KERNELS(isda);
   const int storage = dtype_slot("isda_logits", logits);
   const int64_t n = logits.size(0), j = logits.size(1);
@@ -129,7 +129,7 @@ Tensor forward(const Tensor& logits, const Tensor& weight, const Tensor& cov, co
     return out;
   }
   const int64_t pixels = logits.size(2), slots = static_cast<int64_t>(classes.present.size());
-  const std::vector<int32_t> slot = classes.slots(static_cast<int32_t>(slots));
+  const std::vector<int32_t> place = classes.places(static_cast<int32_t>(slots));
   std::vector<T> turned(static_cast<size_t>(j * (slots + 1)), T(-0.0));
   for (int64_t u = 0; u < slots; ++u) {
     for (int64_t c = 0; c < j; ++c) {
@@ -139,11 +139,32 @@ Tensor forward(const Tensor& logits, const Tensor& weight, const Tensor& cov, co
   Tensor out = empty_cpu({n, j, pixels}, logits.scalar_type());
   const void* z = logits.const_data_ptr();
   void* to = out.mutable_data_ptr();
-  parallel_items(n * j, pixels, [&](int64_t begin, int64_t end) {
-    k.add_pixels[storage](z, j, pixels, slot.data(), turned.data(), slots, begin, end, to);
+  const IsdaPixels p{labels, place.data(), n, j, pixels, slots};
+  const int64_t blocks = (pixels + kPixelBlock - 1) / kPixelBlock, block = pixels < kPixelBlock ? pixels : kPixelBlock;
+  parallel_items(n * blocks, j * block, [&](int64_t begin, int64_t end) {
+    k.add_pixels[storage](z, p, turned.data(), begin, end, to);
   });
   return out;
 }
+
+// Labels (N), or of pixels (N, P) with their runs, which are all that has to be looked at to know the classes.
+struct Labels {
+  const int64_t* values;
+  const bool in_runs;
+  Scratch<int64_t> start, label;
+  const int64_t runs;
+  ClassRows classes;
+
+  Labels(const Tensor& labels, int64_t j, int64_t ignore_index)
+      : values(static_cast<const int64_t*>(labels.const_data_ptr())),
+        in_runs(labels.dim() == 2),
+        start(in_runs ? labels.numel() + kRunPad : 0),
+        label(in_runs ? labels.numel() + kRunPad : 0),
+        runs(in_runs ? FASTMIX_KERNELS(isda).find_runs(values, labels.size(0), labels.size(1), start.data, label.data)
+                     : 0),
+        classes("isda_logits", in_runs ? label.data : values, in_runs ? runs : labels.numel(), j, ignore_index,
+                in_runs ? start.data : nullptr) {}
+};
 
 // Rows: any distance between them. Pixels: contiguous.
 Tensor readable(const Tensor& x) {
@@ -154,52 +175,81 @@ Tensor readable(const Tensor& x) {
 Tensor isda_logits_cpu(const Tensor& logits_in, const Tensor& weight_in, const Tensor& cov_in, const Tensor& labels_in,
                        const std::optional<Tensor>& strength, double scale, int64_t ignore_index, int64_t kind) {
   const Tensor logits = readable(logits_in), weight = dense(weight_in), cov = dense(cov_in), labels = dense(labels_in);
-  const ClassRows classes("isda_logits", static_cast<const int64_t*>(labels.const_data_ptr()), labels.numel(),
-                          weight.size(0), ignore_index);
+  const Labels y(labels, weight.size(0), ignore_index);
   const double s = strength_of(strength, scale);
   const auto which = static_cast<CovarianceKind>(kind);
-  return weight.scalar_type() == ScalarType::Double ? forward<double>(logits, weight, cov, classes, s, which)
-                                                    : forward<float>(logits, weight, cov, classes, s, which);
+  return weight.scalar_type() == ScalarType::Double
+             ? forward<double>(logits, weight, cov, y.values, y.classes, s, which)
+             : forward<float>(logits, weight, cov, y.values, y.classes, s, which);
+}
+
+// sums (slots, J): the gradient of (N, J, P) added up by class.
+template <typename T>
+void sum_pixels(const Tensor& grad, int storage, const Labels& y, T* sums) {
+  const IsdaKernels& k = FASTMIX_KERNELS(isda);
+  const int64_t n = grad.size(0), j = grad.size(1), pixels = grad.size(2);
+  const int64_t slots = static_cast<int64_t>(y.classes.present.size());
+  const std::vector<int32_t> place = y.classes.places(static_cast<int32_t>(slots));
+  const IsdaPixels p{y.values, place.data(), n, j, pixels, slots};
+  const std::vector<int32_t> of_run = y.classes.slots(static_cast<int32_t>(slots));
+  const void* g = grad.const_data_ptr();
+  constexpr int64_t kShortest = 4;  // pixels of a run, on average; a run costs as much as four pixels by themselves
+  if (y.runs * kShortest <= n * pixels) {
+    const IsdaRuns runs{y.start.data, of_run.data(), y.runs};
+    // As many columns at a time as 128 KB hold vectors for; one look at the runs for each share of them.
+    constexpr int64_t kVectors = 2048, kMostLanes = 64 / sizeof(T);
+    const int64_t most = slots > 0 && kVectors / slots > 1 ? kVectors / slots : 1;
+    parallel_items(j, n * pixels, [&](int64_t begin, int64_t end) {
+      Scratch<T> lanes(slots * (end - begin < most ? end - begin : most) * kMostLanes);
+      for (int64_t from = begin; from < end; from += most) {
+        k.sum_runs[storage](g, p, runs, from, from + most < end ? from + most : end, sums, lanes.data);
+      }
+    });
+    return;
+  }
+  std::vector<int32_t> slot(static_cast<size_t>(n * pixels));
+  for (int64_t r = 0; r < y.runs; ++r) {
+    for (int64_t i = y.start.data[r]; i < y.start.data[r + 1]; ++i) {
+      slot[static_cast<size_t>(i)] = of_run[static_cast<size_t>(r)];
+    }
+  }
+  parallel_items(j, n * pixels, [&](int64_t begin, int64_t end) {
+    std::vector<T> banks(static_cast<size_t>(8 * (slots + 1)));
+    k.sum_pixels[storage](g, p, slot.data(), begin, end, sums, banks.data());
+  });
 }
 
 template <typename T>
-void backward(const Tensor& grad, const Tensor& weight, const Tensor& cov, const ClassRows& classes, double strength,
+void backward(const Tensor& grad, const Tensor& weight, const Tensor& cov, const Labels& y, double strength,
               CovarianceKind kind, T* out) {
-  constexpr int kType = sizeof(T) == 8;
   const IsdaKernels& k = FASTMIX_KERNELS(isda);
   const int storage = dtype_slot("isda_logits", grad);
-  const int64_t n = grad.size(0), j = grad.size(1), slots = static_cast<int64_t>(classes.present.size());
+  const int64_t n = grad.size(0), j = grad.size(1), slots = static_cast<int64_t>(y.classes.present.size());
   std::vector<T> sums(static_cast<size_t>(slots * j));
-  const void* g = grad.const_data_ptr();
-  static_assert(kType == 0 || kType == 1);
   if (grad.dim() == 2) {
-    const std::vector<int32_t> slot = classes.slots(-1);
+    const void* g = grad.const_data_ptr();
+    const std::vector<int32_t> slot = y.classes.slots(-1);
     parallel_items(j, n, [&](int64_t begin, int64_t end) {
       k.sum_rows[storage](g, grad.stride(0), n, j, slot.data(), slots, begin, end, sums.data());
     });
   } else {
-    const std::vector<int32_t> slot = classes.slots(static_cast<int32_t>(slots));
-    parallel_items(j, n * grad.size(2), [&](int64_t begin, int64_t end) {
-      std::vector<T> banks(static_cast<size_t>(8 * (slots + 1)));
-      k.sum_pixels[storage](g, n, j, grad.size(2), slot.data(), slots, begin, end, sums.data(), banks.data());
-    });
+    sum_pixels(grad, storage, y, sums.data());
   }
-  Forms<T>(weight, cov, classes, kind).gradient(sums, strength, out);
+  Forms<T>(weight, cov, y.classes, kind).gradient(sums, strength, out);
 }
 
 Tensor isda_logits_backward_cpu(const Tensor& grad_in, const Tensor& weight_in, const Tensor& cov_in,
                                 const Tensor& labels_in, const std::optional<Tensor>& strength, double scale,
                                 int64_t ignore_index, int64_t kind) {
   const Tensor grad = readable(grad_in), weight = dense(weight_in), cov = dense(cov_in), labels = dense(labels_in);
-  const ClassRows classes("isda_logits", static_cast<const int64_t*>(labels.const_data_ptr()), labels.numel(),
-                          weight.size(0), ignore_index);
+  const Labels y(labels, weight.size(0), ignore_index);
   const double s = strength_of(strength, scale);
   const auto which = static_cast<CovarianceKind>(kind);
   Tensor out = empty_cpu({weight.size(0), weight.size(1)}, weight.scalar_type());
   if (weight.scalar_type() == ScalarType::Double) {
-    backward<double>(grad, weight, cov, classes, s, which, static_cast<double*>(out.mutable_data_ptr()));
+    backward<double>(grad, weight, cov, y, s, which, static_cast<double*>(out.mutable_data_ptr()));
   } else {
-    backward<float>(grad, weight, cov, classes, s, which, static_cast<float*>(out.mutable_data_ptr()));
+    backward<float>(grad, weight, cov, y, s, which, static_cast<float*>(out.mutable_data_ptr()));
   }
   return out;
 }

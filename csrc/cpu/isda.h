@@ -21,6 +21,23 @@ struct IsdaArgs {
 // Columns that one step of pair_gradient handles, at most (a whole number of vectors of any instruction set).
 constexpr int64_t kPairBytes = 256;
 
+// Pixels of an image that add_pixels takes at a time: their places stay in the first-level cache while the classes pass.
+constexpr int64_t kPixelBlock = 2048;
+constexpr int64_t kRunPad = 16;
+
+struct IsdaPixels {
+  const int64_t* labels;  // (N, P)
+  const int32_t* place;   // (J + 1): class -> slot; slots for an ignored one and, last, for labels outside [0, J)
+  int64_t images, classes, pixels, slots;  // N, J, P
+};
+
+// Run r: pixels start[r] .. start[r + 1] of all images, of slot[r]; slots: ignored.
+struct IsdaRuns {
+  const int64_t* start;
+  const int32_t* slot;
+  int64_t count;
+};
+
 struct IsdaKernels {
   // [float, double] of T.
   int64_t panel_columns[2];
@@ -45,15 +62,23 @@ struct IsdaKernels {
   // out = logits + table[slot] for rows [begin, end) of J; slot -1 copies.
   void (*add_rows[4])(const void* logits, int64_t row_stride, int64_t classes, const int32_t* slot, const void* table,
                       int64_t begin, int64_t end, void* out);
-  // The same for (N, J, P), rows [begin, end) of N * J; table (J, slots + 1), the last column for ignored pixels.
-  void (*add_pixels[4])(const void* logits, int64_t classes, int64_t pixels, const int32_t* slot, const void* table,
-                        int64_t slots, int64_t begin, int64_t end, void* out);
+  // The same for (N, J, P), blocks [begin, end) of kPixelBlock pixels of an image, all classes of a block in turn.
+  // table (J, slots + 1), the last column for ignored pixels.
+  void (*add_pixels[4])(const void* logits, const IsdaPixels&, const void* table, int64_t begin, int64_t end,
+                        void* out);
   // sums (slots, J) columns [begin, end): the rows of grad with every slot, added up.
   void (*sum_rows[4])(const void* grad, int64_t row_stride, int64_t rows, int64_t classes, const int32_t* slot,
                       int64_t slots, int64_t begin, int64_t end, void* sums);
-  // The same for (N, J, P). banks: 8 * (slots + 1) T.
-  void (*sum_pixels[4])(const void* grad, int64_t images, int64_t classes, int64_t pixels, const int32_t* slot,
-                        int64_t slots, int64_t begin, int64_t end, void* sums, void* banks);
+  // Runs of equal labels, none of them in two images: run r has label[r] and the pixels start[r] .. start[r + 1] of all
+  // images. Room for kRunPad entries more than N * P. Returns their number.
+  int64_t (*find_runs)(const int64_t* labels, int64_t images, int64_t pixels, int64_t* start, int64_t* label);
+  // The same for (N, J, P), of runs of pixels with one slot each. lanes: a vector for every slot and column of the
+  // share.
+  void (*sum_runs[4])(const void* grad, const IsdaPixels&, const IsdaRuns&, int64_t begin, int64_t end, void* sums,
+                      void* lanes);
+  // And pixel by pixel, for labels that change too often. banks: 8 * (slots + 1) T.
+  void (*sum_pixels[4])(const void* grad, const IsdaPixels&, const int32_t* slot, int64_t begin, int64_t end,
+                        void* sums, void* banks);
 };
 
 FASTMIX_DECLARE_KERNELS(IsdaKernels, isda)

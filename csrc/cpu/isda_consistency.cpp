@@ -61,11 +61,11 @@ class Consistency {
   struct Space {
     Space(int64_t j, int64_t width)
         : product(j * width),
-          packed(padded_rows(j) * (width > j ? width : j)),
+          packed(padded_rows(j) * width),
           panel((width > j ? width : j) * 64),
           table(j * j),
           pull(j * j),
-          laplacian(j * j),
+          laplacian(j * j + 8),
           rows(4 * j) {}
     Scratch<T> product, packed, panel, table, pull, laplacian, rows;
   };
@@ -79,10 +79,10 @@ class Consistency {
         }
       }
     } else {
-      k_.multiply[kType](packed_.data, j_, width_, sigma, width_, s.product.data, false, s.panel.data);
+      k_.multiply[kType](packed_.data, j_, width_, sigma, width_, s.product.data, s.panel.data);
     }
     pack_(s.product.data, j_, width_, s.packed.data);
-    k_.multiply[kType](s.packed.data, j_, width_, turned_.data, j_, s.table.data, false, s.panel.data);
+    k_.gram[kType](s.packed.data, j_, width_, turned_.data, s.table.data, s.panel.data);
     k_.exponents[kType](s.table.data, j_, 0.5 * strength_, s.rows.data);
   }
 
@@ -92,8 +92,7 @@ class Consistency {
 
   void add_weight_gradient(Space& s, T* grad, bool add) const {
     k_.laplacian[kType](s.pull.data, j_, strength_, s.laplacian.data);
-    pack_(s.laplacian.data, j_, j_, s.packed.data);
-    k_.multiply[kType](s.packed.data, j_, j_, s.product.data, width_, grad, add, s.panel.data);
+    k_.times[kType](s.laplacian.data, j_, s.product.data, width_, grad, add, s.panel.data);
   }
 
   // Groups of classes with a gradient of their own, added up in order: the result does not depend on the threads.

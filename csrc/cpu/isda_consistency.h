@@ -23,10 +23,14 @@ struct ConsistencyKernels {
   // gathers the gradient of the table. scratch: 4 * J T.
   void (*rows[4])(const ConsistencyArgs&, const int64_t* rows, int64_t count, const void* table, void* pull,
                   void* scratch);
-  // [float, double] of T. out (rows, width) = [out +] packed (rows, k) b (k, width). panel: k * 64 T.
-  void (*multiply[2])(const void* packed, int64_t rows, int64_t k, const void* b, int64_t width, void* out, bool add,
+  // [float, double] of T. out (rows, width) = packed (rows, k) b (k, width). panel: k * 64 T.
+  void (*multiply[2])(const void* packed, int64_t rows, int64_t k, const void* b, int64_t width, void* out,
                       void* panel);
-  // table (J, J): half_strength * (q_jj + q_kk - 2 q_jk), 0 on the diagonal, from q in place. norm: J T.
+  // The same where the product is symmetric (width = rows): on and below the diagonal, the rest is not defined.
+  void (*gram[2])(const void* packed, int64_t rows, int64_t k, const void* b, void* out, void* panel);
+  // out (k, width) = [out +] matrix (k, k) b (k, width), matrix symmetric and 8 T longer than it is.
+  void (*times[2])(const void* matrix, int64_t k, const void* b, int64_t width, void* out, bool add, void* panel);
+  // table (J, J): half_strength * (q_jj + q_kk - 2 q_jk), 0 on the diagonal, from gram's q in place. norm: J T.
   void (*exponents[2])(void* q, int64_t classes, double half_strength, void* norm);
   // laplacian (J, J) = diag(row sums of s) - s, s = factor * (pull + pull^T).
   void (*laplacian[2])(const void* pull, int64_t classes, double factor, void* out);

@@ -57,10 +57,37 @@ void rows(const ConsistencyArgs& a, const int64_t* rows_of, int64_t count, const
 }
 
 template <typename T>
-void multiply_rows(const void* packed, int64_t count, int64_t k, const void* b, int64_t width, void* out, bool add,
-                   void* panel) {
-  multiply(static_cast<const T*>(packed), count, k, static_cast<const T*>(b), width, width, static_cast<T*>(out), width,
-           add, static_cast<T*>(panel));
+void multiply_rows(const void* packed, int64_t count, int64_t k, const void* b, int64_t width, void* out, void* panel) {
+  multiply(packed_operand(static_cast<const T*>(packed), k), count, k, static_cast<const T*>(b), width, width,
+           static_cast<T*>(out), width, false, static_cast<T*>(panel));
+}
+
+template <typename T>
+void gram(const void* packed, int64_t count, int64_t k, const void* b, void* out, void* panel) {
+  multiply(packed_operand(static_cast<const T*>(packed), k), count, k, static_cast<const T*>(b), count, count,
+           static_cast<T*>(out), count, false, static_cast<T*>(panel), true);
+}
+
+template <typename T>
+void times(const void* matrix, int64_t k, const void* b, int64_t width, void* out, bool add, void* panel) {
+  multiply(symmetric_operand(static_cast<const T*>(matrix), k), k, k, static_cast<const T*>(b), width, width,
+           static_cast<T*>(out), width, add, static_cast<T*>(panel));
+}
+
+// out[k][j] = in[j][k] for all pairs, or those k < j (in and out may then be one), in squares whose rows stay in the
+// first-level cache both ways.
+template <typename T, bool kLower>
+FASTMIX_INLINE void transpose(const T* in, T* out, int64_t size) {
+  constexpr int64_t kSide = 16;
+  for (int64_t j0 = 0; j0 < size; j0 += kSide) {
+    const int64_t j1 = j0 + kSide < size ? j0 + kSide : size;
+    for (int64_t k0 = 0; k0 < (kLower ? j1 : size); k0 += kSide) {
+      for (int64_t j = j0; j < j1; ++j) {
+        const int64_t end = kLower ? j : size, k1 = k0 + kSide < end ? k0 + kSide : end;
+        for (int64_t k = k0; k < k1; ++k) out[k * size + j] = in[j * size + k];
+      }
+    }
+  }
 }
 
 template <typename T>
@@ -69,11 +96,12 @@ void exponents(void* q_of, int64_t classes, double half_strength, void* norm_of)
   T* norm = static_cast<T*>(norm_of);
   const T half = static_cast<T>(half_strength);
   for (int64_t j = 0; j < classes; ++j) norm[j] = q[j * classes + j];
-  for (int64_t k = 0; k < classes; ++k) {
-    T* row = q + k * classes;
-    for (int64_t j = 0; j < classes; ++j) row[j] = half * (norm[k] + norm[j] - 2 * row[j]);
-    row[k] = 0;
+  for (int64_t j = 0; j < classes; ++j) {
+    T* row = q + j * classes;
+    for (int64_t k = 0; k < j; ++k) row[k] = half * (norm[j] + norm[k] - 2 * row[k]);
+    row[j] = 0;
   }
+  transpose<T, true>(q, q, classes);
 }
 
 template <typename T>
@@ -81,14 +109,19 @@ void laplacian(const void* pull_of, int64_t classes, double factor, void* out_of
   const T* pull = static_cast<const T*>(pull_of);
   T* out = static_cast<T*>(out_of);
   const T f = static_cast<T>(factor);
+  transpose<T, false>(pull, out, classes);
   for (int64_t j = 0; j < classes; ++j) {
+    const T* from = pull + j * classes;
+    T* row = out + j * classes;
+    row[j] = -from[j];
     T sum = 0;
+#pragma omp simd reduction(+ : sum)
     for (int64_t k = 0; k < classes; ++k) {
-      const T s = j == k ? T(0) : f * (pull[j * classes + k] + pull[k * classes + j]);
-      out[j * classes + k] = -s;
+      const T s = f * (from[k] + row[k]);
+      row[k] = -s;
       sum += s;
     }
-    out[j * classes + j] = sum;
+    row[j] = sum;
   }
 }
 
@@ -96,6 +129,8 @@ void laplacian(const void* pull_of, int64_t classes, double factor, void* out_of
 
 extern const ConsistencyKernels consistency = {{rows<float>, rows<bf16>, rows<f16>, rows<double>},
                                                {multiply_rows<float>, multiply_rows<double>},
+                                               {gram<float>, gram<double>},
+                                               {times<float>, times<double>},
                                                {exponents<float>, exponents<double>},
                                                {laplacian<float>, laplacian<double>}};
 
