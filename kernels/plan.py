@@ -33,6 +33,8 @@ class Config:
     # Images of a program, and the keys they are compared with at a time: small batches spread over several SMs.
     block: int = 16
     entries: int = 128
+    # Left alone, ptxas spills 8 bytes on sm_100 to fit more programs than there are.
+    registers: int = 160
 
 
 CONFIG = Config()
@@ -282,7 +284,7 @@ def _keys(bits: Tensor, k: int, rows: int) -> tuple[Tensor, bool]:
     """(K-1, N) keys, or where they are too many to count the ranks themselves."""
     if rows <= CONFIG.counted or k == 1:
         return bits, False
-    return bits[:(k - 1) * rows].view(k - 1, rows).argsort(1, stable=True).argsort(1), True
+    return bits[:(k - 1) * rows].view(k - 1, rows).argsort(dim=1, stable=True).argsort(1), True
 
 
 def _programs(rows: int) -> int:
@@ -299,7 +301,8 @@ def plan_blend(bits: Tensor, shares: Tensor, active: Tensor, rows: int, alpha: f
     launch(_plan_blend_kernel, _programs(rows), bits.device, index, weight, bits, keys, shares,
            active.view(torch.uint8), rows, draws, k, number, _word(alpha), _word(prob), DRAWN=alpha != 0,
            CHANCES=chances, RANKED=ranked, KP=next_power_of_2(k), BLOCK=CONFIG.block, ENTRIES=CONFIG.entries,
-           num_warps=4, enable_fp_fusion=False)
+           num_warps=4, maxnreg=CONFIG.registers,
+           enable_fp_fusion=False)
     return index, weight
 
 
@@ -315,7 +318,8 @@ def plan_paste(bits: Tensor, shares: Tensor, active: Tensor, peaks: Tensor | Non
     launch(_plan_paste_kernel, _programs(rows), bits.device, index, boxes, weight, bits, keys, shares,
            active.view(torch.uint8), bits if peaks is None else peaks.contiguous(), rows, draws, k, number, height,
            width, _word(alpha), _word(prob), KIND=kind, DRAWN=alpha != 0, CHANCES=chances, RANKED=ranked,
-           KP=next_power_of_2(k), BLOCK=CONFIG.block, ENTRIES=CONFIG.entries, num_warps=4, enable_fp_fusion=False)
+           KP=next_power_of_2(k), BLOCK=CONFIG.block, ENTRIES=CONFIG.entries, num_warps=4, maxnreg=CONFIG.registers,
+           enable_fp_fusion=False)
     return index, boxes, weight
 
 
@@ -340,5 +344,6 @@ def plan_patch(bits: Tensor, shares: Tensor, active: Tensor, rows: int, levels: 
            bits if flip else bits[rows:], keys, shares.contiguous(), active.view(torch.uint8), rows, number, levels,
            grids, _word(alpha), _word(prob), _word(LAST_PERCENTILE), _word(LAST_PERCENTILE / max(levels - 1, 1)),
            DRAWN=alpha != 0, CHANCES=chances, FLIP=flip, RANKED=ranked, BLOCK=CONFIG.block, ENTRIES=CONFIG.entries,
-           num_warps=4, enable_fp_fusion=False)
+           num_warps=4, maxnreg=CONFIG.registers,
+           enable_fp_fusion=False)
     return index, q, lam, grid

@@ -26,7 +26,7 @@ def permutations(keys: Tensor) -> Tensor:
 
     The inverse of ``argsort``: as uniform a permutation, and each entry depends on its own key alone.
     """
-    return keys.argsort(1, stable=True).argsort(1).T
+    return keys.argsort(dim=1, stable=True).argsort(1).T
 
 
 def weights(gamma: Tensor, bits: Tensor, alpha: float) -> Tensor:
