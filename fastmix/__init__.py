@@ -14,9 +14,10 @@ from .isda import ISDACovariance, ISDALoss, isda_strength  # noqa: E402
 from .losses import FocalLoss, SoftBCE, SoftCrossEntropy, SoftTargetKL  # noqa: E402
 from .manifold import ManifoldMixup  # noqa: E402
 from .mixer_groups import Compose, RandomChoice  # noqa: E402
-from .mixers import CutMix, Cutout, DCutMix, DMixup, Mixup, RLMix, RMix, SaliencyDCutMix  # noqa: E402
+from .mixers import CutMix, Cutout, DCutMix, DMixup, Mixup, SaliencyDCutMix  # noqa: E402
 from .ops.view import View  # noqa: E402
 from .refinement import Refinement, RiskGap, risk_gap  # noqa: E402
+from .rmix import RLMix, RMix  # noqa: E402
 from .soft_augmentation import (  # noqa: E402
     SoftCrop,
     SoftNoise,

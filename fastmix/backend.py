@@ -18,7 +18,8 @@ from . import _library
 _transforms_active = torch._C._are_functorch_transforms_active
 
 BACKENDS = ("reference", "cpu", "triton", "cuda")
-OPERATORS = ("soft_target", "blend", "paste", "patch_mix", "view", "saliency", "crop", "covariance", "isda")
+OPERATORS = ("soft_target", "blend", "paste", "patch_mix", "view", "saliency", "crop", "covariance", "isda",
+             "plan")
 
 CUDA_OPERATORS = ("soft_target", "paste", "patch_mix", "view", "saliency", "isda")
 # Operators of which a backend serves some forms only, the caller's third argument of `select`.

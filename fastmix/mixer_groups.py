@@ -46,6 +46,7 @@ class Compose(_Group):
                                  "images that are mixed already, want it first")
 
     def _draw(self, x: Tensor, saliency: Tensor | None, active: Tensor) -> ComposePlan:
+        active = self._with_prob(x, active)
         return ComposePlan(tuple(mixer._plan(x, saliency, active) for mixer in self.mixers))
 
 
@@ -80,4 +81,4 @@ class RandomChoice(_Group):
         return self.mixers[int(torch.multinomial(weights, 1, generator=self.generator))]
 
     def _draw(self, x: Tensor, saliency: Tensor | None, active: Tensor) -> Plan:
-        return self.choose()._plan(x, saliency, active)
+        return self.choose()._plan(x, saliency, self._with_prob(x, active))

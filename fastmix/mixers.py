@@ -16,10 +16,11 @@ import torch
 from torch import Generator, Tensor, nn
 
 from . import sampling
-from .functional import paste_areas, saliency_mask, saliency_peak
+from .functional import saliency_peak
 from .ops import _checks as check
+from .ops.plan import count, plan_blend, plan_cutout, plan_paste
 from .ops.view import View
-from .plans import BlendPlan, CutoutPlan, PastePlan, PatchPlan, Plan, through
+from .plans import BlendPlan, CutoutPlan, PastePlan, Plan, through
 from .targets import SoftTarget
 
 MODES = ("batch", "elem")
@@ -107,12 +108,14 @@ class Mixer(nn.Module):
     def _plan(self, x: Tensor, saliency: Tensor | None, outer: Tensor | None) -> Plan:
         """outer: 0-d bool, whether the mixer around this one is active; None if there is none."""
         active = self._flag_on(x.device)
-        if outer is not None:
-            active = active & outer
-        if self.prob < 1.0:
-            shape = x.shape[:1] if self.mode == "elem" else ()
-            active = active & sampling.bernoulli(self.prob, shape, x.device, self.generator)
-        return self._draw(x, saliency, active)
+        return self._draw(x, saliency, active if outer is None else active & outer)
+
+    def _with_prob(self, x: Tensor, active: Tensor) -> Tensor:
+        """active and what ``prob`` decides, 0-d or (N,): for plans that are not made by one operator."""
+        if self.prob == 1.0:
+            return active
+        shape = x.shape[:1] if self.mode == "elem" else ()
+        return active & sampling.bernoulli(self.prob, shape, x.device, self.generator)
 
     def _flag_on(self, device: torch.device) -> Tensor:
         return self._on_device("_flag", "_enabled", device)
@@ -132,12 +135,17 @@ class Mixer(nn.Module):
         return buffer
 
     def _draw(self, x: Tensor, saliency: Tensor | None, active: Tensor) -> Plan:
-        """active: 0-d or (N,) bool; where it is False the plan is the identity."""
+        """active: 0-d bool; where it, or ``self.prob``, is not for it the plan is the identity."""
         raise NotImplementedError
 
     def _rows(self, x: Tensor) -> int:
         """How many draws a batch takes."""
         return x.shape[0] if self.mode == "elem" else 1
+
+    def _bits(self, x: Tensor, k: int, draws: int, positions: int, alpha: float) -> Tensor:
+        """The random bits of an operator of `fastmix.ops.plan`."""
+        number = count(x.shape[0], k, draws, positions, alpha, self.prob, self.mode == "elem")
+        return sampling.bits(number, x.device, self.generator)
 
     def _images(self, x: Tensor) -> tuple[int, int]:
         check.ndim(self._name, "x", x, 4)
@@ -151,27 +159,6 @@ class Mixer(nn.Module):
     def extra_repr(self) -> str:
         shown = {name: value for name, value in vars(self).items() if not name.startswith("_") and value is not None}
         return ", ".join(f"{name}={value!r}" for name, value in shown.items() if name != "training")
-
-
-def _partners(x: Tensor, k: int, active: Tensor, generator: Generator | None) -> Tensor:
-    """(N, k) int64: the image itself, then k - 1 independent permutations; only itself where not active."""
-    own = torch.arange(x.shape[0], device=x.device).unsqueeze(1)
-    if k == 1:
-        return own
-    others = sampling.permutations(x.shape[0], k - 1, x.device, generator)
-    return torch.cat([own, torch.where(active.unsqueeze(-1), others, own)], 1)
-
-
-def _shares(phi: Tensor, active: Tensor, rows: int) -> Tensor:
-    """phi (N or 1, K) as (rows, K); all weight on the image itself where not active."""
-    own = torch.arange(phi.shape[1], device=phi.device) == 0
-    return torch.where(active.unsqueeze(-1), phi, own.to(phi.dtype)).expand(rows, -1).contiguous()
-
-
-def _paste_plan(index: Tensor, boxes: Tensor, size: tuple[int, int], active: Tensor) -> PastePlan:
-    """boxes (N, K-1, 4) int32; empty where not active. Labels by the area that can be seen."""
-    boxes = boxes * active.view(-1, 1, 1)
-    return PastePlan(index, boxes, paste_areas(boxes, size))
 
 
 class Mixup(Mixer):
@@ -190,8 +177,10 @@ class Mixup(Mixer):
         self.alpha = alpha
 
     def _draw(self, x: Tensor, saliency: Tensor | None, active: Tensor) -> BlendPlan:
-        phi = sampling.dirichlet(self._rows(x), 2, self.alpha, x.device, self.generator)
-        return BlendPlan(_partners(x, 2, active, self.generator), _shares(phi, active, x.shape[0]))
+        draws = self._rows(x)
+        shares = sampling.gamma(draws, 2, self.alpha, x.device, self.generator)
+        bits = self._bits(x, 2, draws, 0, self.alpha)
+        return BlendPlan(*plan_blend(bits, shares, active, x.shape[0], self.alpha, self.prob, self.mode == "elem"))
 
 
 class CutMix(Mixer):
@@ -212,13 +201,11 @@ class CutMix(Mixer):
         self.alpha = alpha
 
     def _draw(self, x: Tensor, saliency: Tensor | None, active: Tensor) -> PastePlan:
-        size = self._images(x)
-        phi = sampling.dirichlet(self._rows(x), 2, self.alpha, x.device, self.generator)
-        # phi[:, 1] is 1 - lam; float64 as in DCutMix, so that the floor is that of the formula.
-        scale = phi[:, 1].to(torch.float64).sqrt()
-        sides = torch.stack([scale * side for side in size], 1).to(torch.int64)
-        boxes = sampling.centred_boxes(sides, size, self.generator).expand(x.shape[0], -1).unsqueeze(1)
-        return _paste_plan(_partners(x, 2, active, self.generator), boxes, size, active)
+        size, draws = self._images(x), self._rows(x)
+        shares = sampling.gamma(draws, 2, self.alpha, x.device, self.generator)
+        bits = self._bits(x, 2, draws, 2 * draws, self.alpha)
+        return PastePlan(*plan_paste(bits, shares, active, None, x.shape[0], size, self.alpha, self.prob,
+                                     self.mode == "elem", centred=True))
 
 
 class DMixup(Mixer):
@@ -236,11 +223,14 @@ class DMixup(Mixer):
         self._positive(alpha=alpha)
         self.k, self.alpha = k, alpha
 
-    def _phi(self, x: Tensor) -> Tensor:
-        return sampling.dirichlet(x.shape[0], self.k, self.alpha, x.device, self.generator)
+    def _shares(self, x: Tensor) -> tuple[Tensor, float]:
+        """(shares, alpha) as `fastmix.ops.plan` takes them."""
+        return sampling.gamma(x.shape[0], self.k, self.alpha, x.device, self.generator), self.alpha
 
     def _draw(self, x: Tensor, saliency: Tensor | None, active: Tensor) -> Plan:
-        return BlendPlan(_partners(x, self.k, active, self.generator), _shares(self._phi(x), active, x.shape[0]))
+        rows = x.shape[0]
+        shares, alpha = self._shares(x)
+        return BlendPlan(*plan_blend(self._bits(x, self.k, rows, 0, alpha), shares, active, rows, alpha, self.prob))
 
 
 class DCutMix(DMixup):
@@ -254,13 +244,15 @@ class DCutMix(DMixup):
     """
 
     def _draw(self, x: Tensor, saliency: Tensor | None, active: Tensor) -> PastePlan:
-        size = self._images(x)
-        phi, index = self._phi(x), _partners(x, self.k, active, self.generator)
-        return _paste_plan(index, self._boxes(phi, size, index, saliency), size, active)
+        size, rows = self._images(x), x.shape[0]
+        shares, alpha = self._shares(x)
+        peaks = self._peaks(saliency)
+        bits = self._bits(x, self.k, rows, 2 * (self.k - 1) * rows if peaks is None else 0, alpha)
+        return PastePlan(*plan_paste(bits, shares, active, peaks, rows, size, alpha, self.prob))
 
-    def _boxes(self, phi: Tensor, size: tuple[int, int], index: Tensor, saliency: Tensor | None) -> Tensor:
-        """(N, k-1, 4) int32 nested boxes."""
-        return sampling.nested_boxes(phi, size, self.generator)
+    def _peaks(self, saliency: Tensor | None) -> Tensor | None:
+        """(N, 2) int64, the centres of the boxes cut from each image; None: anywhere."""
+        return None
 
 
 class SaliencyDCutMix(DCutMix):
@@ -277,107 +269,8 @@ class SaliencyDCutMix(DCutMix):
 
     needs_saliency = True
 
-    def _boxes(self, phi: Tensor, size: tuple[int, int], index: Tensor, saliency: Tensor | None) -> Tensor:
-        return sampling.peak_boxes(phi, size, saliency_peak(saliency)[index[:, 1:]])
-
-
-class RMix(Mixer):
-    """Two images mixed patch by patch: where only one is salient its patch is taken, elsewhere both are blended.
-
-    A mask holds the patches of an image whose saliency is at or above the q-th percentile: q per image from
-    ``linspace(0, 0.99, levels)``, the grid p x p per batch from ``patches``, lam ~ Beta(alpha, alpha) per batch. The
-    mask lies on the least common grid of all patches, which must divide the image's sides. prob is drawn per batch.
-
-    Args:
-        alpha: > 0; 1.0 for CIFAR, 0.2 for ImageNet.
-        patches: the patches per side to choose from.
-        levels: number of percentiles.
-        pairing: "random", a permutation, or "flip", the batch reversed.
-        prob, generator: see `Mixer`.
-    Source: R-Mix Eq. 2-7.
-    """
-
-    needs_saliency = True
-
-    def __init__(self, alpha: float = 1.0, patches: tuple[int, ...] = (2, 4), levels: int = 10, *,
-                 pairing: str = "random", prob: float = 1.0, generator: Generator | None = None) -> None:
-        super().__init__(prob=prob, generator=generator)
-        self._positive(alpha=alpha)
-        check.at_least(self._name, "levels", levels, 1)
-        check.choice(self._name, "pairing", pairing, ("random", "flip"))
-        if not patches or any(p < 1 for p in patches):
-            raise ValueError(f"{self._name}: patches is {patches}, want one or more patches per side, each >= 1")
-        self.alpha, self.patches, self.levels, self.pairing = alpha, tuple(patches), levels, pairing
-
-    def _draw(self, x: Tensor, saliency: Tensor | None, active: Tensor) -> PatchPlan:
-        size = self._images(x)
-        rows, device, generator = x.shape[0], x.device, self.generator
-        side = math.lcm(*self.patches)
-        if any(length % side for length in size):
-            raise ValueError(f"{self._name}: x has images of {size[0]} x {size[1]}, want sides divisible by {side}, "
-                             f"the least common multiple of patches {self.patches}")
-        q = self._percentiles(rows, device)
-        # A mask per grid and a choice between them: the grid is drawn on the device, so no shape may depend on it.
-        # Each is taken from the gradient, not from a finer map: exact in ties, NaN and inf, and fewer launches.
-        masks = [_upsample(saliency_mask(saliency, (p, p), q), side // p) for p in self.patches]
-        mask = masks[0]
-        if len(masks) > 1:
-            choice = torch.randint(len(masks), (), device=device, generator=generator)
-            for i, other in enumerate(masks[1:], start=1):
-                mask = torch.where(choice == i, other, mask)
-        lam = sampling.dirichlet(1, 2, self.alpha, device, generator)[0, 0]
-        if self.pairing == "flip":
-            own = torch.arange(rows, device=device)
-            index = torch.stack([own, torch.where(active, own.flip(0), own)], 1)
-        else:
-            index = _partners(x, 2, active, generator)
-        return PatchPlan(index, mask, torch.where(active, lam, 1.0))
-
-    def percentiles(self, device: torch.device | None = None) -> Tensor:
-        """(levels,) float64: the values that q is chosen from."""
-        return torch.linspace(0, 0.99, self.levels, dtype=torch.float64, device=device)
-
-    def _percentiles(self, rows: int, device: torch.device) -> Tensor:
-        """q of every image: (rows,) float64, or 0-d for all."""
-        level = torch.randint(self.levels, (rows,), device=device, generator=self.generator)
-        return self.percentiles(device)[level]
-
-
-class RLMix(RMix):
-    """R-Mix on one fixed grid, whose percentiles a policy chooses: ``mixer(x, y, saliency, q)``.
-
-    Without q they are drawn as in R-Mix. `fastmix.rl` (extra ``rl``) holds the environment and the learning policy.
-
-    Args: as `RMix`; patches: patches per side, one number, since a policy's input has a fixed size.
-    Source: R-Mix Sec. 5.2 (p = 8).
-    """
-
-    def __init__(self, alpha: float = 1.0, patches: int = 8, levels: int = 10, *, pairing: str = "random",
-                 prob: float = 1.0, generator: Generator | None = None) -> None:
-        super().__init__(alpha, (patches,), levels, pairing=pairing, prob=prob, generator=generator)
-        self._q: Tensor | None = None
-
-    def plan(self, x: Tensor, saliency: Tensor | None = None, q: Tensor | None = None) -> Plan:
-        """q: (N,) or 0-d float in [0, 1), the percentile of every image; None draws. Else as `Mixer.plan`."""
-        self._q = q
-        try:
-            return super().plan(x, saliency)
-        finally:
-            self._q = None
-
-    def forward(self, x: Tensor, y: Tensor | SoftTarget, saliency: Tensor | None = None,
-                q: Tensor | None = None) -> tuple[Tensor, SoftTarget]:
-        return self.plan(x, saliency, q).mix(x, y)
-
-    def _percentiles(self, rows: int, device: torch.device) -> Tensor:
-        return super()._percentiles(rows, device) if self._q is None else self._q
-
-
-def _upsample(mask: Tensor, times: int) -> Tensor:
-    """(N, p, p) -> (N, p * times, p * times) by repetition."""
-    if times == 1:
-        return mask
-    return mask.repeat_interleave(times, 1).repeat_interleave(times, 2)
+    def _peaks(self, saliency: Tensor | None) -> Tensor | None:
+        return saliency_peak(saliency)
 
 
 class Cutout(Mixer):
@@ -396,6 +289,7 @@ class Cutout(Mixer):
         self.length = length
 
     def _draw(self, x: Tensor, saliency: Tensor | None, active: Tensor) -> CutoutPlan:
-        sides = torch.full((self._rows(x), 2), self.length, dtype=torch.int64, device=x.device)
-        boxes = sampling.centred_boxes(sides, self._images(x), self.generator)
-        return CutoutPlan(boxes.expand(x.shape[0], -1).unsqueeze(1) * active.view(-1, 1, 1))
+        size, draws = self._images(x), self._rows(x)
+        bits = self._bits(x, 1, draws, 2 * draws, 0.0)
+        return CutoutPlan(plan_cutout(bits, active, x.shape[0], draws, size, self.length, self.prob,
+                                      self.mode == "elem"))

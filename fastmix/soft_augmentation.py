@@ -278,7 +278,7 @@ class SoftCrop(SoftAugmentation):
         # The exact law of redrawing; what is below `limit` stays there when truncated.
         shift = sampling.truncated_normal(x.shape[0], self._sigma_on(x.device) * max(size), limit, self.generator)
         shift = torch.minimum(shift.abs().floor(), (limit - 1).clamp_min(0)).copysign(shift).to(torch.int64)
-        shift = shift * active.view(-1, 1)
+        shift = shift * self._with_prob(x, active).view(-1, 1)
         return CropPlan(shift, *self._confidence(visibility(shift, size)), self._background(x, self.fill))
 
 
@@ -318,7 +318,7 @@ class SoftResizedCrop(SoftAugmentation):
         inner = sides - sampling.truncated_normal(rows, sigma * room, room, self.generator).clamp_min(0)
         reach = sides + inner
         offset = sampling.truncated_normal(rows, sigma * reach, reach / 2, self.generator)
-        on = active.view(-1, 1)
+        on = self._with_prob(x, active).view(-1, 1)
         inner, offset = torch.where(on, inner, sides), torch.where(on, offset, 0.0)
         corner = (sides - inner) / 2 + offset
         seen = (torch.minimum(corner + inner, sides) - corner.clamp_min(0)).clamp_min(0)
@@ -349,7 +349,7 @@ class SoftNoise(SoftAugmentation):
     def _draw(self, x: Tensor, saliency: Tensor | None, active: Tensor) -> NoisePlan:
         self._images(x)
         sigma = self._sigma_on(x.device).to(torch.float32)
-        factor = torch.randn(x.shape[0], device=x.device, generator=self.generator) * sigma * active
+        factor = torch.randn(x.shape[0], device=x.device, generator=self.generator) * sigma * self._with_prob(x, active)
         noise = torch.randn(x.shape, device=x.device, generator=self.generator)
         v = (1 - factor.abs() / self.reach).clamp_min(0)
         return NoisePlan(noise, factor * self.noise_sigma, *self._confidence(v))

@@ -79,9 +79,9 @@ class AnchoredDCutMix(DCutMix):
         check.at_least(self._name, "others", others, 1)
         self.anchor = anchor
 
-    def _phi(self, x: Tensor) -> Tensor:
+    def _shares(self, x: Tensor) -> tuple[Tensor, float]:
         rest = sampling.dirichlet(x.shape[0], self.k - 1, self.alpha, x.device, self.generator)
-        return torch.cat([torch.full_like(rest[:, :1], self.anchor), (1 - self.anchor) * rest], 1)
+        return torch.cat([torch.full_like(rest[:, :1], self.anchor), (1 - self.anchor) * rest], 1), 0.0
 
 
 class _Reader:

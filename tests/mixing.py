@@ -4,7 +4,20 @@ import pytest
 import torch
 from support import seeded
 
-from fastmix import Compose, CutMix, Cutout, DCutMix, DMixup, ManifoldMixup, Mixup, RLMix, RMix, SaliencyDCutMix
+from fastmix import (
+    Compose,
+    CutMix,
+    Cutout,
+    DCutMix,
+    DMixup,
+    ManifoldMixup,
+    Mixup,
+    RLMix,
+    RMix,
+    SaliencyDCutMix,
+    mixers,
+    sampling,
+)
 
 MAKERS = {
     "Mixup": lambda **k: Mixup(0.4, **k),
@@ -43,3 +56,13 @@ def same(a, b):
     if isinstance(a, tuple):
         return type(a) is type(b) and len(a) == len(b) and all(map(same, a, b))
     return a is b is None or torch.equal(a, b)
+
+
+def given_shares(monkeypatch, phi):
+    """CutMix and DCutMix draw everything but the shares, which are phi (N, K)."""
+    plan_paste, count = mixers.plan_paste, mixers.count
+    monkeypatch.setattr(sampling, "gamma", lambda *_: phi)
+    monkeypatch.setattr(mixers, "count", lambda n, k, draws, positions, alpha, *rest: count(n, k, draws, positions, 0.0,
+                                                                                            *rest))
+    monkeypatch.setattr(mixers, "plan_paste", lambda bits, shares, active, peaks, rows, size, alpha, *rest, **options:
+                        plan_paste(bits, shares, active, peaks, rows, size, 0.0, *rest, **options))

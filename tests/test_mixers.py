@@ -7,13 +7,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mixing import ELEM, MAKERS, MIXING, SINGLE, batch, every, same
+from mixing import ELEM, MAKERS, MIXING, SINGLE, batch, every, given_shares, same
 from scipy import stats
 from support import seeded
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import fastmix
-from fastmix import Compose, CutMix, Cutout, DMixup, Mixup, SoftTarget, sampling
+from fastmix import Compose, CutMix, Cutout, DMixup, Mixup, SoftTarget
 from fastmix.plans import mix_targets
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -223,7 +223,7 @@ def test_lambda_of_mixup_is_beta(mode):
 def test_cutmix_box_side_and_label(monkeypatch):
     height, width, n = 20, 30, 400
     one_minus_lam = torch.linspace(0, 1, n)
-    monkeypatch.setattr(sampling, "dirichlet", lambda *_: torch.stack([1 - one_minus_lam, one_minus_lam], 1))
+    given_shares(monkeypatch, torch.stack([1 - one_minus_lam, one_minus_lam], 1))
     plan = CutMix(1.0, mode="elem", generator=seeded()).plan(torch.zeros(n, 1, height, width))
     clipped = 0
     for row, share in enumerate(one_minus_lam.tolist()):

@@ -6,11 +6,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from mixing import batch
+from mixing import batch, given_shares
 from support import seeded
 
 import fastmix
-from fastmix import DCutMix, SaliencyDCutMix, sampling
+from fastmix import DCutMix, SaliencyDCutMix
 from fastmix.functional import saliency_peak
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -51,7 +51,7 @@ def test_boxes_against_a_loop(k, size, monkeypatch):
     g = seeded(k)
     # Sixteenths: the reference's float arithmetic is exact, so rounding to whole pixels cannot differ.
     phi = torch.distributions.Multinomial(16, torch.ones(k)).sample((n,)) / 16
-    monkeypatch.setattr(sampling, "dirichlet", lambda *_: phi)
+    given_shares(monkeypatch, phi)
     grad = torch.randn(n, 3, *size, generator=g)
     plan = SaliencyDCutMix(k, 0.5, generator=g).plan(grad, grad)
     peaks = [slow_peak(image) for image in grad]

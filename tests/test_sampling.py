@@ -13,11 +13,30 @@ from support import seeded
 
 from fastmix import sampling
 from fastmix.functional import paste_areas
+from fastmix.ops.plan import count, plan_blend, plan_cutout, plan_paste
+from fastmix.reference.plan import nested_sides, stick_fractions
 
 CPU = torch.device("cpu")
+ON = torch.tensor(True)
 KS_1_PERCENT = 1.63  # critical value of sqrt(n) * sup |F_n - F|
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def permutations(rows, columns, generator=None):
+    bits = sampling.bits(count(rows, columns + 1, rows, 0, 0.0, 1.0, False), CPU, generator)
+    return plan_blend(bits, torch.ones(rows, columns + 1), ON, rows, 0.0)[0][:, 1:]
+
+
+def nested_boxes(phi, size, generator=None):
+    rows, k = phi.shape
+    bits = sampling.bits(count(rows, k, rows, 2 * (k - 1) * rows, 0.0, 1.0, False), CPU, generator)
+    return plan_paste(bits, phi, ON, None, rows, size, 0.0)[1]
+
+
+def squares(rows, length, size, generator=None):
+    bits = sampling.bits(count(rows, 1, rows, 2 * rows, 0.0, 1.0, False), CPU, generator)
+    return plan_cutout(bits, ON, rows, rows, size, length)[:, 0]
 
 
 def assert_uniform(counts, categories):
@@ -64,10 +83,10 @@ def test_dirichlet_of_one_and_of_none():
 
 
 def test_permutations_are_uniform_and_independent():
-    n, count = 4, 24000
-    columns = sampling.permutations(n, count, CPU, seeded())
-    assert columns.shape == (n, count) and columns.dtype == torch.int64
-    assert torch.equal(columns.sort(0).values, torch.arange(n).unsqueeze(1).expand(n, count))
+    n, repeats = 4, 24000
+    columns = permutations(n, repeats, seeded())
+    assert columns.shape == (n, repeats) and columns.dtype == torch.int64
+    assert torch.equal(columns.sort(0).values, torch.arange(n).unsqueeze(1).expand(n, repeats))
     assert_uniform(Counter(map(tuple, columns.T.tolist())).values(), math.factorial(n))
     pairs = zip(columns[0, ::2].tolist(), columns[0, 1::2].tolist(), strict=True)
     assert_uniform(Counter(pairs).values(), n * n)
@@ -75,8 +94,8 @@ def test_permutations_are_uniform_and_independent():
 
 @pytest.mark.parametrize("n", [0, 1, 7])
 def test_permutations_of_small_batches(n):
-    assert torch.equal(sampling.permutations(n, 3, CPU).sort(0).values, torch.arange(n).unsqueeze(1).expand(n, 3))
-    assert sampling.permutations(n, 0, CPU).shape == (n, 0)
+    assert torch.equal(permutations(n, 3).sort(0).values, torch.arange(n).unsqueeze(1).expand(n, 3))
+    assert permutations(n, 0).shape == (n, 0)
 
 
 def test_bernoulli():
@@ -90,8 +109,8 @@ def test_generator_decides_every_draw():
     def draws(seed):
         g = seeded(seed)
         phi = sampling.dirichlet(6, 3, 0.5, CPU, g)
-        return [phi, sampling.permutations(6, 2, CPU, g), sampling.bernoulli(0.5, (64,), CPU, g),
-                sampling.nested_boxes(phi, (32, 24), g), sampling.centred_boxes(torch.full((6, 2), 5), (32, 24), g)]
+        return [phi, permutations(6, 2, g), sampling.bernoulli(0.5, (64,), CPU, g),
+                nested_boxes(phi, (32, 24), g), squares(6, 5, (32, 24), g)]
 
     torch.manual_seed(0)
     first = draws(1)
@@ -118,7 +137,7 @@ def slow_sides(phi, size):
 def test_nested_sides_against_a_loop(alpha):
     phi = sampling.dirichlet(500, 4, alpha, CPU, seeded()).double()
     phi = phi / phi.sum(1, keepdim=True)
-    sides = sampling.nested_sides(phi, (32, 47))
+    sides = nested_sides(phi, (32, 47))
     assert (sides[:, 0] == torch.tensor([32, 47])).all()
     wrong = sum(slow_sides(p, (32, 47)) != [tuple(s) for s in got[1:]]
                 for p, got in zip(phi.tolist(), sides.long().tolist(), strict=True))
@@ -127,26 +146,26 @@ def test_nested_sides_against_a_loop(alpha):
 
 def test_nested_sides_round_half_to_even():
     phi = torch.tensor([[0.75, 0.25]])
-    assert sampling.nested_sides(phi, (5, 7))[0, 1].tolist() == [2, 4]  # 2.5 and 3.5
+    assert nested_sides(phi, (5, 7))[0, 1].tolist() == [2, 4]  # 2.5 and 3.5
 
 
 def test_sides_are_relative_to_the_rounded_box():
     # 6 * sqrt(0.6) = 4.65 -> 5, then 5 * sqrt(0.5) = 3.54 -> 4, where the unrounded 4.65 gives 3.29 -> 3.
     phi = torch.tensor([[0.4, 0.3, 0.3]])
-    assert sampling.nested_sides(phi, (6, 10))[0].tolist() == [[6, 10], [5, 8], [4, 6]]
+    assert nested_sides(phi, (6, 10))[0].tolist() == [[6, 10], [5, 8], [4, 6]]
 
 
 def test_nothing_left_of_the_stick():
     phi = torch.tensor([[1.0, 0, 0, 0], [0, 1.0, 0, 0], [0, 0, 0, 1.0], [0.5, 0.5, 0, 0]])
-    fractions = sampling.stick_fractions(phi)
+    fractions = stick_fractions(phi)
     assert fractions.tolist() == [[0, 0, 0], [1, 0, 0], [1, 1, 1], [0.5, 0, 0]]
-    boxes = sampling.nested_boxes(phi, (8, 6))
+    boxes = nested_boxes(phi, (8, 6))
     assert paste_areas(boxes, (8, 6))[:3].tolist() == phi[:3].tolist()
 
 
 def test_stick_fractions_keep_tiny_shares():
     phi = torch.tensor([[1 - 1e-6, 1e-6 - 1e-12, 1e-12]], dtype=torch.float64)
-    torch.testing.assert_close(sampling.stick_fractions(phi), torch.tensor([[1e-6, 1e-6]], dtype=torch.float64),
+    torch.testing.assert_close(stick_fractions(phi), torch.tensor([[1e-6, 1e-6]], dtype=torch.float64),
                                rtol=1e-9, atol=0)
 
 
@@ -155,7 +174,7 @@ def test_stick_fractions_keep_tiny_shares():
        alpha=st.sampled_from([0.01, 0.2, 1.0, 5.0]), seed=st.integers(0, 2**31))
 def test_nested_boxes_are_nested(n, k, height, width, alpha, seed):
     g = seeded(seed)
-    boxes = sampling.nested_boxes(sampling.dirichlet(n, k, alpha, CPU, g), (height, width), g)
+    boxes = nested_boxes(sampling.dirichlet(n, k, alpha, CPU, g), (height, width), g)
     assert boxes.shape == (n, k - 1, 4) and boxes.dtype == torch.int32
     canvas = torch.tensor([0, 0, height, width], dtype=torch.int32).expand(n, 1, 4)
     chain = torch.cat([canvas, boxes], 1)
@@ -170,7 +189,7 @@ def test_nested_boxes_are_nested(n, k, height, width, alpha, seed):
 
 def test_boxes_take_every_position_inside_the_one_before():
     phi = torch.tensor([[0.75, 0.1875, 0.0625]]).expand(24000, 3)  # sides 8 x 12, 4 x 6, 2 x 3
-    boxes = sampling.nested_boxes(phi, (8, 12), seeded())
+    boxes = nested_boxes(phi, (8, 12), seeded())
     assert (boxes[:, :, 2:] == torch.tensor([[4, 6], [2, 3]])).all()
     assert_uniform(Counter(map(tuple, boxes[:, 0, :2].tolist())).values(), 5 * 7)
     inside = boxes[:, 1, :2] - boxes[:, 0, :2]
@@ -182,7 +201,7 @@ def test_boxes_take_every_position_inside_the_one_before():
 def test_shares_are_unbiased(k, alpha):
     n = 20000
     phi = sampling.dirichlet(n, k, alpha, CPU, seeded())
-    shares = paste_areas(sampling.nested_boxes(phi, (64, 64), seeded(1)), (64, 64))
+    shares = paste_areas(nested_boxes(phi, (64, 64), seeded(1)), (64, 64))
     deviation = math.sqrt((1 / k) * (1 - 1 / k) / (k * alpha + 1) / n)
     assert (shares.mean(0) - 1 / k).abs().max() < 4 * deviation + 1e-3
     assert (shares - phi).abs().max() < 0.08  # sides are whole pixels, and every box rounds again
@@ -192,26 +211,26 @@ def test_shares_are_unbiased(k, alpha):
 def test_innermost_boxes_are_often_empty():
     """18 % at K = 5, alpha = 0.2, 32 x 32."""
     phi = sampling.dirichlet(20000, 5, 0.2, CPU, seeded())
-    boxes = sampling.nested_boxes(phi, (32, 32), seeded(1))
+    boxes = nested_boxes(phi, (32, 32), seeded(1))
     empty = (boxes[:, -1, 2:].prod(1) == 0).float().mean()
     assert 0.16 < empty < 0.20
 
 
-@pytest.mark.parametrize("side", [(0, 0), (1, 1), (3, 4), (9, 12), (20, 20)])
+@pytest.mark.parametrize("side", [0, 1, 3, 4, 9, 20])
 def test_centred_boxes(side):
     height, width = size = (8, 11)
     n = 20000
-    boxes = sampling.centred_boxes(torch.tensor([side]).expand(n, 2), size, seeded()).long()
+    boxes = squares(n, side, size, seeded()).long()
     for axis, length in enumerate(size):
         start, extent = boxes[:, axis], boxes[:, 2 + axis]
         assert (start >= 0).all() and (extent >= 0).all() and (start + extent <= length).all()
         # How often each pixel is covered, from every centre being equally likely.
         expected = np.zeros(length)
         for centre in range(length):
-            first = centre - side[axis] // 2
-            expected[max(first, 0):max(first + side[axis], 0)] += 1 / length
+            first = centre - side // 2
+            expected[max(first, 0):max(first + side, 0)] += 1 / length
         pixels = torch.arange(length)
         covered = ((pixels >= start.unsqueeze(1)) & (pixels < (start + extent).unsqueeze(1))).double().mean(0)
         assert np.abs(covered.numpy() - expected).max() < 4 * 0.5 / math.sqrt(n)
-    if side == (1, 1):
+    if side == 1:
         assert_uniform(Counter(map(tuple, boxes[:, :2].tolist())).values(), height * width)

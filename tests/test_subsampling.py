@@ -49,7 +49,9 @@ def blobs(rows=37, side=8, classes=4):
 def test_the_anchor_keeps_its_share_and_the_others_divide_the_rest():
     mixer = AnchoredDCutMix(0.3, 2, 2 / 9, generator=seeded())
     x = torch.zeros(20000, 1, 40, 40)
-    phi = mixer._phi(x).double()
+    phi, alpha = mixer._shares(x)
+    phi = phi.double()
+    assert alpha == 0
     assert (phi[:, 0] == phi[0, 0]).all() and phi[0, 0] == pytest.approx(0.3)
     assert (phi.sum(1) - 1).abs().max() < 1e-6
     # A symmetric Dirichlet of two with alpha a has variance 1 / (4 (2 a + 1)), here of 0.7.

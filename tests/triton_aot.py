@@ -168,6 +168,23 @@ def crop_cases() -> Iterator[Case]:
         yield f"resized {name} backward", kernels.resized_crop_backward, (x, box, height, width)
 
 
+def plan_cases() -> Iterator[Case]:
+    kernels = _library.kernels("plan")
+    active = empty(dtype=torch.bool)
+    for n in (100, 1024):
+        bits = labels(20 * n)
+        for k in (2, 5):
+            yield f"blend k={k} {n}", kernels.plan_blend, (bits, empty(n, k), active, n, 0.2, 0.5, True)
+            yield (f"nested k={k} {n}", kernels.plan_paste,
+                   (bits, empty(n, k), active, None, n, 32, 32, 0.2, 0.5, False, False))
+            yield (f"peaks k={k} {n}", kernels.plan_paste,
+                   (bits, empty(n, k), active, labels(n, 2), n, 32, 32, 0.2, 1.0, False, False))
+        yield (f"centred {n}", kernels.plan_paste,
+               (bits, empty(1, 2), active, None, n, 32, 32, 1.0, 1.0, False, True))
+        yield f"cutout {n}", kernels.plan_cutout, (bits, active, n, n, 32, 32, 16, 1.0, False)
+        yield f"patch {n}", kernels.plan_patch, (bits, empty(1, 2), active, n, 10, 2, 1.0, 1.0, False)
+
+
 def _cov(kind: str, j: int, a: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     return empty(*cov_shape(kind, j, a), dtype=dtype)
 
@@ -235,8 +252,9 @@ def in_tf32(cases: Callable[[], Iterator[Case]]) -> Callable[[], Iterator[Case]]
 
 OPERATORS = {"soft_target": soft_target_cases, "blend": blend_cases, "paste": paste_cases,
              "patch_mix": patch_mix_cases, "view": view_cases, "saliency": saliency_cases, "crop": crop_cases,
-             "covariance": covariance_cases, "isda": isda_cases, "isda_consistency": isda_consistency_cases,
-             "covariance in tf32": in_tf32(covariance_cases), "isda in tf32": in_tf32(isda_cases)}
+             "plan": plan_cases, "covariance": covariance_cases, "isda": isda_cases,
+             "isda_consistency": isda_consistency_cases, "covariance in tf32": in_tf32(covariance_cases),
+             "isda in tf32": in_tf32(isda_cases)}
 
 
 def launches(operator: str) -> dict[str, tuple]:

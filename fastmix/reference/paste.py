@@ -33,6 +33,7 @@ def paste_areas(boxes: Tensor, size: tuple[int, int]) -> Tensor:
     top, left, tall, wide = boxes.to(torch.int64).unbind(2)
     seen_height = ((top + tall).clamp(0, height) - top.clamp(0, height)).clamp(min=0)
     seen_width = ((left + wide).clamp(0, width) - left.clamp(0, width)).clamp(min=0)
-    share = torch.round((seen_height * seen_width).to(torch.float64) * (2**24 / (height * width))).to(torch.float32)
+    units = (seen_height * seen_width).to(torch.float64) * (2**24 / max(height * width, 1))
+    share = torch.round(units).to(torch.float32)
     outer = torch.cat([share.new_full((share.shape[0], 1), 2**24), share], 1)
     return (outer - torch.cat([share, share.new_zeros(share.shape[0], 1)], 1)) / 2**24

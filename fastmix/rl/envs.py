@@ -11,7 +11,7 @@ import torch
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv
 
-from ..mixers import RLMix
+from ..rmix import RLMix
 from .episode import Episode
 
 

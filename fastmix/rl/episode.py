@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ..functional import saliency_map, soft_cross_entropy
 from ..input_saliency import input_saliency
-from ..mixers import RLMix
+from ..rmix import RLMix
 from ..targets import SoftTarget
 
 Update = Callable[[Tensor, Tensor, SoftTarget], object]

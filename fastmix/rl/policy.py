@@ -11,7 +11,7 @@ import torch
 from stable_baselines3 import PPO
 from torch import Tensor, nn
 
-from ..mixers import RLMix
+from ..rmix import RLMix
 from .envs import MixVecEnv
 from .episode import Episode, look
 

@@ -1,0 +1,128 @@
+"""What the mixers make of random numbers, in one launch: partners, shares, boxes, label weights.
+
+A plan of torch's own operators is 20 to 60 of them on a few hundred numbers: on a GPU as many launches, on a CPU more
+time than mixing a batch of small images. Here torch draws (uniform bits and gamma variates, see `fastmix.sampling`) and
+one operator does the rest.
+
+Every function takes ``bits``, `count` int64 numbers uniform in [0, 2^63 - 1), and ``active``, a 0-d bool: where it is
+False, or where ``prob`` decides so (per image with ``each``, else for the batch), the plan is the identity. ``rows`` is
+N. Results depend on nothing but the arguments.
+"""
+
+# bytes: 8 a random number and a few a result, kilobytes: the floor is the launch. No flops to speak of
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .. import reference
+from ..backend import select
+from ._operator import Operator
+
+
+def count(rows: int, k: int, draws: int, positions: int, alpha: float, prob: float, each: bool) -> int:
+    """How many bits: k - 1 permutations of N keys; for prob one, or N; K exponents a draw; positions."""
+    chances = 0 if prob >= 1 else rows if each else 1
+    return (k - 1) * rows + chances + (k * draws if alpha else 0) + positions
+
+
+def _fake_blend(bits: Tensor, shares: Tensor, active: Tensor, rows: int, alpha: float, prob: float,
+                each: bool) -> tuple[Tensor, Tensor]:
+    k = shares.shape[1]
+    return bits.new_empty((rows, k)), shares.new_empty((rows, k))
+
+
+def _fake_paste(bits: Tensor, shares: Tensor, active: Tensor, peaks: Tensor | None, rows: int, height: int, width: int,
+                alpha: float, prob: float, each: bool, centred: bool) -> tuple[Tensor, Tensor, Tensor]:
+    k = shares.shape[1]
+    return (bits.new_empty((rows, k)), bits.new_empty((rows, k - 1, 4), dtype=torch.int32),
+            shares.new_empty((rows, k)))
+
+
+def _fake_cutout(bits: Tensor, active: Tensor, rows: int, draws: int, height: int, width: int, length: int,
+                 prob: float, each: bool) -> Tensor:
+    return bits.new_empty((rows, 1, 4), dtype=torch.int32)
+
+
+def _fake_patch(bits: Tensor, shares: Tensor, active: Tensor, rows: int, levels: int, grids: int, alpha: float,
+                prob: float, flip: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return (bits.new_empty((rows, 2)), bits.new_empty((rows,), dtype=torch.float64), shares.new_empty(()),
+            bits.new_empty(()))
+
+
+_plan_blend = Operator("plan_blend", _fake_blend)
+_plan_paste = Operator("plan_paste", _fake_paste)
+_plan_cutout = Operator("plan_cutout", _fake_cutout)
+_plan_patch = Operator("plan_patch", _fake_patch)
+
+
+def plan_blend(bits: Tensor, shares: Tensor, active: Tensor, rows: int, alpha: float, prob: float = 1.0,
+               each: bool = False) -> tuple[Tensor, Tensor]:
+    """Partners and shares of `BlendPlan`.
+
+    Args:
+        bits: `count` of them with 0 positions.
+        shares: (R, K) float32, one draw for all (R = 1) or one each (R = N): Gamma(alpha + 1) variates, or, with
+            alpha 0, the shares themselves, in any unit.
+        alpha: of the Dirichlet distribution.
+    Returns: index (N, K) int64, column 0 the image, the others permutations; weight (N, K) float32.
+    Source: K-image mixing Eq. 2.
+    """
+    backend = select("plan", bits)
+    if backend == "reference":
+        return reference.plan_blend(bits, shares, active, rows, alpha, prob, each)
+    return _plan_blend(backend, bits, shares, active, rows, alpha, prob, each)
+
+
+def plan_paste(bits: Tensor, shares: Tensor, active: Tensor, peaks: Tensor | None, rows: int, size: tuple[int, int],
+               alpha: float, prob: float = 1.0, each: bool = False, centred: bool = False
+               ) -> tuple[Tensor, Tensor, Tensor]:
+    """Partners, boxes and visible shares of `PastePlan`.
+
+    Args:
+        bits: `count` of them; positions: 2 (K - 1) N for nested boxes, 0 with peaks, 2 R centred.
+        shares: as in `plan_blend`; R = N unless centred, K = 2 if centred.
+        peaks: (N, 2) int64: box k is centred on the peak of the image seen through it, as far as it stays inside box
+            k - 1. None: at a uniform position inside it.
+        size: (H, W) of the images.
+        centred: one box of side ``int(side * sqrt(1 - lam))``, centred on a uniform pixel, clipped at the border.
+    Returns: index as in `plan_blend`; boxes (N, K-1, 4) int32 (top, left, height, width); weight (N, K) float32, rows
+        sum to exactly 1.
+    Source: K-image mixing Eq. 3-5; CutMix (Yun et al. 2019) for centred boxes.
+    """
+    backend = select("plan", bits)
+    if backend == "reference":
+        return reference.plan_paste(bits, shares, active, peaks, rows, *size, alpha, prob, each, centred)
+    return _plan_paste(backend, bits, shares, active, peaks, rows, *size, alpha, prob, each, centred)
+
+
+def plan_cutout(bits: Tensor, active: Tensor, rows: int, draws: int, size: tuple[int, int], length: int,
+                prob: float = 1.0, each: bool = False) -> Tensor:
+    """Boxes of `CutoutPlan`, (N, 1, 4) int32: squares centred on uniform pixels, clipped at the border.
+
+    Args: bits: `count` of them with k = 1, alpha 0 and 2 R positions. draws: R, 1 or N. length: of a side.
+    Source: Cutout (DeVries and Taylor 2017).
+    """
+    backend = select("plan", bits)
+    if backend == "reference":
+        return reference.plan_cutout(bits, active, rows, draws, *size, length, prob, each)
+    return _plan_cutout(backend, bits, active, rows, draws, *size, length, prob, each)
+
+
+def plan_patch(bits: Tensor, shares: Tensor, active: Tensor, rows: int, levels: int, grids: int, alpha: float,
+               prob: float = 1.0, flip: bool = False) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """All that `RMix` draws.
+
+    Args:
+        bits: `count` of them with k = 2 (flip: 1 for the keys, still 2 exponents), R = 1 and N + 1 positions.
+        shares: (1, 2), as in `plan_blend`.
+        levels: q is one of so many percentiles, ``linspace(0, 0.99, levels)``. grids: to choose from.
+        flip: partners are the batch reversed, no permutation.
+    Returns: index (N, 2) int64, q (N,) float64, lam () float32, 1 where not active, and grid () int64.
+    Source: R-Mix Eq. 4-5, 7.
+    """
+    backend = select("plan", bits)
+    if backend == "reference":
+        return reference.plan_patch(bits, shares, active, rows, levels, grids, alpha, prob, flip)
+    return _plan_patch(backend, bits, shares, active, rows, levels, grids, alpha, prob, flip)

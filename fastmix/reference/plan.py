@@ -1,0 +1,224 @@
+"""What a mixer makes of random numbers: partners, shares, boxes and their weights, in plain PyTorch.
+
+``bits`` are random int64 in [0, 2^63 - 1) in the order of `fastmix.ops.plan.count`: the keys of the permutations, what
+``prob`` is compared with, the exponents of the shares, then positions (or levels). Arithmetic is float64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .paste import paste_areas
+
+LAST_PERCENTILE = 0.99
+
+
+def uniform(bits: Tensor) -> Tensor:
+    """float64 in [0, 1): 53 of the bits, so that 1 - u is exact and above 0."""
+    return (bits >> 10).to(torch.float64) * 2.0**-53
+
+
+def permutations(keys: Tensor) -> Tensor:
+    """keys (K-1, N) int64 -> (N, K-1) int64: the place of each key among its row's, ties in order.
+
+    The inverse of ``argsort``: as uniform a permutation, and each entry depends on its own key alone.
+    """
+    return keys.argsort(dim=1, stable=True).argsort(1).T
+
+
+def weights(gamma: Tensor, bits: Tensor, alpha: float) -> Tensor:
+    """(R, K) float64 in the proportions of Dirichlet(alpha, ..., alpha), the largest not below gamma's least.
+
+    Gamma(a) is Gamma(a + 1) U^(1/a). The powers are taken relative to the largest, in log space, so small alphas
+    neither underflow nor give 0 / 0, as they do where gamma variates are divided by their sum.
+
+    Args: gamma: (R, K) of Gamma(alpha + 1). bits: (K, R).
+    """
+    power = (1 - uniform(bits)).log().T / alpha
+    return gamma.to(torch.float64) * (power - power.amax(1, keepdim=True)).exp()
+
+
+def stick_fractions(phi: Tensor) -> Tensor:
+    """``1 - v_k`` of the stick breaking ``v_k = phi_k / prod_{j<k} (1 - v_j)``: (N, K) -> (N, K-1) float64.
+
+    It is the ratio of what is left after and before piece k, both summed from the far end, so no difference of close
+    numbers is taken, and phi need not sum to 1. Where nothing is left the fraction is 0, not 0 / 0.
+    Source: K-image mixing Eq. 3.
+    """
+    left = phi.to(torch.float64).flip(1).cumsum(1).flip(1)
+    before, after = left[:, :-1], left[:, 1:]
+    return torch.where(before > 0, after / before, 0.0)
+
+
+def nested_sides(phi: Tensor, size: tuple[int, int]) -> Tensor:
+    """(height, width) of the canvas and of boxes 1 .. K-1: (N, K, 2) float64, whole numbers.
+
+    Box k has side ``round(previous side * sqrt(1 - v_k))``, half to even, relative to the rounded box before it.
+    Source: K-image mixing Eq. 4.
+    """
+    rows = phi.shape[0]
+    side = torch.stack([torch.full((rows,), float(s), dtype=torch.float64, device=phi.device) for s in size], 1)
+    sides = [side]
+    for scale in stick_fractions(phi).sqrt().unbind(1):
+        side = (side * scale.unsqueeze(1)).round()
+        sides.append(side)
+    return torch.stack(sides, 1)
+
+
+def nested_boxes(phi: Tensor, size: tuple[int, int], position: Tensor) -> Tensor:
+    """Boxes of `nested_sides`, each placed uniformly over all positions inside the one before.
+
+    Args:
+        phi: (N, K) float, shares in any unit.
+        size: (H, W) of the images.
+        position: (N, K-1, 2) float64, uniform in [0, 1).
+    Returns: (N, K-1, 4) int32 (top, left, height, width); a box may be empty.
+    Source: K-image mixing Eq. 4-5.
+    """
+    sides = nested_sides(phi, size)
+    room = sides[:, :-1] - sides[:, 1:]
+    # position < 1 in float64 keeps the floor at most at room; offsets are relative to the box before.
+    corner = (position * (room + 1)).floor().cumsum(1)
+    return torch.cat([corner, sides[:, 1:]], 2).to(torch.int32)
+
+
+def peak_boxes(phi: Tensor, size: tuple[int, int], peaks: Tensor) -> Tensor:
+    """Boxes of `nested_sides`, each centred on a pixel and moved, as little as needed, inside the one before.
+
+    A box of side s starts s // 2 before its centre, as in `centred_boxes`. Nothing is drawn.
+
+    Args:
+        phi: (N, K) float, shares in any unit.
+        size: (H, W) of the images.
+        peaks: (N, K-1, 2) int64 (row, column) of every box's centre.
+    Returns: (N, K-1, 4) int32 (top, left, height, width); a box may be empty.
+    Source: K-image mixing Eq. 3-4 and its supplement, Saliency-DCutMix.
+    """
+    sides = nested_sides(phi, size).to(torch.int64)
+    wanted = peaks - sides[:, 1:] // 2
+    low = torch.zeros_like(sides[:, 0])
+    corners = []
+    for k in range(wanted.shape[1]):
+        # inside the box before: from its corner to the last corner at which this one still fits
+        low = wanted[:, k].clamp(low, low + sides[:, k] - sides[:, k + 1])
+        corners.append(low)
+    corner = torch.stack(corners, 1) if corners else wanted
+    return torch.cat([corner, sides[:, 1:]], 2).to(torch.int32)
+
+
+def centred_boxes(sides: Sequence[Tensor | int], size: tuple[int, int], position: Tensor) -> Tensor:
+    """Boxes whose centre is uniform over the pixels, clipped at the border (CutMix, Cutout).
+
+    Args:
+        sides: height and width before clipping, (R,) int64 or a number each.
+        size: (H, W) of the images.
+        position: (2, R) float64, uniform in [0, 1).
+    Returns: (R, 4) int32 (top, left, height, width), inside the image.
+    """
+    starts, extents = [], []
+    for side, length, where in zip(sides, size, position, strict=True):
+        start = (where * length).floor().to(torch.int64) - side // 2
+        end = (start + side).clamp(0, length)
+        starts.append(start.clamp(0, length))
+        extents.append(end - starts[-1])
+    return torch.stack([*starts, *extents], 1).to(torch.int32)
+
+
+# ---------------------------------------------------------------- the operators
+
+class _Bits:
+    """Takes one piece after the other."""
+
+    def __init__(self, bits: Tensor) -> None:
+        self._bits, self._at = bits, 0
+
+    def take(self, rows: int, columns: int) -> Tensor:
+        """(rows, columns)"""
+        piece = self._bits[self._at:self._at + rows * columns]
+        self._at += rows * columns
+        return piece.view(rows, columns)
+
+
+def _active(bits: _Bits, active: Tensor, rows: int, prob: float, each: bool) -> Tensor:
+    """() or (N,) bool."""
+    if prob >= 1:
+        return active
+    drawn = uniform(bits.take(1, rows if each else 1)[0]) < prob
+    return active & (drawn if each else drawn[0])
+
+
+def _partners(keys: Tensor, active: Tensor) -> Tensor:
+    """(N, K) int64: the image itself, then the permutations; only itself where not active."""
+    own = torch.arange(keys.shape[1], device=keys.device).unsqueeze(1)
+    return torch.cat([own, torch.where(active.unsqueeze(-1), permutations(keys), own)], 1)
+
+
+def _weights(bits: _Bits, shares: Tensor, alpha: float) -> Tensor:
+    if alpha == 0:
+        return shares.to(torch.float64)
+    return weights(shares, bits.take(shares.shape[1], shares.shape[0]), alpha)
+
+
+def plan_blend(bits: Tensor, shares: Tensor, active: Tensor, rows: int, alpha: float, prob: float,
+               each: bool) -> tuple[Tensor, Tensor]:
+    """(index (N, K) int64, weight (N, K) float32); see `fastmix.ops.plan.plan_blend`."""
+    pieces, k = _Bits(bits), shares.shape[1]
+    keys = pieces.take(k - 1, rows)
+    on = _active(pieces, active, rows, prob, each)
+    phi = _weights(pieces, shares, alpha)
+    phi = (phi / phi.sum(1, keepdim=True)).to(torch.float32)
+    own = (torch.arange(k, device=phi.device) == 0).to(torch.float32)
+    return _partners(keys, on), torch.where(on.unsqueeze(-1), phi, own).expand(rows, -1).contiguous()
+
+
+def plan_paste(bits: Tensor, shares: Tensor, active: Tensor, peaks: Tensor | None, rows: int, height: int, width: int,
+               alpha: float, prob: float, each: bool, centred: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """(index (N, K) int64, boxes (N, K-1, 4) int32, weight (N, K) float32); see `fastmix.ops.plan.plan_paste`."""
+    pieces, size = _Bits(bits), (height, width)
+    draws, k = shares.shape
+    keys = pieces.take(k - 1, rows)
+    on = _active(pieces, active, rows, prob, each)
+    index = _partners(keys, on)
+    phi = _weights(pieces, shares, alpha)
+    if centred:
+        scale = stick_fractions(phi).squeeze(1).sqrt()
+        sides = [(scale * side).to(torch.int64) for side in size]
+        boxes = centred_boxes(sides, size, uniform(pieces.take(2, draws))).unsqueeze(1).expand(rows, -1, -1)
+    elif peaks is not None:
+        boxes = peak_boxes(phi, size, peaks[index[:, 1:]])
+    else:
+        position = uniform(pieces.take(2 * (k - 1), rows)).view(k - 1, 2, rows).permute(2, 0, 1)
+        boxes = nested_boxes(phi, size, position)
+    boxes = boxes * on.view(-1, 1, 1)
+    return index, boxes, paste_areas(boxes, size)
+
+
+def plan_cutout(bits: Tensor, active: Tensor, rows: int, draws: int, height: int, width: int, length: int, prob: float,
+                each: bool) -> Tensor:
+    """boxes (N, 1, 4) int32; see `fastmix.ops.plan.plan_cutout`."""
+    pieces = _Bits(bits)
+    on = _active(pieces, active, rows, prob, each)
+    boxes = centred_boxes((length, length), (height, width), uniform(pieces.take(2, draws)))
+    return boxes.expand(rows, -1).unsqueeze(1) * on.view(-1, 1, 1)
+
+
+def percentile(level: Tensor, levels: int) -> Tensor:
+    """``linspace(0, 0.99, levels)[level]`` in float64, as torch rounds it: from the nearer end."""
+    step = LAST_PERCENTILE / max(levels - 1, 1)
+    return torch.where(level < max(levels // 2, 1), step * level, LAST_PERCENTILE - step * (levels - 1 - level))
+
+
+def plan_patch(bits: Tensor, shares: Tensor, active: Tensor, rows: int, levels: int, grids: int, alpha: float,
+               prob: float, flip: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """(index (N, 2) int64, q (N,) float64, lam () float32, grid () int64); see `fastmix.ops.plan.plan_patch`."""
+    pieces = _Bits(bits)
+    keys = pieces.take(1, rows) if not flip else torch.arange(rows, device=bits.device).flip(0).unsqueeze(0)
+    on = _active(pieces, active, rows, prob, False)
+    phi = _weights(pieces, shares, alpha)[0]
+    level = (uniform(pieces.take(1, rows)[0]) * levels).floor()
+    lam = torch.where(on, (phi[0] / phi.sum()).to(torch.float32), 1.0)
+    grid = (uniform(pieces.take(1, 1)[0, 0]) * grids).floor().to(torch.int64)
+    return _partners(keys, on), percentile(level, levels), lam, grid

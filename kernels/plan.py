@@ -1,0 +1,349 @@
+"""plan_blend, plan_paste, plan_cutout and plan_patch on Triton: a whole plan in one launch.
+
+A program holds a block of images. The partner of image n is how many keys of its column come before key n, ties by row:
+counted against all N keys, N^2 comparisons that take a few microseconds at N = 1024 and need no second launch, where a
+sort takes several. Above `Config.counted` images the keys are ranked by torch's sort first. What is drawn once for the
+batch is formed anew by every program: it is a few operations on numbers that all of them read.
+
+Arithmetic is float64 in the order of `fastmix.reference.plan`, without fused multiply-adds, so that boxes are the same
+pixels on every backend.
+
+bytes: 8 a random number, a few a result; a launch is the floor. Not yet run on a GPU.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ._common import device, launch, next_power_of_2
+
+
+@dataclass(frozen=True)
+class Config:
+    """Reasoned, not measured."""
+
+    # 4096^2 comparisons for each permutation, spread over N / block programs.
+    counted: int = 4096
+    # Images of a program, and the keys they are compared with at a time: small batches spread over several SMs.
+    block: int = 16
+    entries: int = 128
+    # Left alone, ptxas spills 8 bytes on sm_100 to fit more programs than there are.
+    registers: int = 160
+
+
+CONFIG = Config()
+NESTED, PEAKS, CENTRED = (tl.constexpr(code) for code in range(3))
+TO_UNIT = tl.constexpr(2.0**-53)
+UNITS = tl.constexpr(2.0**24)
+# Added and taken away again it rounds float64 numbers below 2^51 to whole ones, half to even.
+ROUNDER = tl.constexpr(1.5 * 2.0**52)
+LAST_PERCENTILE = 0.99
+
+
+# ---------------------------------------------------------------- what the kernels share
+
+@device
+def _uniform(bits):
+    """float64 in [0, 1)."""
+    return (bits >> 10).to(tl.float64) * TO_UNIT
+
+
+@device
+def _one_of(bits, count):
+    """int64 in [0, count); count an int64 tensor."""
+    return tl.floor(_uniform(bits) * count.to(tl.float64)).to(tl.int64)
+
+
+@device
+def _double(word):
+    """The float64 whose bits a kernel got as an integer: a Python float would arrive as float32."""
+    return tl.full((1,), 0, tl.int64) + word
+
+
+@device
+def _active(active_ptr, bits_ptr, n, held, prob, CHANCES: tl.constexpr):
+    """Which images are mixed. CHANCES: 0 no probability, 1 one draw for all, 2 one each."""
+    on = held & (tl.load(active_ptr) != 0)
+    if CHANCES > 0:
+        if CHANCES == 2:
+            bits = tl.load(bits_ptr + n, mask=held, other=0)
+        else:
+            bits = tl.load(bits_ptr + n * 0)
+        on = on & (_uniform(bits) < _double(prob).to(tl.float64, bitcast=True))
+    return on
+
+
+@device
+def _partner(keys_ptr, n, held, rows, RANKED: tl.constexpr, BLOCK: tl.constexpr, ENTRIES: tl.constexpr):
+    """int64: how many keys come before key n. RANKED: the keys are these numbers already."""
+    key = tl.load(keys_ptr + n, mask=held, other=0)
+    if RANKED:
+        rank = key
+    else:
+        before = tl.zeros((BLOCK,), tl.int32)
+        for start in range(0, rows, ENTRIES):
+            m = start + tl.arange(0, ENTRIES)
+            other = tl.load(keys_ptr + m, mask=m < rows, other=0)
+            first = (other[None, :] < key[:, None]) | ((other[None, :] == key[:, None]) & (m[None, :] < n[:, None]))
+            before += tl.sum((first & (m < rows)[None, :]).to(tl.int32), 1)
+        rank = before.to(tl.int64)
+    return rank
+
+
+@device
+def _weights(gamma_ptr, bits_ptr, draw, column, held, draws, columns, alpha, DRAWN: tl.constexpr):
+    """(BLOCK, KP) float64 in the proportions of the shares, 0 beyond the columns."""
+    used = held[:, None] & (column < columns)
+    weight = tl.load(gamma_ptr + draw[:, None] * columns + column, mask=used, other=0.0).to(tl.float64)
+    if DRAWN:
+        bits = tl.load(bits_ptr + column * draws + draw[:, None], mask=used, other=0)
+        power = tl.log(1.0 - _uniform(bits)) / _double(alpha).to(tl.float64, bitcast=True)[:, None]
+        power = tl.where(column < columns, power, float("-inf"))
+        weight = weight * tl.exp(power - tl.max(power, 1)[:, None])
+    return weight
+
+
+@device
+def _round(x):
+    return (x + ROUNDER) - ROUNDER
+
+
+@device
+def _clamp(x, low, high):
+    return tl.minimum(tl.maximum(x, low), high)
+
+
+@device
+def _centred(side, length, bits):
+    """(start, extent) of a side centred on a uniform pixel of [0, length), clipped."""
+    start = _one_of(bits, length) - side // 2
+    low = _clamp(start, length * 0, length)
+    return low, _clamp(start + side, length * 0, length) - low
+
+
+@device
+def _store_box(box_ptr, held, on, top, left, tall, wide):
+    tl.store(box_ptr, tl.where(on, top, 0).to(tl.int32), mask=held)
+    tl.store(box_ptr + 1, tl.where(on, left, 0).to(tl.int32), mask=held)
+    tl.store(box_ptr + 2, tl.where(on, tall, 0).to(tl.int32), mask=held)
+    tl.store(box_ptr + 3, tl.where(on, wide, 0).to(tl.int32), mask=held)
+
+
+# ---------------------------------------------------------------- kernels
+
+@triton.jit
+def _plan_blend_kernel(
+    index_ptr, weight_ptr, bits_ptr, keys_ptr, gamma_ptr, active_ptr,   # (N, K) x2, bits, (K-1, N), (R, K), 0-d
+    rows, draws, columns, chances, alpha, prob,
+    DRAWN: tl.constexpr, CHANCES: tl.constexpr, RANKED: tl.constexpr, KP: tl.constexpr, BLOCK: tl.constexpr,
+    ENTRIES: tl.constexpr,
+):  # fmt: skip
+    n = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    held = n < rows
+    column = tl.arange(0, KP)[None, :]
+    bits_ptr += (columns - 1).to(tl.int64) * rows
+    on = _active(active_ptr, bits_ptr, n, held, prob, CHANCES)
+    draw = tl.where(draws == 1, 0, n)
+    weight = _weights(gamma_ptr, bits_ptr + chances, draw, column, held, draws, columns, alpha, DRAWN)
+    share = (weight / tl.sum(weight, 1)[:, None]).to(tl.float32)
+    share = tl.where(on[:, None], share, tl.where(column == 0, 1.0, 0.0))
+    tl.store(weight_ptr + n[:, None] * columns + column, share, mask=held[:, None] & (column < columns))
+    tl.store(index_ptr + n * columns, n, mask=held)
+    for k in range(1, columns):
+        partner = _partner(keys_ptr + (k - 1) * rows, n, held, rows, RANKED, BLOCK, ENTRIES)
+        tl.store(index_ptr + n * columns + k, tl.where(on, partner, n), mask=held)
+
+
+@triton.jit
+def _plan_paste_kernel(
+    index_ptr, boxes_ptr, weight_ptr,                                   # (N, K), (N, K-1, 4), (N, K)
+    bits_ptr, keys_ptr, gamma_ptr, active_ptr, peaks_ptr,               # bits, (K-1, N), (R, K), 0-d, (N, 2)
+    rows, draws, columns, chances, height, width, alpha, prob,
+    KIND: tl.constexpr, DRAWN: tl.constexpr, CHANCES: tl.constexpr, RANKED: tl.constexpr, KP: tl.constexpr,
+    BLOCK: tl.constexpr, ENTRIES: tl.constexpr,
+):  # fmt: skip
+    n = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    held = n < rows
+    column = tl.arange(0, KP)[None, :]
+    bits_ptr += (columns - 1).to(tl.int64) * rows
+    on = _active(active_ptr, bits_ptr, n, held, prob, CHANCES)
+    bits_ptr += chances
+    draw = tl.where(draws == 1, 0, n)
+    weight = _weights(gamma_ptr, bits_ptr, draw, column, held, draws, columns, alpha, DRAWN)
+    if DRAWN:
+        bits_ptr += columns * draws
+    tl.store(index_ptr + n * columns, n, mask=held)
+    top = tl.zeros((BLOCK,), tl.int64)
+    left = tl.zeros((BLOCK,), tl.int64)
+    tall = top + height
+    wide = left + width
+    unit = UNITS / tl.maximum(tall * wide, 1).to(tl.float64)
+    outer = tl.full((BLOCK,), UNITS, tl.float32)
+    before = tl.sum(weight, 1)
+    for k in range(1, columns):
+        after = tl.sum(tl.where(column >= k, weight, 0.0), 1)
+        scale = tl.sqrt(tl.where(before > 0, after / before, 0.0))
+        before = after
+        partner = _partner(keys_ptr + (k - 1) * rows, n, held, rows, RANKED, BLOCK, ENTRIES)
+        new_tall = tall.to(tl.float64) * scale
+        new_wide = wide.to(tl.float64) * scale
+        if KIND == CENTRED:
+            top, tall = _centred(new_tall.to(tl.int64), tall, tl.load(bits_ptr + draw, mask=held, other=0))
+            left, wide = _centred(new_wide.to(tl.int64), wide, tl.load(bits_ptr + draws + draw, mask=held, other=0))
+        else:
+            new_tall = _round(new_tall).to(tl.int64)
+            new_wide = _round(new_wide).to(tl.int64)
+            if KIND == PEAKS:
+                row = tl.load(peaks_ptr + partner * 2, mask=held, other=0)
+                place = tl.load(peaks_ptr + partner * 2 + 1, mask=held, other=0)
+                top = _clamp(row - new_tall // 2, top, top + tall - new_tall)
+                left = _clamp(place - new_wide // 2, left, left + wide - new_wide)
+            else:
+                at = bits_ptr + (k - 1) * 2 * rows + n
+                top += _one_of(tl.load(at, mask=held, other=0), tall - new_tall + 1)
+                left += _one_of(tl.load(at + rows, mask=held, other=0), wide - new_wide + 1)
+            tall = new_tall
+            wide = new_wide
+        inner = tl.where(on, _round((tall * wide).to(tl.float64) * unit), 0.0).to(tl.float32)
+        tl.store(weight_ptr + n * columns + k - 1, (outer - inner) / UNITS, mask=held)
+        outer = inner
+        _store_box(boxes_ptr + (n * (columns - 1) + k - 1) * 4, held, on, top, left, tall, wide)
+        tl.store(index_ptr + n * columns + k, tl.where(on, partner, n), mask=held)
+    tl.store(weight_ptr + n * columns + columns - 1, outer / UNITS, mask=held)
+
+
+@triton.jit
+def _plan_cutout_kernel(boxes_ptr, bits_ptr, active_ptr, rows, draws, chances, height, width, side, prob,
+                        CHANCES: tl.constexpr, BLOCK: tl.constexpr):
+    n = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    held = n < rows
+    on = _active(active_ptr, bits_ptr, n, held, prob, CHANCES)
+    at = bits_ptr + chances + tl.where(draws == 1, 0, n)
+    zero = tl.zeros((BLOCK,), tl.int64)
+    top, tall = _centred(zero + side, zero + height, tl.load(at, mask=held, other=0))
+    left, wide = _centred(zero + side, zero + width, tl.load(at + draws, mask=held, other=0))
+    _store_box(boxes_ptr + n * 4, held, on, top, left, tall, wide)
+
+
+@triton.jit
+def _plan_patch_kernel(
+    index_ptr, q_ptr, lam_ptr, grid_ptr,                                # (N, 2), (N), 0-d, 0-d
+    bits_ptr, keys_ptr, gamma_ptr, active_ptr,                          # bits after the keys, (1, N), (1, 2), 0-d
+    rows, chances, levels, grids, alpha, prob, last, step,
+    DRAWN: tl.constexpr, CHANCES: tl.constexpr, FLIP: tl.constexpr, RANKED: tl.constexpr, BLOCK: tl.constexpr,
+    ENTRIES: tl.constexpr,
+):  # fmt: skip
+    n = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    held = n < rows
+    on = _active(active_ptr, bits_ptr, n, held, prob, CHANCES)
+    one = tl.arange(0, 2)
+    here = one >= 0
+    any_on = _active(active_ptr, bits_ptr, one * 0, here, prob, CHANCES)
+    bits_ptr += chances
+    weight = _weights(gamma_ptr, bits_ptr, one * 0, one[None, :], here, 1, 2, alpha, DRAWN)
+    lam = tl.where(any_on, tl.sum(tl.where(one[None, :] == 0, weight, 0.0), 1) / tl.sum(weight, 1), 1.0)
+    if DRAWN:
+        bits_ptr += 2
+    first = (one == 0) & (tl.program_id(0) == 0)
+    tl.store(lam_ptr + one * 0, lam.to(tl.float32), mask=first)
+    grid = _one_of(tl.load(bits_ptr + rows + one * 0), tl.full((2,), 0, tl.int64) + grids)
+    tl.store(grid_ptr + one * 0, grid, mask=first)
+    level = _one_of(tl.load(bits_ptr + n, mask=held, other=0), tl.zeros((BLOCK,), tl.int64) + levels)
+    step = _double(step).to(tl.float64, bitcast=True)
+    # As torch.linspace rounds it: from the nearer end.
+    ahead = step * level.to(tl.float64)
+    back = _double(last).to(tl.float64, bitcast=True) - step * (levels - 1 - level).to(tl.float64)
+    tl.store(q_ptr + n, tl.where(level < tl.maximum(levels // 2, 1), ahead, back), mask=held)
+    if FLIP:
+        partner = rows - 1 - n
+    else:
+        partner = _partner(keys_ptr, n, held, rows, RANKED, BLOCK, ENTRIES)
+    tl.store(index_ptr + n * 2, n, mask=held)
+    tl.store(index_ptr + n * 2 + 1, tl.where(on, partner, n), mask=held)
+
+
+# ---------------------------------------------------------------- launches
+
+def _word(value: float) -> int:
+    """The bits of a float64: Triton passes a float as float32, an integer whole."""
+    return struct.unpack("q", struct.pack("d", value))[0]
+
+
+def _chances(rows: int, prob: float, each: bool) -> tuple[int, int]:
+    """(bits that prob takes, CHANCES)"""
+    return (0, 0) if prob >= 1 else (rows, 2) if each else (1, 1)
+
+
+def _keys(bits: Tensor, k: int, rows: int) -> tuple[Tensor, bool]:
+    """(K-1, N) keys, or where they are too many to count the ranks themselves."""
+    if rows <= CONFIG.counted or k == 1:
+        return bits, False
+    return bits[:(k - 1) * rows].view(k - 1, rows).argsort(dim=1, stable=True).argsort(1), True
+
+
+def _programs(rows: int) -> int:
+    return triton.cdiv(rows, CONFIG.block)
+
+
+def plan_blend(bits: Tensor, shares: Tensor, active: Tensor, rows: int, alpha: float, prob: float,
+               each: bool) -> tuple[Tensor, Tensor]:
+    bits, shares = bits.contiguous(), shares.contiguous()
+    draws, k = shares.shape
+    index, weight = bits.new_empty((rows, k)), shares.new_empty((rows, k))
+    number, chances = _chances(rows, prob, each)
+    keys, ranked = _keys(bits, k, rows)
+    launch(_plan_blend_kernel, _programs(rows), bits.device, index, weight, bits, keys, shares,
+           active.view(torch.uint8), rows, draws, k, number, _word(alpha), _word(prob), DRAWN=alpha != 0,
+           CHANCES=chances, RANKED=ranked, KP=next_power_of_2(k), BLOCK=CONFIG.block, ENTRIES=CONFIG.entries,
+           num_warps=4, maxnreg=CONFIG.registers,
+           enable_fp_fusion=False)
+    return index, weight
+
+
+def plan_paste(bits: Tensor, shares: Tensor, active: Tensor, peaks: Tensor | None, rows: int, height: int, width: int,
+               alpha: float, prob: float, each: bool, centred: bool) -> tuple[Tensor, Tensor, Tensor]:
+    bits, shares = bits.contiguous(), shares.contiguous()
+    draws, k = shares.shape
+    index, weight = bits.new_empty((rows, k)), shares.new_empty((rows, k))
+    boxes = bits.new_empty((rows, k - 1, 4), dtype=torch.int32)
+    number, chances = _chances(rows, prob, each)
+    keys, ranked = _keys(bits, k, rows)
+    kind = CENTRED if centred else NESTED if peaks is None else PEAKS
+    launch(_plan_paste_kernel, _programs(rows), bits.device, index, boxes, weight, bits, keys, shares,
+           active.view(torch.uint8), bits if peaks is None else peaks.contiguous(), rows, draws, k, number, height,
+           width, _word(alpha), _word(prob), KIND=kind, DRAWN=alpha != 0, CHANCES=chances, RANKED=ranked,
+           KP=next_power_of_2(k), BLOCK=CONFIG.block, ENTRIES=CONFIG.entries, num_warps=4, maxnreg=CONFIG.registers,
+           enable_fp_fusion=False)
+    return index, boxes, weight
+
+
+def plan_cutout(bits: Tensor, active: Tensor, rows: int, draws: int, height: int, width: int, length: int, prob: float,
+                each: bool) -> Tensor:
+    boxes = bits.new_empty((rows, 1, 4), dtype=torch.int32)
+    number, chances = _chances(rows, prob, each)
+    launch(_plan_cutout_kernel, _programs(rows), bits.device, boxes, bits.contiguous(), active.view(torch.uint8), rows,
+           draws, number, height, width, length, _word(prob), CHANCES=chances, BLOCK=CONFIG.block, num_warps=1,
+           enable_fp_fusion=False)
+    return boxes
+
+
+def plan_patch(bits: Tensor, shares: Tensor, active: Tensor, rows: int, levels: int, grids: int, alpha: float,
+               prob: float, flip: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    bits = bits.contiguous()
+    index, q = bits.new_empty((rows, 2)), bits.new_empty((rows,), dtype=torch.float64)
+    lam, grid = shares.new_empty(()), bits.new_empty(())
+    number, chances = _chances(rows, prob, False)
+    keys, ranked = _keys(bits, 1 if flip else 2, rows)
+    launch(_plan_patch_kernel, max(_programs(rows), 1), bits.device, index, q, lam, grid,
+           bits if flip else bits[rows:], keys, shares.contiguous(), active.view(torch.uint8), rows, number, levels,
+           grids, _word(alpha), _word(prob), _word(LAST_PERCENTILE), _word(LAST_PERCENTILE / max(levels - 1, 1)),
+           DRAWN=alpha != 0, CHANCES=chances, FLIP=flip, RANKED=ranked, BLOCK=CONFIG.block, ENTRIES=CONFIG.entries,
+           num_warps=4, maxnreg=CONFIG.registers,
+           enable_fp_fusion=False)
+    return index, q, lam, grid
