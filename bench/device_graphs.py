@@ -265,7 +265,7 @@ def shown(name: str, entry: worker.Entry) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     p = argparse.ArgumentParser(prog="python -m bench.device_graphs", description=__doc__.splitlines()[0])
-    p.add_argument("--json", type=Path, default=Path("graphs.json"), help="where the outcome goes (default %(default)s)")
+    p.add_argument("--json", type=Path, default=Path("graphs.json"), help="where the outcome goes (%(default)s)")
     p.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     options = p.parse_args(argv)
     if options.worker:
