@@ -8,7 +8,7 @@ OUT ?= runs
 TESTS ?= tests
 ARGS ?=
 
-.PHONY: help setup train train-fashion results test bench lint format clean
+.PHONY: help setup train train-fashion results test bench bench-all lint format clean
 .DELETE_ON_ERROR:
 
 help:  ## this list
@@ -56,6 +56,22 @@ $(VENV)/.peers: $(VENV)/.requirements bench/requirements.txt
 
 bench: setup $(VENV)/.peers  ## every operator against torch.compile, eager, other libraries and the floor
 	$(BIN)/python -m bench $(ARGS)
+
+# ARGS: what all of them take, as --machine NAME and --threads N. The machine should have nothing else to do.
+bench-all: setup $(VENV)/.peers  ## all that the README quotes, in 25 minutes: operators, training steps, growth
+	@echo "[1/6] operators"
+	$(BIN)/python -m bench $(ARGS)
+	@echo "[2/6] every method in a training step, PreActResNet-18 at 32x32"
+	$(BIN)/python -m bench.step --minutes 5 $(ARGS)
+	@echo "[3/6] the same, ResNet-50 at 224x224"
+	$(BIN)/python -m bench.step --model torchvision:resnet50 --size 224 --batch 8 --classes 1000 --minutes 3 \
+		--method mixup,cutmix,dmixup,dcutmix,soft-crop,isda/diag,rmix,rmix/half,rmix/alternate $(ARGS)
+	@echo "[4/6] ISDA in a training step of WideResNet-16-8"
+	$(BIN)/python -m bench.step --model wrn16-8 --batch 128 --method isda,isda/diag --minutes 2 $(ARGS)
+	@echo "[5/6] how the operators' costs grow"
+	$(BIN)/python -m bench.scale $(ARGS)
+	@echo "[6/6] README"
+	$(BIN)/python -m bench.readme
 
 lint: setup  ## ruff and clang-format, without changing a file
 	$(BIN)/ruff check .

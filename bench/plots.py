@@ -14,6 +14,7 @@ from .report import median, ours, peers, speedup
 from .runner import OURS
 
 COLOURS = {"eager": "#9a9a9a", "compile": "#1f77b4", "peer": "#e08214", "ours": "#1b7837"}
+MARKERS = {"eager": "s", "compile": "D", "peer": "^", "ours": "o"}
 NAMES = {"eager": "PyTorch eager", "compile": "torch.compile", "peer": "fastest peer"}
 TICKS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 
@@ -41,7 +42,7 @@ def _figure(results: dict[str, Any], cases: list[dict[str, Any]], backends: list
     """A row per case and a panel per backend; ``panel(axis, cases, backend)`` draws one and returns its values."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(4.4 + 6 * len(backends), 2 + 0.36 * len(cases)), layout="constrained")
+    figure = Figure(figsize=(5 + 6 * len(backends), 2.2 + 0.27 * len(cases)), layout="constrained")
     axes = figure.subplots(1, len(backends), sharey=True, sharex=True, squeeze=False)[0]
     for axis in axes:
         axis.set_xscale("log")  # replaces the tick formatter, so before the panel sets its own
@@ -55,15 +56,24 @@ def _figure(results: dict[str, Any], cases: list[dict[str, Any]], backends: list
         axis.minorticks_off()
         axis.grid(axis="x", color="#eeeeee", zorder=0)
         axis.set_axisbelow(True)
-        axis.set_yticks(range(len(cases)), [_label(case) for case in cases])
+        axis.set_yticks(range(len(cases)), [_label(case) for case in cases], fontsize=9)
         axis.set_ylim(len(cases) - 0.4, -0.6)
+        axis.tick_params(axis="x", top=True, labeltop=True)  # a tall picture is read from both ends
         axis.set_title(f"fastmix {backend}")
+        for first, last in _groups(cases)[1::2]:
+            axis.axhspan(first - 0.5, last + 0.5, color="#f3f4f6", zorder=-1)
     handles = {label: handle for axis in axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=5, frameon=False)
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3, frameon=False)
     machine = results["machine"]
     figure.suptitle(f"{machine['name']}, {machine['threads']} threads, torch {machine['packages'].get('torch', '?')}, "
                     f"{results['date'][:10]}", fontsize=10)
     return figure
+
+
+def _groups(cases: list[dict[str, Any]]) -> list[tuple[int, int]]:
+    """First and last row of every operator's block."""
+    starts = [row for row, case in enumerate(cases) if row == 0 or case["op"] != cases[row - 1]["op"]]
+    return [(start, after - 1) for start, after in zip(starts, [*starts[1:], len(cases)], strict=True)]
 
 
 def _label(case: dict[str, Any]) -> str:
@@ -89,7 +99,8 @@ def _speedups(axis: Any, cases: list[dict[str, Any]], backend: str) -> list[floa
         values = {kind: speedup(case, backend, other) for kind, other in _others(case).items()}
         _row(axis, row, [1, *values.values()])
         for kind, value in values.items():
-            axis.scatter(value, row, s=46, color=COLOURS[kind], zorder=3, label=NAMES[kind])
+            axis.scatter(value, row, s=38, color=COLOURS[kind], marker=MARKERS[kind], edgecolor="white", lw=0.6,
+                         zorder=3, label=NAMES[kind])
         goals = {kind: goal for kind, goal in case["goals"].items() if kind in NAMES}
         for kind, goal in goals.items():
             axis.scatter(goal, row, marker="|", s=150, lw=2, color=COLOURS[kind], zorder=2,
@@ -106,16 +117,19 @@ def _shares(axis: Any, cases: list[dict[str, Any]], backend: str) -> list[float]
     shown = [1.0]
     for row, case in enumerate(cases):
         roof = case["clone_bytes"] / median(case, "clone") / 1e3
-        axis.annotate(f"{roof:.3g} GB/s", (1, row), xycoords=("axes fraction", "data"), xytext=(4, 0),
+        rate = f"{roof:.0f} GB/s" if roof >= 100 else f"{roof:.3g} GB/s"
+        axis.annotate(rate, (1, row), xycoords=("axes fraction", "data"), xytext=(4, 0),
                       textcoords="offset points", va="center", fontsize=8, color="#555555")
         if median(case, backend) is None:
             continue
         values = {kind: case["floor_us"] / median(case, other) for kind, other in _others(case).items()}
         own = case["floor_us"] / median(case, backend)
         _row(axis, row, [own, 1, *values.values()])
-        axis.scatter(own, row, s=60, color=COLOURS["ours"], zorder=4, label="fastmix")
+        axis.scatter(own, row, s=56, color=COLOURS["ours"], marker=MARKERS["ours"], edgecolor="white", lw=0.6,
+                     zorder=4, label="fastmix")
         for kind, value in values.items():
-            axis.scatter(value, row, s=34, color=COLOURS[kind], zorder=3, label=NAMES[kind])
+            axis.scatter(value, row, s=34, color=COLOURS[kind], marker=MARKERS[kind], edgecolor="white", lw=0.6,
+                         zorder=3, label=NAMES[kind])
         if "floor" in case["goals"]:
             axis.scatter(1 / case["goals"]["floor"], row, marker="|", s=150, lw=2, color=COLOURS["ours"], zorder=2,
                          label="goal")

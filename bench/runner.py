@@ -150,8 +150,9 @@ def _quiet_gc() -> Iterator[None]:
         gc.enable()
 
 
-def _frames_compiled() -> int:
-    return torch._dynamo.utils.counters["frames"]["total"]
+def _graphs_compiled() -> int:
+    # Not counters["frames"]: those leave out what is compiled with fullgraph=True (torch 2.13).
+    return torch._dynamo.utils.counters["stats"]["unique_graphs"]
 
 
 def arguments(case: Case, device: torch.device) -> tuple[tuple[Any, ...], Tensor | None]:
@@ -228,14 +229,14 @@ def run_case(case: Case, device: torch.device, seconds: float, wanted: list[str]
             phases.end("compile" if p.compiled and p.name in entries else "check")
         calls[p.name], contexts[p.name] = call, p.context
 
-    frames = _frames_compiled()
+    graphs = _graphs_compiled()
     with _quiet_gc():
         phases.end("check")
         others, start = other_cpu_seconds(), time.perf_counter()
         times, failed = interleave({name: _within(contexts[name], timers[name]) for name in timers}, seconds)
         others, timed = other_cpu_seconds() - others, time.perf_counter() - start
     phases.end("time")
-    recompiled = _frames_compiled() != frames
+    recompiled = _graphs_compiled() != graphs
     for name, call in calls.items():
         if name in failed:
             entries[name] = _failure(failed[name])

@@ -43,9 +43,10 @@ FORMAT = "step-2"
 LEAST = 2  # measured rounds
 # The largest step over a plain one, and the largest added share of a plain step in percent. Papers: K-image mixing 1 to
 # 14 %, ISDA 5 to 12 %, R-Mix 1.6x to 2x.
-ADDED = dict.fromkeys(("mixup", "cutmix", "dmixup", "dcutmix", "soft-crop"), 1.0) | {"isda": 2.0}
+ADDED = dict.fromkeys(("mixup", "cutmix", "dmixup", "dcutmix", "soft-crop"), 1.0) | {"isda": 2.0, "isda/diag": 2.0}
 RATIO = {"rmix": 1.7, "rmix/half": 1.35, "rmix/alternate": 1.35}
-VARIANTS = tuple(f"rmix/{saliency}" for saliency in ("half", "alternate"))
+VARIANTS = {"rmix/half": {"saliency": "half"}, "rmix/alternate": {"saliency": "alternate"},
+            "isda/diag": {"isda_kind": "diag"}}
 # What needs a second batch or an environment is not one step more or less.
 LEFT_OUT = ("isda-semi", "rlmix")
 
@@ -194,8 +195,8 @@ def main(argv: list[str] | None = None) -> int:
     options = Options(model=args.model, batch=args.batch, amp=args.amp, device=kind, epochs=1000)
 
     def setup(name: str) -> Setup:
-        method, _, saliency = name.partition("/")
-        return run.setup(dataclasses.replace(options, method=method, saliency=saliency or "full"), images, here)
+        chosen = dataclasses.replace(options, method=name.partition("/")[0], **VARIANTS.get(name, {}))
+        return run.setup(chosen, images, here)
     try:
         setups = {name: setup(name) for name in names}
     except (CommandError, RuntimeError) as error:
