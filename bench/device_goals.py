@@ -186,12 +186,16 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--json", type=Path, default=Path("goals.json"), help="where the figures go (default %(default)s)")
     p.add_argument("--seconds", type=float, default=0.5, help="timing per case (default %(default)s)")
     p.add_argument("--budget", type=float, default=300.0, help="seconds after which no worker is started anew")
+    p.add_argument("--show", type=Path, metavar="JSON", help="only print the table of an earlier run")
     p.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     return p
 
 
 def main(argv: list[str] | None = None) -> int:
     options = parser().parse_args(argv)
+    if options.show:
+        print("\n".join(table(worker.load(options.show))))
+        return 0
     if not options.worker:
         command = ["-m", "bench.device_goals", "--worker", "--device", options.device, "--json", str(options.json),
                    "--seconds", str(options.seconds)]

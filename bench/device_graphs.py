@@ -265,15 +265,19 @@ def shown(name: str, entry: worker.Entry) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     p = argparse.ArgumentParser(prog="python -m bench.device_graphs", description=__doc__.splitlines()[0])
-    p.add_argument("--json", type=Path, default=Path("graphs.json"), help="where the outcome goes (%(default)s)")
+    p.add_argument("--json", type=Path, default=Path("graphs.json"), help="default: %(default)s")
+    p.add_argument("--show", type=Path, metavar="JSON", help="only print the outcome of an earlier run")
     p.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     options = p.parse_args(argv)
     if options.worker:
         return worker.run_cases(options.json, all_checks(), {}, shown, torch.cuda.synchronize, limit=60.0)
-    for name in BACKENDS:
-        if reasons := missing(name):
-            print(f"{name}: {reasons}")
-    found = worker.supervise(["-m", "bench.device_graphs", "--worker", "--json", str(options.json)], options.json)
+    if options.show:
+        found = worker.load(options.show)
+    else:
+        for name in BACKENDS:
+            if reasons := missing(name):
+                print(f"{name}: {reasons}")
+        found = worker.supervise(["-m", "bench.device_graphs", "--worker", "--json", str(options.json)], options.json)
     failed = [shown(name, entry) for name, entry in found.items() if "error" in entry]
     print("\n".join([*failed, f"{len(found) - len(failed)} checks passed, {len(failed)} failed"]))
     return bool(failed) or not found
