@@ -1,12 +1,17 @@
 """`covariance_update_` for a batch that lies on several ranks: moments are exchanged, never features.
 
-Two all-reduces. First the counts and the feature sums of every class, (J (A + 2) + 2) float32: they give the mean of
-the whole batch and the classes it holds. Then the second moments around that mean, of those classes alone:
+One all-reduce for diag, shared and identity: counts, sums and squares of every class around its running mean, which
+every rank holds already. They travel as float64: around a mean that is still 0 the squares of features of mean 1000
+and deviation 1 lose six digits, of 16 (of float32's 7 the variance would keep one).
 
-    full      U A^2 float32, U classes present in the whole batch (CIFAR-100, A = 640: 1.6 MB a class)
-    diag      J A
-    shared    A^2
-    identity  none
+Two for full. Which classes the whole batch holds has to be known before their matrices can be sent, and sending all J
+would cost J/U times the bytes: so first counts and sums as above, which give the mean of the whole batch too, then the
+second moments around that mean, in the dtype of the state, of the U present classes alone:
+
+    full      8 J (A + 1) + U A^2 itemsize bytes (CIFAR-100, A = 640: 0.5 MB + 1.6 MB a class)
+    diag      8 J (2 A + 1)
+    shared    8 (J (A + 1) + A^2)
+    identity  8 J (A + 1)
 
 The matrices of full are counted on the host (on CUDA one sync, the only one); under torch.compile and while a CUDA
 graph is captured all J are sent instead.
@@ -20,71 +25,71 @@ from torch import Tensor
 
 from .ops.covariance import cov_shape, covariance_update_
 
-_LOW = 4096  # counts travel as two float32, so that sums up to 2^36 are exact
-
 
 def update_over_ranks(count: Tensor, mean: Tensor, cov: Tensor, features: Tensor, labels: Tensor,
                       ignore_index: int | None, kind: str, group: dist.ProcessGroup | None) -> Tensor:
     """Arguments as `functional.covariance_update_`. Returns the rows left out on all ranks."""
-    classes, width = mean.shape
-    own_count, own_mean, own_cov, skipped = _own_moments(count, mean, features, labels, ignore_index,
-                                                         "identity" if kind == "full" else kind)
-    numbers = torch.cat([own_count, skipped.view(1)])
-    packed = torch.cat([(numbers // _LOW).to(mean.dtype), (numbers % _LOW).to(mean.dtype),
-                        (own_mean * own_count.unsqueeze(1)).flatten()])
+    # Means in float64: an error of theirs is one of the covariance, times the distance between the ranks' means.
+    own_count, own_mean, own_cov, skipped = _own_moments(mean.double(), features, labels, ignore_index,
+                                                         "diag" if kind == "diag" else "identity")
+    rows, seen = own_count.double().unsqueeze(1), count.double().unsqueeze(1)
+    shift = own_mean - mean
+    overall = None
+    if kind == "diag":
+        squares = rows * (own_cov + shift.square())
+    elif kind == "shared":  # around the running mean of all rows
+        overall = _mean_of(seen * mean, seen)
+        own_cov = _own_moments(mean, features, labels, ignore_index, kind)[2]
+        squares = rows.sum() * (own_cov + _outer(_mean_of(rows * own_mean, rows) - overall))
+    else:
+        squares = shift.new_zeros(0)
+    parts = (rows, skipped.double(), rows * shift, squares)
+    packed = torch.cat([part.flatten() for part in parts])
     dist.all_reduce(packed, group=group)
-    high, low, sums = packed.split([classes + 1, classes + 1, classes * width])
-    numbers = high.to(torch.int64) * _LOW + low.to(torch.int64)
-    m, skipped = numbers[:-1], numbers[-1]
-    sums = sums.view(classes, width)
-    batch_mean = sums / m.clamp(min=1).unsqueeze(1)
+    m, skipped, sums, squares = (total.view(part.shape) for total, part in zip(
+        packed.split([part.numel() for part in parts]), parts, strict=True))
+    shift = sums / m.clamp(min=1)  # from the running mean of a class to the mean of the batch
 
     if kind == "diag":
-        moment = own_count.unsqueeze(1) * (own_cov + (own_mean - batch_mean).square())
-        dist.all_reduce(moment, group=group)
-        new = _merged(cov, moment, (mean - batch_mean).square(), count.unsqueeze(1), m.unsqueeze(1))
-        cov.copy_(torch.where(m.unsqueeze(1) > 0, new, cov))
+        moment = (squares - m * shift.square()).clamp(min=0)
+        cov.copy_(torch.where(m > 0, _merged(cov, moment, shift.square(), seen, m), cov))
     elif kind == "shared":
-        n_all, m_all, own_all = count.sum(), m.sum(), own_count.sum()
-        old_mean, whole_mean, part_mean = (_weighted_mean(s, n) for s, n in (
-            (count.to(mean.dtype) @ mean, n_all), (sums.sum(0), m_all), (own_count.to(mean.dtype) @ own_mean, own_all)))
-        moment = own_all * (own_cov + _outer(part_mean - whole_mean))
-        dist.all_reduce(moment, group=group)
-        new = _merged(cov, moment, _outer(old_mean - whole_mean), n_all, m_all)
-        cov.copy_(torch.where(m_all > 0, new, cov))
+        all_rows, all_seen = m.sum(), seen.sum()
+        move = _mean_of(m * (mean + shift), m) - overall
+        moment = squares - all_rows * _outer(move)
+        cov.copy_(torch.where(all_rows > 0, _merged(cov, moment, _outer(move), all_seen, all_rows), cov))
     elif kind == "full":
-        ids = _present(m)
-        _full(count, mean, cov, features, labels, ignore_index, group, ids, m, batch_mean)
-    total = (count + m).clamp(min=1)
-    moved = mean + (batch_mean - mean) * (m.to(mean.dtype) / total.to(mean.dtype)).unsqueeze(1)
-    mean.copy_(torch.where(m.unsqueeze(1) > 0, moved, mean))
-    count.add_(m)
-    return skipped
+        _full(count, mean, cov, features, labels, ignore_index, group, m, shift, own_mean - (mean + shift))
+    mean.copy_(torch.where(m > 0, mean + shift * (m / (seen + m).clamp(min=1)), mean))
+    count.add_(m.squeeze(1).to(torch.int64))
+    return skipped.to(torch.int64)
 
 
 def _full(count: Tensor, mean: Tensor, cov: Tensor, features: Tensor, labels: Tensor, ignore_index: int | None,
-          group: dist.ProcessGroup | None, ids: Tensor, m: Tensor, batch_mean: Tensor) -> None:
+          group: dist.ProcessGroup | None, m: Tensor, shift: Tensor, own: Tensor) -> None:
+    """shift: to the mean of the batch. own: from there to the mean of this rank's rows."""
+    ids = _present(m.squeeze(1))
     slots = torch.full((count.shape[0],), -1, dtype=torch.int64, device=ids.device)
     slots[ids] = torch.arange(ids.shape[0], device=ids.device)
     known = (labels >= 0) & (labels < count.shape[0])
     if ignore_index is not None:
         known &= labels != ignore_index
     local = torch.where(known, slots[torch.where(known, labels, 0)], -1)
-    own_count, own_mean, own_cov, _ = _own_moments(count[ids], mean[ids], features, local, -1, "full")
-    own_cov += _outer(own_mean - batch_mean[ids])
-    own_cov *= own_count.view(-1, 1, 1)
-    dist.all_reduce(own_cov, group=group)
-    n, m = count[ids].view(-1, 1, 1), m[ids].view(-1, 1, 1)
+    own_count, _, moment, _ = _own_moments(mean[ids], features, local, -1, "full")
+    moment += _outer(own[ids].to(cov.dtype))
+    moment *= own_count.view(-1, 1, 1)
+    dist.all_reduce(moment, group=group)
+    n, m = count[ids].view(-1, 1, 1), m[ids].unsqueeze(2)
     old = cov[ids]
-    new = _merged(old, own_cov, _outer(mean[ids] - batch_mean[ids]), n, m)
+    new = _merged(old, moment, _outer(shift[ids].to(cov.dtype)), n.to(cov.dtype), m.to(cov.dtype))
     cov[ids] = torch.where(m > 0, new, old)
 
 
-def _own_moments(count: Tensor, mean: Tensor, features: Tensor, labels: Tensor, ignore_index: int | None,
+def _own_moments(mean: Tensor, features: Tensor, labels: Tensor, ignore_index: int | None,
                  kind: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """This rank's rows alone: the statistics of a fresh state."""
-    cov = mean.new_zeros(cov_shape(kind, *mean.shape))
-    state = (torch.zeros_like(count), torch.zeros_like(mean), cov)
+    """This rank's rows alone: the statistics of a fresh state of mean's shape and dtype."""
+    count = torch.zeros(mean.shape[0], dtype=torch.int64, device=mean.device)
+    state = (count, torch.zeros_like(mean), mean.new_zeros(cov_shape(kind, *mean.shape)))
     return *state, covariance_update_(*state, features, labels, ignore_index, kind=kind)
 
 
@@ -97,13 +102,12 @@ def _present(m: Tensor) -> Tensor:
 
 def _merged(old: Tensor, moment: Tensor, difference: Tensor, n: Tensor, m: Tensor) -> Tensor:
     """Eq. 2 with the batch's second moment (m times its covariance). Every rank computes the same bits."""
-    total = (n + m).clamp(min=1).to(old.dtype)
-    n, m = n.to(old.dtype), m.to(old.dtype)
+    total = (n + m).clamp(min=1)
     return old * (n / total) + moment / total + difference * (n / total * (m / total))
 
 
-def _weighted_mean(total: Tensor, number: Tensor) -> Tensor:
-    return total / number.clamp(min=1)
+def _mean_of(sums: Tensor, numbers: Tensor) -> Tensor:
+    return sums.sum(0) / numbers.sum().clamp(min=1)
 
 
 def _outer(v: Tensor) -> Tensor:

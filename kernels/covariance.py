@@ -12,6 +12,9 @@ full: a tile is read, merged and written once, as many rows deep as the class ha
 through tl.dot. Matrices are symmetric, so tiles above the diagonal are not computed: they are the transpose of those
 below. bytes: U*A*A*(1/2 read + 1 write) * element size for U present classes, and the rows of a class A/64 times
 from L2; flops: N A^2. diag: U*A read + written and the rows twice, the second time from L2.
+Rows of a class with more of them than Config.share (segmentation's background) are divided among programs, share rows
+each: a launch before the means gives every share its own mean (and squares), a launch before the tiles its own sum of
+products, and the class's programs add these up in order. P <= 2 rows/share shares; 2 P A and P A^2/2 elements for them.
 Features of pixels (N, A, P) are first laid out as rows, one read and write of them: every later gather is then of
 whole rows. Not yet run on a GPU.
 """
@@ -42,6 +45,8 @@ class Config:
     # Side of a tile of a matrix, and the rows a product takes at a time.
     side: int = 64
     depth: int = 16
+    # Rows of a class that one program takes: 128 steps of a loop.
+    share: int = 2048
 
 
 CONFIG = Config()
@@ -85,11 +90,68 @@ def _shares(seen_ptr, slot, m, ACC: tl.constexpr):
     return (n / total).to(ACC), (1.0 / total).to(ACC), (n / total * (m / total)).to(ACC)
 
 
+@device
+def _moments(x_ptr, place_ptr, first, last, a, held, row_stride,
+             SQUARES: tl.constexpr, ACC: tl.constexpr, ROWS: tl.constexpr, FEATURES: tl.constexpr):
+    """(mean, sum of squares around it) of the rows place[first:last]. Summed from the first row on: features far from
+    0 would leave a sum of theirs few digits for the mean."""
+    origin = to_float(tl.load(x_ptr + tl.load(place_ptr + first).to(tl.int64) * row_stride + a, mask=held, other=0.0),
+                      ACC)
+    total = tl.zeros((ROWS, FEATURES), ACC)
+    for at in range(first, last, ROWS):
+        i = at + tl.arange(0, ROWS)
+        r = tl.load(place_ptr + i, mask=i < last, other=0).to(tl.int64)
+        inside = (i < last)[:, None] & held[None, :]
+        x = to_float(tl.load(x_ptr + r[:, None] * row_stride + a[None, :], mask=inside, other=0.0), ACC)
+        total += tl.where(inside, x - origin[None, :], 0.0)
+    mean = origin + tl.sum(total, 0) / (last - first).to(ACC)
+    squares = tl.zeros((ROWS, FEATURES), ACC)
+    if SQUARES:
+        for at in range(first, last, ROWS):
+            i = at + tl.arange(0, ROWS)
+            r = tl.load(place_ptr + i, mask=i < last, other=0).to(tl.int64)
+            inside = (i < last)[:, None] & held[None, :]
+            x = to_float(tl.load(x_ptr + r[:, None] * row_stride + a[None, :], mask=inside, other=0.0), ACC)
+            x = tl.where(inside, x - mean[None, :], 0.0)
+            squares += x * x
+    return mean, tl.sum(squares, 0)
+
+
+@device
+def _share_rows(slot_ptr, first_ptr, present_ptr, offset_ptr, share, rows, step):
+    """Slot, first and last row of a share; slot -1 where there are not so many shares."""
+    slot = tl.load(slot_ptr + share).to(tl.int64)
+    held = tl.maximum(slot, 0)
+    c = tl.maximum(tl.load(present_ptr + held), 0).to(tl.int64)
+    first, last = _class_rows(offset_ptr, c, step)
+    first += (share - tl.load(first_ptr + held)).to(first.dtype) * rows
+    return slot, first, tl.minimum(first + rows, last)
+
+
+@triton.jit
+def _share_means_kernel(
+    mean_ptr, squares_ptr,                                       # (P, A), (P, A) or None
+    x_ptr, place_ptr, offset_ptr, present_ptr, slot_ptr, first_ptr,
+    chunks, width, row_stride, step, share_rows,
+    ACC: tl.constexpr, ROWS: tl.constexpr, FEATURES: tl.constexpr,
+):  # fmt: skip
+    share = (tl.program_id(0) // chunks).to(tl.int64)
+    slot, first, last = _share_rows(slot_ptr, first_ptr, present_ptr, offset_ptr, share, share_rows, step)
+    if slot >= 0:
+        a = tl.program_id(0) % chunks * FEATURES + tl.arange(0, FEATURES)
+        mean, squares = _moments(x_ptr, place_ptr, first, last, a, a < width, row_stride, squares_ptr is not None, ACC,
+                                 ROWS, FEATURES)
+        tl.store(mean_ptr + share * width + a, mean, mask=a < width)
+        if squares_ptr is not None:
+            tl.store(squares_ptr + share * width + a, squares, mask=a < width)
+
+
 @triton.jit
 def _means_kernel(
     mean_ptr, cov_ptr, batch_ptr, delta_ptr,                     # (J, A), (J, A) diag, (slots, A), (slots, A)
     x_ptr, place_ptr, offset_ptr, present_ptr, seen_ptr,         # (M, A), (M), (J + 1), (slots), (slots)
-    chunks, width, row_stride, step,
+    share_mean_ptr, share_squares_ptr, first_ptr,                # of classes with many rows, or None
+    chunks, width, row_stride, step, share_rows,
     DIAG: tl.constexpr, KEEP: tl.constexpr, ACC: tl.constexpr, ROWS: tl.constexpr, FEATURES: tl.constexpr,
 ):  # fmt: skip
     """Moves the mean of a present class, and its variances (DIAG). KEEP: the batch's mean and d are written."""
@@ -100,13 +162,24 @@ def _means_kernel(
         held = a < width
         first, last = _class_rows(offset_ptr, c, step)
         m = (last - first).to(tl.float64)
-        total = tl.zeros((ROWS, FEATURES), ACC)
-        for at in range(first, last, ROWS):
-            i = at + tl.arange(0, ROWS)
-            r = tl.load(place_ptr + i, mask=i < last, other=0).to(tl.int64)
-            total += to_float(tl.load(x_ptr + r[:, None] * row_stride + a[None, :],
-                                      mask=(i < last)[:, None] & held[None, :], other=0.0), ACC)
-        batch = tl.sum(total, 0) / m.to(ACC)
+        end = last
+        if first_ptr is not None:
+            end = tl.where(last - first > share_rows, first, last)
+        if end > first:
+            batch, squares = _moments(x_ptr, place_ptr, first, last, a, held, row_stride, DIAG, ACC, ROWS, FEATURES)
+        else:
+            batch, squares = tl.zeros((FEATURES,), ACC), tl.zeros((FEATURES,), ACC)
+        if first_ptr is not None:
+            share = tl.load(first_ptr + slot).to(tl.int64)
+            for start in range(end, last, share_rows):
+                rows = tl.minimum(last - start, share_rows)
+                part = rows.to(ACC) / (start - first + rows).to(ACC)
+                apart = tl.load(share_mean_ptr + share * width + a, mask=held, other=0.0) - batch
+                if DIAG:
+                    squares += tl.load(share_squares_ptr + share * width + a, mask=held, other=0.0)
+                    squares += apart * apart * (part * (start - first).to(ACC))
+                batch += apart * part
+                share += 1
         mean = tl.load(mean_ptr + c * width + a, mask=held, other=0.0)
         delta = mean - batch
         old, inverse, between = _shares(seen_ptr, slot, m, ACC)
@@ -115,16 +188,8 @@ def _means_kernel(
             tl.store(batch_ptr + slot * width + a, batch, mask=held)
             tl.store(delta_ptr + slot * width + a, delta, mask=held)
         if DIAG:
-            squares = tl.zeros((ROWS, FEATURES), ACC)
-            for at in range(first, last, ROWS):
-                i = at + tl.arange(0, ROWS)
-                r = tl.load(place_ptr + i, mask=i < last, other=0).to(tl.int64)
-                inside = (i < last)[:, None] & held[None, :]
-                x = to_float(tl.load(x_ptr + r[:, None] * row_stride + a[None, :], mask=inside, other=0.0), ACC)
-                x = tl.where(inside, x - batch[None, :], 0.0)
-                squares += x * x
             cov = tl.load(cov_ptr + c * width + a, mask=held, other=0.0)
-            cov = cov * old + tl.sum(squares, 0) * inverse + delta * delta * between
+            cov = cov * old + squares * inverse + delta * delta * between
             tl.store(cov_ptr + c * width + a, cov, mask=held)
 
 
@@ -137,33 +202,75 @@ def _row_and_column(pair):
     return row, pair - row * (row + 1) // 2
 
 
+@device
+def _products(sums, batch_ptr, x_ptr, place_ptr, slot, first, last, a, b, width, row_stride,
+              PRECISION: tl.constexpr, ACC: tl.constexpr, DEPTH: tl.constexpr):
+    """sums + the products of the features a and b of rows place[first:last], around the mean of the batch."""
+    mean_a = tl.load(batch_ptr + slot * width + a, mask=a < width, other=0.0)
+    mean_b = tl.load(batch_ptr + slot * width + b, mask=b < width, other=0.0)
+    for at in range(first, last, DEPTH):
+        i = at + tl.arange(0, DEPTH)
+        r = tl.load(place_ptr + i, mask=i < last, other=0).to(tl.int64) * row_stride
+        in_a = (a < width)[:, None] & (i < last)[None, :]
+        in_b = (i < last)[:, None] & (b < width)[None, :]
+        xa = to_float(tl.load(x_ptr + r[None, :] + a[:, None], mask=in_a, other=0.0), ACC)
+        xb = to_float(tl.load(x_ptr + r[:, None] + b[None, :], mask=in_b, other=0.0), ACC)
+        xa = tl.where(in_a, xa - mean_a[:, None], 0.0)
+        xb = tl.where(in_b, xb - mean_b[None, :], 0.0)
+        sums = tl.dot(xa, xb, sums, input_precision=PRECISION, out_dtype=ACC)
+    return sums
+
+
+@device
+def _share_tile(share, pairs, pair, SIDE: tl.constexpr):
+    """Places of a share's sums in (P, pairs, SIDE, SIDE)."""
+    i = tl.arange(0, SIDE)
+    return (share * pairs + pair) * (SIDE * SIDE) + i[:, None] * SIDE + i[None, :]
+
+
+@triton.jit
+def _share_tiles_kernel(
+    part_ptr, batch_ptr, x_ptr, place_ptr, offset_ptr, present_ptr, slot_ptr, first_ptr,
+    pairs, width, row_stride, step, share_rows,
+    PRECISION: tl.constexpr, ACC: tl.constexpr, SIDE: tl.constexpr, DEPTH: tl.constexpr,
+):  # fmt: skip
+    share, pair = (tl.program_id(0) // pairs).to(tl.int64), tl.program_id(0) % pairs
+    slot, first, last = _share_rows(slot_ptr, first_ptr, present_ptr, offset_ptr, share, share_rows, step)
+    if slot >= 0:
+        row, column = _row_and_column(pair)
+        a = row * SIDE + tl.arange(0, SIDE)
+        b = column * SIDE + tl.arange(0, SIDE)
+        sums = _products(tl.zeros((SIDE, SIDE), ACC), batch_ptr, x_ptr, place_ptr, slot, first, last, a, b, width,
+                         row_stride, PRECISION, ACC, DEPTH)
+        tl.store(part_ptr + _share_tile(share, pairs, pair, SIDE), sums)
+
+
 @triton.jit
 def _tiles_kernel(
     cov_ptr, batch_ptr, delta_ptr, x_ptr, place_ptr, offset_ptr, present_ptr, seen_ptr,
-    pairs, width, row_stride, step,
+    part_ptr, first_ptr,                                         # of classes with many rows, or None
+    pairs, width, row_stride, step, share_rows,
     PRECISION: tl.constexpr, ACC: tl.constexpr, SIDE: tl.constexpr, DEPTH: tl.constexpr,
 ):  # fmt: skip
     """A tile on or below the diagonal of a present class's matrix, and its mirror image."""
     slot = (tl.program_id(0) // pairs).to(tl.int64)
     c = tl.load(present_ptr + slot).to(tl.int64)
     if c >= 0:
-        row, column = _row_and_column(tl.program_id(0) % pairs)
+        pair = tl.program_id(0) % pairs
+        row, column = _row_and_column(pair)
         a = row * SIDE + tl.arange(0, SIDE)
         b = column * SIDE + tl.arange(0, SIDE)
         first, last = _class_rows(offset_ptr, c, step)
-        mean_a = tl.load(batch_ptr + slot * width + a, mask=a < width, other=0.0)
-        mean_b = tl.load(batch_ptr + slot * width + b, mask=b < width, other=0.0)
-        sums = tl.zeros((SIDE, SIDE), ACC)
-        for at in range(first, last, DEPTH):
-            i = at + tl.arange(0, DEPTH)
-            r = tl.load(place_ptr + i, mask=i < last, other=0).to(tl.int64) * row_stride
-            in_a = (a < width)[:, None] & (i < last)[None, :]
-            in_b = (i < last)[:, None] & (b < width)[None, :]
-            xa = to_float(tl.load(x_ptr + r[None, :] + a[:, None], mask=in_a, other=0.0), ACC)
-            xb = to_float(tl.load(x_ptr + r[:, None] + b[None, :], mask=in_b, other=0.0), ACC)
-            xa = tl.where(in_a, xa - mean_a[:, None], 0.0)
-            xb = tl.where(in_b, xb - mean_b[None, :], 0.0)
-            sums = tl.dot(xa, xb, sums, input_precision=PRECISION, out_dtype=ACC)
+        end = last
+        if first_ptr is not None:
+            end = tl.where(last - first > share_rows, first, last)
+        sums = _products(tl.zeros((SIDE, SIDE), ACC), batch_ptr, x_ptr, place_ptr, slot, first, end, a, b, width,
+                         row_stride, PRECISION, ACC, DEPTH)
+        if first_ptr is not None:
+            share = tl.load(first_ptr + slot).to(tl.int64)
+            for _ in range(end, last, share_rows):
+                sums += tl.load(part_ptr + _share_tile(share, pairs, pair, SIDE))
+                share += 1
         old, inverse, between = _shares(seen_ptr, slot, (last - first).to(tl.float64), ACC)
         delta_a = tl.load(delta_ptr + slot * width + a, mask=a < width, other=0.0)
         delta_b = tl.load(delta_ptr + slot * width + b, mask=b < width, other=0.0)
@@ -217,23 +324,55 @@ def covariance_update_(count: Tensor, mean: Tensor, cov: Tensor, features: Tenso
     return skipped.sum() if programs > 1 else skipped.view(())
 
 
+def _shares_of(x: Tensor, offset: Tensor, present: Tensor, step: int) -> tuple[Tensor, Tensor, int] | None:
+    """Of the classes with more than Config.share rows: (slot of every share (P), a slot's first share (slots), P), on
+    the device; None where no class can have so many."""
+    size = CONFIG.share
+    if x.shape[0] <= size:
+        return None
+    most = 2 * x.shape[0] // size
+    c = present.clamp(min=0).to(torch.int64) * step
+    rows = torch.where(present >= 0, offset[c + step] - offset[c], 0)
+    shares = torch.where(rows > size, (rows + size - 1) // size, 0)
+    ends = shares.cumsum(0)
+    slot = torch.searchsorted(ends, torch.arange(most, device=x.device), right=True)
+    return torch.where(slot < len(ends), slot, -1), ends - shares, most
+
+
 def _move_means(mean: Tensor, variances: Tensor | None, x: Tensor, place: Tensor, offset: Tensor, present: Tensor,
                 seen: Tensor, step: int, full: bool, cov: Tensor, slots: int) -> None:
     """Means and variances of the present classes, and with ``full`` their matrices. step: of offset to the next
     class."""
-    width, acc = mean.shape[1], FLOAT[mean.dtype]
+    width, acc, gpu = mean.shape[1], FLOAT[mean.dtype], mean.device
     features = min(next_power_of_2(width), CONFIG.tile // CONFIG.rows)
     chunks = triton.cdiv(width, features)
-    batch = delta = None
-    if full:
-        batch, delta = (torch.empty((slots, width), dtype=mean.dtype, device=mean.device) for _ in range(2))
-    launch(_means_kernel, slots * chunks, mean.device, mean, variances, batch, delta, x, place, offset, present, seen,
-           chunks, width, x.stride(0), step, DIAG=variances is not None, KEEP=full, ACC=acc, ROWS=CONFIG.rows,
-           FEATURES=features, num_warps=4, maxnreg=128)  # left alone, ptxas spills 8 bytes for sm_80
+    rows, share = (x, place, offset, present), CONFIG.share
+
+    def empty(*shape: int) -> Tensor:
+        return torch.empty(shape, dtype=mean.dtype, device=gpu)
+
+    batch, delta = (empty(slots, width), empty(slots, width)) if full else (None, None)
+    shares = _shares_of(x, offset, present, step)
+    of_share, first = shares[:2] if shares is not None else (None, None)
+    share_mean = share_squares = None
+    # maxnreg: left alone, ptxas spills 8 bytes for sm_80
+    options = {"ACC": acc, "ROWS": CONFIG.rows, "FEATURES": features, "num_warps": 4, "maxnreg": 128}
+    if shares is not None:
+        share_mean = empty(shares[2], width)
+        share_squares = empty(shares[2], width) if variances is not None else None
+        launch(_share_means_kernel, shares[2] * chunks, gpu, share_mean, share_squares, *rows, of_share, first, chunks,
+               width, x.stride(0), step, share, **options)
+    launch(_means_kernel, slots * chunks, gpu, mean, variances, batch, delta, *rows, seen, share_mean, share_squares,
+           first, chunks, width, x.stride(0), step, share, DIAG=variances is not None, KEEP=full, **options)
     if full:
         side = dot_block(width, CONFIG.side)
         across = triton.cdiv(width, side)
         pairs = across * (across + 1) // 2
-        launch(_tiles_kernel, slots * pairs, mean.device, cov, batch, delta, x, place, offset, present, seen, pairs,
-               width, x.stride(0), step, PRECISION=matmul_precision(acc), ACC=acc, SIDE=side, DEPTH=CONFIG.depth,
-               num_warps=8)
+        options = {"PRECISION": matmul_precision(acc), "ACC": acc, "SIDE": side, "DEPTH": CONFIG.depth, "num_warps": 8}
+        part = None
+        if shares is not None:
+            part = empty(shares[2], pairs, side, side)
+            launch(_share_tiles_kernel, shares[2] * pairs, gpu, part, batch, *rows, of_share, first, pairs, width,
+                   x.stride(0), step, share, **options)
+        launch(_tiles_kernel, slots * pairs, gpu, cov, batch, delta, *rows, seen, part, first, pairs, width,
+               x.stride(0), step, share, **options)

@@ -12,7 +12,7 @@ from support import DTYPES, compiled, dtype_id, embedded, same_bits, within_budg
 
 import fastmix
 import fastmix.functional as F
-from fastmix import ISDACovariance
+from fastmix import ISDACovariance, _library
 from fastmix.ops.covariance import KINDS, cov_shape
 
 STATE = torch.float32
@@ -81,6 +81,30 @@ def test_many_rows_of_a_class_and_symmetry(variant):
     torch.testing.assert_close(state[2].double(), cov, rtol=1e-4, atol=1e-4)
     if variant != "reference":
         assert same_bits(state[2], state[2].mT.contiguous())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_class_of_many_rows(variant, kind, monkeypatch):
+    """Segmentation's background: Triton divides its rows among programs, those of the other classes not."""
+    if variant == "triton":
+        kernels = _library.kernels("covariance")
+        monkeypatch.setattr(kernels, "CONFIG", kernels.Config(share=16))
+    y = torch.tensor([2] * 53 + [0] * 16 + [3] * 17 + [4])[torch.randperm(87)]
+    x = torch.randn(87, 20) @ torch.randn(20, 20) + 100
+    states = []
+    for _ in range(2):
+        state = fresh(kind, 6, 20)
+        assert update(state, x[:80], y[:80], kind, ignore_index=4).item() == 0
+        update(state, x[80:], y[80:], kind, ignore_index=4)
+        states.append(state)
+    assert all(same_bits(a, b) for a, b in zip(*states, strict=True))
+    count, mean, cov = truth(kind, 6, 20, [(x[y != 4], y[y != 4])])
+    assert torch.equal(states[0][0], count)
+    torch.testing.assert_close(states[0][1].double(), mean, rtol=3e-7, atol=0)
+    torch.testing.assert_close(states[0][2].double(), cov, rtol=1e-5, atol=1e-3)  # of variances of 20
+    nothing = fresh(kind, 6, 20)
+    update(nothing, x, torch.full_like(y, 4), kind, ignore_index=4)
+    assert all(not t.any() for t in nothing)
 
 
 def test_far_from_the_origin(variant):

@@ -52,7 +52,7 @@ def check_updates(rank, world, kind):
         alone.skipped += F.covariance_update_(alone.count, alone.mean, alone.cov, x, y, kind=kind)
         assert torch.equal(ranks.count, alone.count) and torch.equal(ranks.skipped, alone.skipped), (kind, step)
         torch.testing.assert_close(ranks.mean, alone.mean, rtol=1e-5, atol=1e-5)
-        torch.testing.assert_close(ranks.cov, alone.cov, rtol=1e-5, atol=1e-5 * 50)
+        torch.testing.assert_close(ranks.cov, alone.cov, rtol=1e-5, atol=1e-5)
         absent = [c for c in range(J) if c not in y.tolist()]
         assert same_bits(ranks.mean[absent], before["mean"][absent])
         if kind in ("full", "diag"):
@@ -62,6 +62,42 @@ def check_updates(rank, world, kind):
     ranks.update(torch.randn(0, A), torch.zeros(0, dtype=torch.int64))
     assert all(same_bits(ranks.state_dict()[name], empty[name]) for name in ("count", "mean", "cov")
                if not (kind == "shared" and name == "cov"))
+
+
+def check_far_from_the_origin(rank, world):
+    """Mean 1000, deviation 1: the first update is around a mean of 0."""
+    torch.manual_seed(3)
+    x, y = (torch.randn(300, A, dtype=torch.float64) + 1000).float(), torch.randint(0, J - 1, (300,))
+    for kind in KINDS:
+        ranks, truth = ISDACovariance(J, A, kind), ISDACovariance(J, A, kind, dtype=torch.float64)
+        for step, part in enumerate((slice(0, 150), slice(150, 300))):
+            xs, ys = x[part], y[part]
+            bounds = split(len(xs), world, step)
+            ranks.update(xs[bounds[rank]:bounds[rank + 1]], ys[bounds[rank]:bounds[rank + 1]])
+            F.covariance_update_(truth.count, truth.mean, truth.cov, xs, ys, kind=kind)
+            torch.testing.assert_close(ranks.mean.double(), truth.mean, rtol=1e-7, atol=0)
+            torch.testing.assert_close(ranks.cov.double(), truth.cov, rtol=1e-5, atol=1e-5)
+
+
+def check_collectives(rank, world):
+    """How often the ranks talk: once, and for full a second time, about the classes that the batch holds."""
+    sent = []
+    plain = dist.all_reduce
+
+    def counted(tensor, **options):
+        sent.append(tensor.numel() * tensor.element_size())
+        return plain(tensor, **options)
+
+    dist.all_reduce = counted
+    try:
+        for kind, want in (("identity", [8 * (J * (A + 1) + 1)]), ("diag", [8 * (J * (2 * A + 1) + 1)]),
+                           ("shared", [8 * (J * (A + 1) + 1 + A * A)]),
+                           ("full", [8 * (J * (A + 1) + 1), 4 * 2 * A * A])):
+            sent.clear()
+            ISDACovariance(J, A, kind).update(torch.randn(4, A), torch.tensor([2, 2, 4, 2]))
+            assert sent == want, (kind, sent)
+    finally:
+        dist.all_reduce = plain
 
 
 def check_pixels(rank, world):
@@ -131,6 +167,8 @@ def worker(rank, world, store):
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world)
     for kind in KINDS:
         check_updates(rank, world, kind)
+    check_far_from_the_origin(rank, world)
+    check_collectives(rank, world)
     check_pixels(rank, world)
     check_ddp(rank, world)
     check_group_of_one(rank)

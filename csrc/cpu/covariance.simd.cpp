@@ -48,10 +48,14 @@ void gather(const FeatureRows& f, const int64_t* rows, int64_t count, void* scra
 template <typename T>
 void column_sums(const void* scratch, int64_t ld, int64_t count, double* sums) {
   const T* x = static_cast<const T*>(scratch);
+  // From the first row on: features far from 0 would leave a sum of theirs few digits for the mean.
   for (int64_t a = 0; a < ld; a += Simd<T>::kLanes) {
+    const Vec<T> first = count > 0 ? load_vec(x + a) : Vec<T>{};
     Vec<T> s{};
-    for (int64_t i = 0; i < count; ++i) s += load_vec(x + i * ld + a);
-    for (int l = 0; l < Simd<T>::kLanes; ++l) sums[a + l] = static_cast<double>(s[l]);
+    for (int64_t i = 1; i < count; ++i) s += load_vec(x + i * ld + a) - first;
+    for (int l = 0; l < Simd<T>::kLanes; ++l) {
+      sums[a + l] = static_cast<double>(s[l]) + static_cast<double>(count) * static_cast<double>(first[l]);
+    }
   }
 }
 
