@@ -38,6 +38,7 @@ class Config:
 
 
 CONFIG = Config()
+OPTIONS = {"num_warps": 4, "maxnreg": CONFIG.registers, "enable_fp_fusion": False}
 NESTED, PEAKS, CENTRED = (tl.constexpr(code) for code in range(3))
 TO_UNIT = tl.constexpr(2.0**-53)
 UNITS = tl.constexpr(2.0**24)
@@ -235,7 +236,7 @@ def _plan_cutout_kernel(boxes_ptr, bits_ptr, active_ptr, rows, draws, chances, h
 def _plan_patch_kernel(
     index_ptr, q_ptr, lam_ptr, grid_ptr,                                # (N, 2), (N), 0-d, 0-d
     bits_ptr, keys_ptr, gamma_ptr, active_ptr,                          # bits after the keys, (1, N), (1, 2), 0-d
-    rows, chances, levels, grids, alpha, prob, last, step,
+    rows, chances, levels, grids, alpha, prob, step,
     DRAWN: tl.constexpr, CHANCES: tl.constexpr, FLIP: tl.constexpr, RANKED: tl.constexpr, BLOCK: tl.constexpr,
     ENTRIES: tl.constexpr,
 ):  # fmt: skip
@@ -255,11 +256,7 @@ def _plan_patch_kernel(
     grid = _one_of(tl.load(bits_ptr + rows + one * 0), tl.full((2,), 0, tl.int64) + grids)
     tl.store(grid_ptr + one * 0, grid, mask=first)
     level = _one_of(tl.load(bits_ptr + n, mask=held, other=0), tl.zeros((BLOCK,), tl.int64) + levels)
-    step = _double(step).to(tl.float64, bitcast=True)
-    # As torch.linspace rounds it: from the nearer end.
-    ahead = step * level.to(tl.float64)
-    back = _double(last).to(tl.float64, bitcast=True) - step * (levels - 1 - level).to(tl.float64)
-    tl.store(q_ptr + n, tl.where(level < tl.maximum(levels // 2, 1), ahead, back), mask=held)
+    tl.store(q_ptr + n, level.to(tl.float64) * _double(step).to(tl.float64, bitcast=True), mask=held)
     if FLIP:
         partner = rows - 1 - n
     else:
@@ -301,8 +298,7 @@ def plan_blend(bits: Tensor, shares: Tensor, active: Tensor, rows: int, alpha: f
     launch(_plan_blend_kernel, _programs(rows), bits.device, index, weight, bits, keys, shares,
            active.view(torch.uint8), rows, draws, k, number, _word(alpha), _word(prob), DRAWN=alpha != 0,
            CHANCES=chances, RANKED=ranked, KP=next_power_of_2(k), BLOCK=CONFIG.block, ENTRIES=CONFIG.entries,
-           num_warps=4, maxnreg=CONFIG.registers,
-           enable_fp_fusion=False)
+           **OPTIONS)
     return index, weight
 
 
@@ -318,8 +314,7 @@ def plan_paste(bits: Tensor, shares: Tensor, active: Tensor, peaks: Tensor | Non
     launch(_plan_paste_kernel, _programs(rows), bits.device, index, boxes, weight, bits, keys, shares,
            active.view(torch.uint8), bits if peaks is None else peaks.contiguous(), rows, draws, k, number, height,
            width, _word(alpha), _word(prob), KIND=kind, DRAWN=alpha != 0, CHANCES=chances, RANKED=ranked,
-           KP=next_power_of_2(k), BLOCK=CONFIG.block, ENTRIES=CONFIG.entries, num_warps=4, maxnreg=CONFIG.registers,
-           enable_fp_fusion=False)
+           KP=next_power_of_2(k), BLOCK=CONFIG.block, ENTRIES=CONFIG.entries, **OPTIONS)
     return index, boxes, weight
 
 
@@ -342,8 +337,6 @@ def plan_patch(bits: Tensor, shares: Tensor, active: Tensor, rows: int, levels: 
     keys, ranked = _keys(bits, 1 if flip else 2, rows)
     launch(_plan_patch_kernel, max(_programs(rows), 1), bits.device, index, q, lam, grid,
            bits if flip else bits[rows:], keys, shares.contiguous(), active.view(torch.uint8), rows, number, levels,
-           grids, _word(alpha), _word(prob), _word(LAST_PERCENTILE), _word(LAST_PERCENTILE / max(levels - 1, 1)),
-           DRAWN=alpha != 0, CHANCES=chances, FLIP=flip, RANKED=ranked, BLOCK=CONFIG.block, ENTRIES=CONFIG.entries,
-           num_warps=4, maxnreg=CONFIG.registers,
-           enable_fp_fusion=False)
+           grids, _word(alpha), _word(prob), _word(LAST_PERCENTILE / max(levels - 1, 1)), DRAWN=alpha != 0, CHANCES=chances, FLIP=flip, RANKED=ranked, BLOCK=CONFIG.block, ENTRIES=CONFIG.entries,
+           **OPTIONS)
     return index, q, lam, grid

@@ -281,11 +281,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> plan_patch_cpu(const Tensor& bits_in,
   double* percentiles = static_cast<double*>(q.mutable_data_ptr());
   const double step = kLastPercentile / static_cast<double>(levels > 1 ? levels - 1 : 1);
   for (int64_t n = 0; n < rows; ++n) {
-    const int64_t level = one_of(level_bits[n], levels);
-    // As torch.linspace rounds it: from the nearer end.
-    percentiles[n] = level < std::max<int64_t>(levels / 2, 1)
-                         ? step * static_cast<double>(level)
-                         : kLastPercentile - step * static_cast<double>(levels - 1 - level);
+    percentiles[n] = step * static_cast<double>(one_of(level_bits[n], levels));
   }
   double phi[2];
   shares.weights(0, phi);

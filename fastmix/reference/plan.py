@@ -205,12 +205,6 @@ def plan_cutout(bits: Tensor, active: Tensor, rows: int, draws: int, height: int
     return boxes.expand(rows, -1).unsqueeze(1) * on.view(-1, 1, 1)
 
 
-def percentile(level: Tensor, levels: int) -> Tensor:
-    """``linspace(0, 0.99, levels)[level]`` in float64, as torch rounds it: from the nearer end."""
-    step = LAST_PERCENTILE / max(levels - 1, 1)
-    return torch.where(level < max(levels // 2, 1), step * level, LAST_PERCENTILE - step * (levels - 1 - level))
-
-
 def plan_patch(bits: Tensor, shares: Tensor, active: Tensor, rows: int, levels: int, grids: int, alpha: float,
                prob: float, flip: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """(index (N, 2) int64, q (N,) float64, lam () float32, grid () int64); see `fastmix.ops.plan.plan_patch`."""
@@ -221,4 +215,4 @@ def plan_patch(bits: Tensor, shares: Tensor, active: Tensor, rows: int, levels: 
     level = (uniform(pieces.take(1, rows)[0]) * levels).floor()
     lam = torch.where(on, (phi[0] / phi.sum()).to(torch.float32), 1.0)
     grid = (uniform(pieces.take(1, 1)[0, 0]) * grids).floor().to(torch.int64)
-    return _partners(keys, on), percentile(level, levels), lam, grid
+    return _partners(keys, on), level * (LAST_PERCENTILE / max(levels - 1, 1)), lam, grid
