@@ -1,4 +1,4 @@
-"""plan_blend, plan_paste, plan_cutout and plan_patch against a loop over images in Python numbers."""
+"""plan_blend, plan_paste, plan_cutout, plan_patch and plan_crop against a loop over images in Python numbers."""
 
 import itertools
 import math
@@ -9,7 +9,7 @@ from support import compiled, seeded
 
 import fastmix
 from fastmix import _library, reference
-from fastmix.ops.plan import count, plan_blend, plan_cutout, plan_paste, plan_patch
+from fastmix.ops.plan import count, plan_blend, plan_crop, plan_cutout, plan_paste, plan_patch
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 ALPHA, TOP = 0.4, 2**63 - 2
@@ -185,6 +185,35 @@ def test_patch(variant, rows, levels, grids, prob, flip):
         assert grid.item() == one_of(loop.take(1)[0], grids)
 
 
+@pytest.mark.parametrize("sigma", [0.0, 1e-4, 0.3, 5.0])
+@pytest.mark.parametrize("prob", [1.0, 0.6, 0.0])
+@pytest.mark.parametrize("size,classes", [((32, 32), 10), ((1, 9), 1), ((70, 17), 2)])
+def test_crop(variant, size, classes, prob, sigma):
+    rows = 40
+    bits = draw(rows, 1, rows, 2 * rows, 0.0, prob, True)
+    strength = torch.tensor(sigma)
+    shift, p, rest = plan_crop(bits, strength, on(), rows, size, classes, 1.5, 1 / classes, prob)
+    assert shift.dtype == torch.int64 and p.dtype == rest.dtype == torch.float32
+    loop = Loop(bits, torch.ones(rows, 1), True, rows, 0.0, prob, True)
+    axes = [loop.take(rows) for _ in size]
+    for n in range(rows):
+        visible = 1.0
+        for axis, side in enumerate(size):
+            # Found from below, by the distribution function of |t|, a normal number cut at the side.
+            spread, moved = strength.item() * max(size) * math.sqrt(2), 0
+            while spread > 0 and moved + 1 < side and (
+                    math.erf((moved + 1) / spread) <= axes[axis][n] / 2**63 * math.erf(side / spread)):
+                moved += 1
+            moved = moved if loop.active[n] else 0
+            assert shift[n, axis].item() == (-moved if axes[axis][n] % 2 else moved)
+            visible *= (side - moved) / side
+        want = 1 - (1 - 1 / classes) * (1 - visible) ** 1.5
+        assert p[n].item() == pytest.approx(want, abs=1e-7)
+        assert rest[n].item() == pytest.approx((1 - want) / max(classes - 1, 1), abs=1e-7)
+    assert (plan_crop(bits, strength, on(False), rows, size, classes, 1.5, 0.5, prob)[0] == 0).all()
+    assert plan_crop(bits[:0], strength, on(), 0, size, classes, 1.5, 0.5)[0].shape == (0, 2)
+
+
 # ---------------------------------------------------------------- edges
 
 @pytest.mark.parametrize("keys", [[5] * 40, [TOP, 0] * 20, list(range(40)), list(range(40, 0, -1)),
@@ -282,6 +311,7 @@ def test_opcheck():
     torch.library.opcheck(op.plan_blend.default, (zeros, gammas(5, 2), on(), 5, ALPHA, 0.5, True))
     torch.library.opcheck(op.plan_paste.default, (zeros, gammas(5, 2), on(), None, 5, 8, 6, ALPHA, 0.5, True, False))
     torch.library.opcheck(op.plan_cutout.default, (zeros, on(), 5, 1, 8, 6, 3, 1.0, False))
+    torch.library.opcheck(op.plan_crop.default, (zeros, torch.tensor(0.3), on(), 5, 8, 6, 10, 2.0, 0.1, 0.5))
     torch.library.opcheck(op.plan_patch.default, (zeros, gammas(1, 2), on(), 5, 3, 2, ALPHA, 1.0, False))
 
 
@@ -290,7 +320,8 @@ def test_compiled_equals_eager(variant):
 
     def plans(bits, shares, active, peaks):
         return (*plan_blend(bits, shares, active, 6, ALPHA), *plan_paste(bits, shares, active, peaks, 6, (8, 8), ALPHA),
-                plan_cutout(bits, active, 6, 6, (8, 8), 3), *plan_patch(bits, shares[:1, :2], active, 6, 4, 2, ALPHA))
+                plan_cutout(bits, active, 6, 6, (8, 8), 3), *plan_patch(bits, shares[:1, :2], active, 6, 4, 2, ALPHA),
+                *plan_crop(bits, shares[0, 0], active, 6, (8, 8), 10, 2.0, 0.1))
 
     args = bits, shares, on(), peaks
     assert all(map(torch.equal, compiled(plans)(*args), plans(*args)))
