@@ -126,8 +126,10 @@ PEERS = {
     "DCutMix": (Peer("released algorithm", _boxes_on_the_host, same=False),),
     "RMix": (Peer("released algorithm", _quantile_masks, same=False),),
 }
-OPERATORS = {"Mixup": ("blend",), "DMixup": ("blend",), "CutMix": ("paste",), "DCutMix": ("paste",),
-             "RMix": ("saliency", "patch_mix")}
+OPERATORS = {"Mixup": ("plan", "blend"), "DMixup": ("plan", "blend"), "CutMix": ("plan", "paste"),
+             "DCutMix": ("plan", "paste"), "RMix": ("plan", "saliency", "patch_mix")}
+# Libraries whose mixers do what ours do.
+AT_LEAST = 1.5
 
 
 def _case(mixer: Any, shape: tuple[int, ...], quick: bool = False) -> Case:
@@ -146,7 +148,9 @@ def _case(mixer: Any, shape: tuple[int, ...], quick: bool = False) -> Case:
         op="mixers", name=f"{name} {'x'.join(map(str, shape))}", make=make, ours=mixer, reference=mixer,
         moved=(1 + reads) * numel(shape) * 4,
         formula="3 N D s: x and saliency read, mixed written" if reads == 2 else "2 N D s: x read, mixed written",
-        operators=OPERATORS[name], peers=PEERS[name], scratch=4096 * shape[0], quick=quick, random=True)
+        operators=OPERATORS[name], peers=PEERS[name],
+        goals={"cpu": {peer.name: AT_LEAST for peer in PEERS[name] if peer.requires}},
+        scratch=4096 * shape[0], quick=quick, random=True)
 
 
 def cases() -> list[Case]:

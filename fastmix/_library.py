@@ -33,7 +33,8 @@ _KERNEL_MODULES = {"soft_target_dense": "soft_target", "scale_gradient_": "soft_
                    "resized_crop": "crop", "resized_crop_backward": "crop",
                    "view_blend": "view", "view_paste": "view", "view_patch_mix": "view",
                    "covariance_update_": "covariance", "isda_logits": "isda", "isda_logits_backward": "isda",
-                   "plan_blend": "plan", "plan_paste": "plan", "plan_cutout": "plan", "plan_patch": "plan"}
+                   "plan_blend": "plan", "plan_paste": "plan", "plan_cutout": "plan", "plan_patch": "plan",
+                   "plan_crop": "plan"}
 
 
 def schemas() -> dict[str, str]:

@@ -7,8 +7,6 @@ Every function takes ``generator`` (None: torch's own for the device). A generat
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Generator, Tensor
 
@@ -48,10 +46,7 @@ def constant(values: tuple[int, ...], device: torch.device) -> Tensor:
 
 
 def truncated_normal(rows: int, sigma: Tensor, limit: Tensor, generator: Generator | None = None) -> Tensor:
-    """Normal numbers of mean 0, redrawn while ``|t| >= limit``: the law itself, by the inverse of its distribution.
-
-    ``|t| = sigma sqrt(2) erfinv(u erf(limit / (sigma sqrt(2))))``, u uniform, and a sign: no loop that would wait for
-    the device.
+    """Normal numbers of mean 0, redrawn while ``|t| >= limit``.
 
     Args: sigma, limit: float64 that broadcast to (rows, A), >= 0; where sigma is 0 so is t.
     Returns: (rows, A) float64; t may round to the limit itself.
@@ -59,8 +54,5 @@ def truncated_normal(rows: int, sigma: Tensor, limit: Tensor, generator: Generat
     shape = torch.broadcast_shapes((rows, 1), sigma.shape, limit.shape)
     uniform = torch.rand(shape, dtype=torch.float64, device=limit.device, generator=generator)
     positive = torch.rand(shape, device=limit.device, generator=generator) < 0.5
-    spread = sigma * math.sqrt(2)
-    size = spread * torch.erfinv(uniform * torch.erf(limit / spread))
-    # Nothing to draw from: limit / 0 is infinite or no number.
-    size = torch.where((spread > 0) & (limit > 0), torch.minimum(size, limit), 0.0)
+    size = reference.plan.truncated_normal(uniform, sigma, limit)
     return torch.where(positive, size, -size)

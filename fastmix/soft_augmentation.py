@@ -19,6 +19,7 @@ from torch import Generator, Tensor
 from . import functional, sampling
 from .mixers import Mixer
 from .ops import _checks as check
+from .ops.plan import plan_crop
 from .plans import _mix, as_target
 from .targets import SoftTarget
 
@@ -232,9 +233,13 @@ class SoftAugmentation(Mixer):
         plan = self.plan(x)
         return (*plan.mix(x, y), plan.confidence)
 
+    def _sigma_buffer(self, device: torch.device) -> Tensor:
+        """0-d float32."""
+        return self._on_device("_scale", "_sigma", device)
+
     def _sigma_on(self, device: torch.device) -> Tensor:
         """0-d float64."""
-        return self._on_device("_scale", "_sigma", device).to(torch.float64)
+        return self._sigma_buffer(device).to(torch.float64)
 
     def _confidence(self, v: Tensor) -> tuple[Tensor, Tensor]:
         """(confidence, rest) of visibilities (N,)."""
@@ -273,13 +278,11 @@ class SoftCrop(SoftAugmentation):
         self.fill = self._fill(fill)
 
     def _draw(self, x: Tensor, saliency: Tensor | None, active: Tensor) -> CropPlan:
-        size = self._images(x)
-        limit = sampling.constant(size, x.device)
-        # The exact law of redrawing; what is below `limit` stays there when truncated.
-        shift = sampling.truncated_normal(x.shape[0], self._sigma_on(x.device) * max(size), limit, self.generator)
-        shift = torch.minimum(shift.abs().floor(), (limit - 1).clamp_min(0)).copysign(shift).to(torch.int64)
-        shift = shift * self._with_prob(x, active).view(-1, 1)
-        return CropPlan(shift, *self._confidence(visibility(shift, size)), self._background(x, self.fill))
+        size, rows = self._images(x), x.shape[0]
+        bits = self._bits(x, 1, rows, 2 * rows, 0.0)
+        shift, p, rest = plan_crop(bits, self._sigma_buffer(x.device), active, rows, size, self.num_classes, self.k,
+                                   self.chance, self.prob)
+        return CropPlan(shift, p, rest, self._background(x, self.fill))
 
 
 class SoftResizedCrop(SoftAugmentation):

@@ -1,4 +1,4 @@
-"""plan_blend, plan_paste, plan_cutout and plan_patch on Triton: a whole plan in one launch.
+"""plan_blend, plan_paste, plan_cutout, plan_patch and plan_crop on Triton: a whole plan in one launch.
 
 A program holds a block of images. The partner of image n is how many keys of its column come before key n, ties by row:
 counted against all N keys, N^2 comparisons that take a few microseconds at N = 1024 and need no second launch, where a
@@ -38,12 +38,14 @@ class Config:
 
 
 CONFIG = Config()
+OPTIONS = {"num_warps": 4, "maxnreg": CONFIG.registers, "enable_fp_fusion": False}
 NESTED, PEAKS, CENTRED = (tl.constexpr(code) for code in range(3))
 TO_UNIT = tl.constexpr(2.0**-53)
 UNITS = tl.constexpr(2.0**24)
 # Added and taken away again it rounds float64 numbers below 2^51 to whole ones, half to even.
 ROUNDER = tl.constexpr(1.5 * 2.0**52)
 LAST_PERCENTILE = 0.99
+SQRT_2 = tl.constexpr(2.0**0.5)
 
 
 # ---------------------------------------------------------------- what the kernels share
@@ -235,7 +237,7 @@ def _plan_cutout_kernel(boxes_ptr, bits_ptr, active_ptr, rows, draws, chances, h
 def _plan_patch_kernel(
     index_ptr, q_ptr, lam_ptr, grid_ptr,                                # (N, 2), (N), 0-d, 0-d
     bits_ptr, keys_ptr, gamma_ptr, active_ptr,                          # bits after the keys, (1, N), (1, 2), 0-d
-    rows, chances, levels, grids, alpha, prob, last, step,
+    rows, chances, levels, grids, alpha, prob, step,
     DRAWN: tl.constexpr, CHANCES: tl.constexpr, FLIP: tl.constexpr, RANKED: tl.constexpr, BLOCK: tl.constexpr,
     ENTRIES: tl.constexpr,
 ):  # fmt: skip
@@ -255,17 +257,50 @@ def _plan_patch_kernel(
     grid = _one_of(tl.load(bits_ptr + rows + one * 0), tl.full((2,), 0, tl.int64) + grids)
     tl.store(grid_ptr + one * 0, grid, mask=first)
     level = _one_of(tl.load(bits_ptr + n, mask=held, other=0), tl.zeros((BLOCK,), tl.int64) + levels)
-    step = _double(step).to(tl.float64, bitcast=True)
-    # As torch.linspace rounds it: from the nearer end.
-    ahead = step * level.to(tl.float64)
-    back = _double(last).to(tl.float64, bitcast=True) - step * (levels - 1 - level).to(tl.float64)
-    tl.store(q_ptr + n, tl.where(level < tl.maximum(levels // 2, 1), ahead, back), mask=held)
+    tl.store(q_ptr + n, level.to(tl.float64) * _double(step).to(tl.float64, bitcast=True), mask=held)
     if FLIP:
         partner = rows - 1 - n
     else:
         partner = _partner(keys_ptr, n, held, rows, RANKED, BLOCK, ENTRIES)
     tl.store(index_ptr + n * 2, n, mask=held)
     tl.store(index_ptr + n * 2 + 1, tl.where(on, partner, n), mask=held)
+
+
+@device
+def _truncated(bits, spread, side, steps):
+    """int64 below side: the largest j with erf(j / spread) <= u erf(side / spread). See csrc/core/plan.h."""
+    target = _uniform(bits) * tl.erf(side.to(tl.float64) / spread)
+    low = side * 0
+    high = tl.maximum(side, 1)
+    for _ in range(0, steps):
+        middle = low + (high - low) // 2
+        below = tl.erf(middle.to(tl.float64) / spread) <= target
+        low = tl.where(below, middle, low)
+        high = tl.where(below, high, middle)
+    return tl.where(spread > 0, low, 0)
+
+
+@triton.jit
+def _plan_crop_kernel(shift_ptr, confidence_ptr, rest_ptr, bits_ptr, sigma_ptr, active_ptr, rows, chances, height,
+                      width, longer, steps, classes, power, chance, prob, CHANCES: tl.constexpr, BLOCK: tl.constexpr):
+    n = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    held = n < rows
+    on = _active(active_ptr, bits_ptr, n, held, prob, CHANCES)
+    bits_ptr += chances
+    zero = tl.zeros((BLOCK,), tl.int64)
+    spread = zero.to(tl.float64) + tl.load(sigma_ptr).to(tl.float64) * longer * SQRT_2
+    shown = zero.to(tl.float64) + 1.0
+    for axis in range(0, 2):
+        side = zero + tl.where(axis == 0, height, width)
+        bits = tl.load(bits_ptr + axis * rows + n, mask=held, other=0)
+        size = tl.where(on, _truncated(bits, spread, side, steps), 0)
+        tl.store(shift_ptr + n * 2 + axis, tl.where((bits & 1) == 0, size, -size), mask=held)
+        shown = shown * ((side - size).to(tl.float64) / tl.maximum(side, 1).to(tl.float64))
+    hidden = tl.exp(tl.log(1.0 - shown) * _double(power).to(tl.float64, bitcast=True))
+    hidden = hidden * (1.0 - _double(chance).to(tl.float64, bitcast=True))
+    tl.store(confidence_ptr + n, (1.0 - hidden).to(tl.float32), mask=held)
+    others = tl.maximum(zero + classes - 1, 1).to(tl.float64)
+    tl.store(rest_ptr + n, (hidden / others).to(tl.float32), mask=held)
 
 
 # ---------------------------------------------------------------- launches
@@ -301,8 +336,7 @@ def plan_blend(bits: Tensor, shares: Tensor, active: Tensor, rows: int, alpha: f
     launch(_plan_blend_kernel, _programs(rows), bits.device, index, weight, bits, keys, shares,
            active.view(torch.uint8), rows, draws, k, number, _word(alpha), _word(prob), DRAWN=alpha != 0,
            CHANCES=chances, RANKED=ranked, KP=next_power_of_2(k), BLOCK=CONFIG.block, ENTRIES=CONFIG.entries,
-           num_warps=4, maxnreg=CONFIG.registers,
-           enable_fp_fusion=False)
+           **OPTIONS)
     return index, weight
 
 
@@ -318,8 +352,7 @@ def plan_paste(bits: Tensor, shares: Tensor, active: Tensor, peaks: Tensor | Non
     launch(_plan_paste_kernel, _programs(rows), bits.device, index, boxes, weight, bits, keys, shares,
            active.view(torch.uint8), bits if peaks is None else peaks.contiguous(), rows, draws, k, number, height,
            width, _word(alpha), _word(prob), KIND=kind, DRAWN=alpha != 0, CHANCES=chances, RANKED=ranked,
-           KP=next_power_of_2(k), BLOCK=CONFIG.block, ENTRIES=CONFIG.entries, num_warps=4, maxnreg=CONFIG.registers,
-           enable_fp_fusion=False)
+           KP=next_power_of_2(k), BLOCK=CONFIG.block, ENTRIES=CONFIG.entries, **OPTIONS)
     return index, boxes, weight
 
 
@@ -342,8 +375,19 @@ def plan_patch(bits: Tensor, shares: Tensor, active: Tensor, rows: int, levels: 
     keys, ranked = _keys(bits, 1 if flip else 2, rows)
     launch(_plan_patch_kernel, max(_programs(rows), 1), bits.device, index, q, lam, grid,
            bits if flip else bits[rows:], keys, shares.contiguous(), active.view(torch.uint8), rows, number, levels,
-           grids, _word(alpha), _word(prob), _word(LAST_PERCENTILE), _word(LAST_PERCENTILE / max(levels - 1, 1)),
+           grids, _word(alpha), _word(prob), _word(LAST_PERCENTILE / max(levels - 1, 1)),
            DRAWN=alpha != 0, CHANCES=chances, FLIP=flip, RANKED=ranked, BLOCK=CONFIG.block, ENTRIES=CONFIG.entries,
-           num_warps=4, maxnreg=CONFIG.registers,
-           enable_fp_fusion=False)
+           **OPTIONS)
     return index, q, lam, grid
+
+
+def plan_crop(bits: Tensor, sigma: Tensor, active: Tensor, rows: int, height: int, width: int, classes: int,
+              power: float, chance: float, prob: float) -> tuple[Tensor, Tensor, Tensor]:
+    shift, confidence = bits.new_empty((rows, 2)), bits.new_empty((rows,), dtype=torch.float32)
+    rest = torch.empty_like(confidence)
+    number, chances = _chances(rows, prob, True)
+    longer = max(height, width)
+    launch(_plan_crop_kernel, _programs(rows), bits.device, shift, confidence, rest, bits.contiguous(), sigma,
+           active.view(torch.uint8), rows, number, height, width, longer, longer.bit_length(), classes, _word(power),
+           _word(chance), _word(prob), CHANCES=chances, BLOCK=CONFIG.block, num_warps=1, enable_fp_fusion=False)
+    return shift, confidence, rest

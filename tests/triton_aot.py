@@ -182,6 +182,7 @@ def plan_cases() -> Iterator[Case]:
         yield (f"centred {n}", kernels.plan_paste,
                (bits, empty(1, 2), active, None, n, 32, 32, 1.0, 1.0, False, True))
         yield f"cutout {n}", kernels.plan_cutout, (bits, active, n, n, 32, 32, 16, 1.0, False)
+        yield f"crop {n}", kernels.plan_crop, (bits, empty(), active, n, 32, 32, 100, 2.0, 0.01, 0.5)
         yield f"patch {n}", kernels.plan_patch, (bits, empty(1, 2), active, n, 10, 2, 1.0, 1.0, False)
 
 

@@ -59,6 +59,22 @@ FASTMIX_INLINE Side peak_side(Side outer, int64_t extent, int64_t centre) {
 // Round half to even, as torch.round does; x is far below 2^51.
 FASTMIX_INLINE double round_even(double x) { return std::nearbyint(x); }
 
+// The size of a normal number of deviation spread / sqrt(2), redrawn while it is >= side, truncated to a whole number:
+// the largest j below side with erf(j / spread) <= target, target = u erf(side / spread). By bisection on j, so that no
+// inverse of erf is needed.
+FASTMIX_INLINE int64_t truncated_normal(double target, double spread, int64_t side) {
+  int64_t low = 0, high = side > 1 ? side : 1;
+  while (spread > 0 && high - low > 1) {
+    const int64_t middle = low + (high - low) / 2;
+    if (std::erf(static_cast<double>(middle) / spread) <= target) {
+      low = middle;
+    } else {
+      high = middle;
+    }
+  }
+  return low;
+}
+
 // A share of the image as a whole multiple of 2^-24, of which float32 holds all up to 1: differences are exact.
 FASTMIX_INLINE float area_units(int64_t pixels, int64_t height, int64_t width) {
   const int64_t all = height * width > 0 ? height * width : 1;

@@ -1,4 +1,4 @@
-// plan_blend, plan_paste, plan_cutout and plan_patch on the CPU.
+// plan_blend, plan_paste, plan_cutout, plan_patch and plan_crop on the CPU.
 //
 // Cost: a batch of 100 is a few thousand operations, so what counts is one call instead of fifty. Partners take a
 // pass over their keys by buckets, O(N): the keys are uniform, so a bucket holds one or two; equal keys, which would
@@ -281,17 +281,48 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> plan_patch_cpu(const Tensor& bits_in,
   double* percentiles = static_cast<double*>(q.mutable_data_ptr());
   const double step = kLastPercentile / static_cast<double>(levels > 1 ? levels - 1 : 1);
   for (int64_t n = 0; n < rows; ++n) {
-    const int64_t level = one_of(level_bits[n], levels);
-    // As torch.linspace rounds it: from the nearer end.
-    percentiles[n] = level < std::max<int64_t>(levels / 2, 1)
-                         ? step * static_cast<double>(level)
-                         : kLastPercentile - step * static_cast<double>(levels - 1 - level);
+    percentiles[n] = step * static_cast<double>(one_of(level_bits[n], levels));
   }
   double phi[2];
   shares.weights(0, phi);
   *static_cast<float*>(lam.mutable_data_ptr()) = active(0) ? static_cast<float>(phi[0] / (phi[0] + phi[1])) : 1.0F;
   *static_cast<int64_t*>(grid.mutable_data_ptr()) = one_of(*bits.take(1), grids);
   return {partners(keys, rows, 2, active), q, lam, grid};
+}
+
+std::tuple<Tensor, Tensor, Tensor> plan_crop_cpu(const Tensor& bits_in, const Tensor& sigma, const Tensor& active_in,
+                                                 int64_t rows, int64_t height, int64_t width, int64_t classes,
+                                                 double power, double chance, double prob) {
+  Bits bits("plan_crop", bits_in);
+  const Active active(active_in, bits, rows, prob, true);
+  STD_TORCH_CHECK(sigma.scalar_type() == ScalarType::Float && sigma.numel() == 1, "plan_crop: want a float32 sigma");
+  const double longer = static_cast<double>(std::max(height, width));
+  const double spread = *static_cast<const float*>(sigma.const_data_ptr()) * longer * std::sqrt(2.0);
+  const int64_t sides[] = {height, width};
+  const int64_t* drawn = bits.take(2 * rows);
+  double within[2];
+  for (int axis = 0; axis < 2; ++axis) within[axis] = std::erf(static_cast<double>(sides[axis]) / spread);
+  Tensor shift = empty_cpu({rows, 2}, ScalarType::Long), confidence = empty_cpu({rows}, ScalarType::Float),
+         rest = empty_cpu({rows}, ScalarType::Float);
+  int64_t* shifts = static_cast<int64_t*>(shift.mutable_data_ptr());
+  float* own = static_cast<float*>(confidence.mutable_data_ptr());
+  float* others = static_cast<float*>(rest.mutable_data_ptr());
+  // An error function takes as long as sixteen elements of an image kernel, and there are about ten.
+  parallel_items(rows, 160, [&](int64_t begin, int64_t end) {
+    for (int64_t n = begin; n < end; ++n) {
+      double shown = 1;
+      for (int axis = 0; axis < 2; ++axis) {
+        const int64_t b = drawn[axis * rows + n];
+        const int64_t size = active(n) ? truncated_normal(uniform(b) * within[axis], spread, sides[axis]) : 0;
+        shifts[2 * n + axis] = b % 2 == 0 ? size : -size;
+        shown *= static_cast<double>(sides[axis] - size) / static_cast<double>(std::max<int64_t>(sides[axis], 1));
+      }
+      const double hidden = (1 - chance) * std::pow(1 - shown, power);
+      own[n] = static_cast<float>(1 - hidden);
+      others[n] = static_cast<float>(hidden / static_cast<double>(std::max<int64_t>(classes - 1, 1)));
+    }
+  });
+  return {shift, confidence, rest};
 }
 
 }  // namespace
@@ -301,6 +332,7 @@ STABLE_TORCH_LIBRARY_IMPL(fastmix, CPU, m) {
   m.impl("plan_paste", TORCH_BOX(&plan_paste_cpu));
   m.impl("plan_cutout", TORCH_BOX(&plan_cutout_cpu));
   m.impl("plan_patch", TORCH_BOX(&plan_patch_cpu));
+  m.impl("plan_crop", TORCH_BOX(&plan_crop_cpu));
 }
 
 }  // namespace fastmix

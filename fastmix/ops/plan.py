@@ -51,10 +51,17 @@ def _fake_patch(bits: Tensor, shares: Tensor, active: Tensor, rows: int, levels:
             bits.new_empty(()))
 
 
+def _fake_crop(bits: Tensor, sigma: Tensor, active: Tensor, rows: int, height: int, width: int, classes: int,
+               power: float, chance: float, prob: float) -> tuple[Tensor, Tensor, Tensor]:
+    confidence = bits.new_empty((rows,), dtype=torch.float32)
+    return bits.new_empty((rows, 2)), confidence, torch.empty_like(confidence)
+
+
 _plan_blend = Operator("plan_blend", _fake_blend)
 _plan_paste = Operator("plan_paste", _fake_paste)
 _plan_cutout = Operator("plan_cutout", _fake_cutout)
 _plan_patch = Operator("plan_patch", _fake_patch)
+_plan_crop = Operator("plan_crop", _fake_crop)
 
 
 def plan_blend(bits: Tensor, shares: Tensor, active: Tensor, rows: int, alpha: float, prob: float = 1.0,
@@ -126,3 +133,23 @@ def plan_patch(bits: Tensor, shares: Tensor, active: Tensor, rows: int, levels: 
     if backend == "reference":
         return reference.plan_patch(bits, shares, active, rows, levels, grids, alpha, prob, flip)
     return _plan_patch(backend, bits, shares, active, rows, levels, grids, alpha, prob, flip)
+
+
+def plan_crop(bits: Tensor, sigma: Tensor, active: Tensor, rows: int, size: tuple[int, int], classes: int,
+              power: float, chance: float, prob: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
+    """Shifts and confidences of `CropPlan`.
+
+    Args:
+        bits: `count` of them with k = 1, alpha 0, ``each`` and 2 N positions: the size of a shift from the leading
+            bits of each, its sign from the last.
+        sigma: 0-d float32; the shift of an axis is normal of deviation sigma * max(H, W), redrawn while it would leave
+            the image, truncated towards zero.
+        classes: J. power, chance: ``1 - (1 - chance) (1 - v)^power`` is the confidence at visibility v.
+        prob: drawn per image.
+    Returns: shift (N, 2) int64; confidence (N,) float32; rest (N,) float32, what every other class gets.
+    Source: Soft Augmentation Sec. 4.1, Eq. 7, listing 1.
+    """
+    backend = select("plan", bits)
+    if backend == "reference":
+        return reference.plan_crop(bits, sigma, active, rows, *size, classes, power, chance, prob)
+    return _plan_crop(backend, bits, sigma, active, rows, *size, classes, power, chance, prob)

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -127,6 +128,22 @@ def centred_boxes(sides: Sequence[Tensor | int], size: tuple[int, int], position
     return torch.stack([*starts, *extents], 1).to(torch.int32)
 
 
+def truncated_normal(uniform: Tensor, sigma: Tensor, limit: Tensor | float) -> Tensor:
+    """The size of normal numbers of mean 0, redrawn while ``|t| >= limit``: the law itself, by its inverse.
+
+    ``|t| = sigma sqrt(2) erfinv(u erf(limit / (sigma sqrt(2))))``: no loop that would wait for the device.
+
+    Args: uniform: float64 in [0, 1). sigma, limit: float64, >= 0, that broadcast; where either is 0 so is t.
+    Returns: float64; t may round to the limit itself.
+    """
+    spread = sigma * math.sqrt(2)
+    if isinstance(limit, float):
+        limit = torch.full((), limit, dtype=torch.float64, device=uniform.device)
+    size = spread * torch.erfinv(uniform * torch.erf(limit / spread))
+    # Nothing to draw from: limit / 0 is infinite or no number.
+    return torch.where((spread > 0) & (limit > 0), torch.minimum(size, limit), 0.0)
+
+
 # ---------------------------------------------------------------- the operators
 
 class _Bits:
@@ -205,12 +222,6 @@ def plan_cutout(bits: Tensor, active: Tensor, rows: int, draws: int, height: int
     return boxes.expand(rows, -1).unsqueeze(1) * on.view(-1, 1, 1)
 
 
-def percentile(level: Tensor, levels: int) -> Tensor:
-    """``linspace(0, 0.99, levels)[level]`` in float64, as torch rounds it: from the nearer end."""
-    step = LAST_PERCENTILE / max(levels - 1, 1)
-    return torch.where(level < max(levels // 2, 1), step * level, LAST_PERCENTILE - step * (levels - 1 - level))
-
-
 def plan_patch(bits: Tensor, shares: Tensor, active: Tensor, rows: int, levels: int, grids: int, alpha: float,
                prob: float, flip: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """(index (N, 2) int64, q (N,) float64, lam () float32, grid () int64); see `fastmix.ops.plan.plan_patch`."""
@@ -221,4 +232,20 @@ def plan_patch(bits: Tensor, shares: Tensor, active: Tensor, rows: int, levels: 
     level = (uniform(pieces.take(1, rows)[0]) * levels).floor()
     lam = torch.where(on, (phi[0] / phi.sum()).to(torch.float32), 1.0)
     grid = (uniform(pieces.take(1, 1)[0, 0]) * grids).floor().to(torch.int64)
-    return _partners(keys, on), percentile(level, levels), lam, grid
+    return _partners(keys, on), level * (LAST_PERCENTILE / max(levels - 1, 1)), lam, grid
+
+
+def plan_crop(bits: Tensor, sigma: Tensor, active: Tensor, rows: int, height: int, width: int, classes: int,
+              power: float, chance: float, prob: float) -> tuple[Tensor, Tensor, Tensor]:
+    """(shift (N, 2) int64, confidence (N,) float32, rest (N,) float32); see `fastmix.ops.plan.plan_crop`."""
+    pieces = _Bits(bits)
+    on = _active(pieces, active, rows, prob, True)
+    strength = sigma.to(torch.float64) * max(height, width)
+    shifts, shown = [], 1.0
+    for side in (height, width):
+        drawn = pieces.take(1, rows)[0]
+        size = truncated_normal(uniform(drawn), strength, float(side)).floor().clamp_max(max(side - 1, 0)) * on
+        shifts.append(torch.where(drawn % 2 == 0, size, -size).to(torch.int64))
+        shown = shown * ((side - size) / max(side, 1))
+    p = 1 - (1 - chance) * (1 - shown) ** power
+    return torch.stack(shifts, 1), p.to(torch.float32), ((1 - p) / max(classes - 1, 1)).to(torch.float32)
