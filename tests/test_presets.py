@@ -13,14 +13,13 @@ pytest.importorskip("torchmetrics")
 import training
 
 from fastmix import __main__ as program
+from fastmix import models
 from fastmix._cli import USAGE, UsageError
 from fastmix.train import command, methods, options, presets
 from fastmix.train.options import Options
 from fastmix.train.recipes import PRESETS
 
 FIELDS = {field.name for field in dataclasses.fields(Options)}
-MODELS = r"preact-resnet18|resnet(18|32|110)|wrn(16-8|28-10)|pyramidnet(110-64|200-240)|torchvision:\w+"
-UNBUILT = ("resnext29-4-24", "cnn13")  # of the papers, not of this package
 OTHERS = ("soft-crop", "soft-noise", "soft-resized-crop", "label-smoothing", "focal")  # may not be in METHODS
 
 
@@ -30,7 +29,7 @@ def test_every_preset_makes_sense(name):
     assert preset.name == name and re.fullmatch(r"paper/[a-z0-9.-]+", name) and preset.source
     assert {"method", "model", "data", "epochs", "batch", "lr", "schedule"} <= preset.options.keys() <= FIELDS
     model = preset.options["model"]
-    assert re.fullmatch(MODELS, model) or (model in UNBUILT and "no such model" in preset.note)
+    assert model.startswith("torchvision:") or any(re.fullmatch(pattern, model) for pattern, _ in models.FAMILIES)
     method = preset.options["method"]
     assert method in methods.METHODS or method in OTHERS
     own = Options(**preset.options)
@@ -70,6 +69,21 @@ def test_hyper_parameters_of_the_other_papers():
     assert all(own["isda_kind"] == "diag" and own["batch"] == 512 for own in diagonal.values())
     soft = PRESETS["paper/soft-crop-rn18-c100"].options
     assert (soft["epochs"], soft["batch"], soft["schedule"], soft["lr"]) == (500, 128, "cosine", 0.1)
+    assert PRESETS["paper/soft-crop-efficientnet-b0-c100"].options["lr"] == 0.025
+    # B.1: sigma decays for the last 20 epochs of CIFAR-100, of nothing else.
+    for name, preset in PRESETS.items():
+        decays = name.startswith("paper/soft-") and preset.options["data"] == "cifar100"
+        assert preset.options.get("sigma_decay", 0) == (20 if decays else 0), name
+    table_9 = {"resnet110": (160, 128, 1e-4, 0.1, (80, 120), 0.1),
+               "se-resnet110": (200, 128, 1e-4, 0.1, (80, 120, 160), 0.1),
+               "wrn16-8": (240, 128, 5e-4, 0.1, (60, 120, 160, 200), 0.2),
+               "densenet-bc100-12": (300, 64, 1e-4, 0.1, (150, 200, 250), 0.1),
+               "resnext29-8x64d": (350, 128, 5e-4, 0.05, (150, 225, 300), 0.1)}
+    for model, row in table_9.items():
+        own = PRESETS[f"paper/isda-{model}-c10"].options
+        assert tuple(own[key] for key in ("epochs", "batch", "weight_decay", "lr", "milestones", "gamma")) == row
+    shake = PRESETS["paper/isda-shake-shake-2x32d-c100"].options
+    assert (shake["epochs"], shake["batch"], shake["schedule"]) == (1800, 64, "cosine")
     refined = PRESETS["paper/refined-mixup-parn18-c100"].options
     assert (refined["epochs"], refined["refine_epochs"], refined["milestones"]) == (450, 50, (150, 275))
     assert PRESETS["paper/refined-cutmix-wrn28-10-c10"].options["prob"] == 0.5
@@ -131,8 +145,9 @@ def test_errors_say_what_is_missing(tmp_path):
         presets.get("paper/dcutmix-pn110-c10")
     with pytest.raises(UsageError, match="--milestones means nothing to --schedule onecycle"):
         command.request([*training.TINY, "--milestones", "1"])
-    with pytest.raises(UsageError, match="--model is 'resnext29-4-24', want one of cnn"):
-        command.main(["--preset", "paper/rmix-rnx29-c100", *training.TINY, "--out", str(tmp_path / "x")])
+    with pytest.raises(UsageError, match="--model cnn13 cannot take images of 8x8 pixels"):
+        command.main(["--preset", "paper/isda-semi-cnn13-c10", *training.TINY, "--labelled", "50", "--out",
+                      str(tmp_path / "x")])
 
 
 def test_a_method_that_is_not_here_is_named(monkeypatch):

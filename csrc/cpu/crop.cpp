@@ -100,6 +100,48 @@ Resized resized_like(const Tensor& x, int64_t height, int64_t width) {
   return {{t, t.const_data_ptr(), row_elements(sizes), t.strides()[0], last}, out};
 }
 
+// What a thread of resized_crop works in.
+struct WorkingMemory {
+  CropScratch scratch{};
+
+  explicit WorkingMemory(const CropArgs& a) {
+    constexpr int64_t kTaps = 8;
+    const int64_t widest = a.out_width > a.width + 2 ? a.out_width : a.width + 2;
+    const int64_t highest = a.out_height > a.height ? a.out_height : a.height;
+    const int64_t row = widest * a.pixel + CropScratch::kSlack, size = a.element_size > 4 ? 8 : 4;
+    scratch.row = row;
+    for (int pass = 0; pass < 2; ++pass) {  // the first counts
+      used = 0;
+      take(scratch.background, (row + 512 + a.pixel) * size);
+      take(scratch.weight, row * size);
+      take(scratch.spare_weight, row * size);
+      take(scratch.padded, row * size);
+      take(scratch.resized, row * size);
+      take(scratch.share, highest * size);
+      take(scratch.sixteens, row / 16 * 256);
+      for (int32_t** table : {&scratch.first, &scratch.second, &scratch.spare, &scratch.block}) {
+        take(*table, row * 4);
+      }
+      take(scratch.line, highest * 4);
+      take(scratch.tap_line, highest * 4);
+      take(scratch.line_shares, kTaps * highest * 4);
+      take(scratch.column_shares, kTaps * row * 4);
+      take(scratch.pixel_shares, kTaps * row * 4);
+      if (pass == 0) memory.emplace(used);
+    }
+  }
+
+ private:
+  std::optional<Scratch<char>> memory;
+  int64_t used = 0;
+
+  template <typename P>
+  void take(P*& pointer, int64_t bytes) {
+    if (memory.has_value()) pointer = reinterpret_cast<P*>(memory->data + used);
+    used += (bytes + 63) / 64 * 64;
+  }
+};
+
 // One of the kernels, by dtype, writes every row of the output.
 Tensor run_resized(const Tensor& x, const Tensor& box_in, int64_t height, int64_t width, const CropRows* kernels,
                    const std::optional<Tensor>& fill, double value) {
@@ -114,26 +156,9 @@ Tensor run_resized(const Tensor& x, const Tensor& box_in, int64_t height, int64_
   a.box = static_cast<const double*>(box.const_data_ptr());
   const Background background(a, x, fill, value);
   if (r.out.numel() > 0) {
-    const int64_t row = (width > a.width + 2 ? width : a.width + 2) * a.pixel + CropScratch::kSlack;
-    const int64_t bytes = row * (a.element_size > 4 ? 8 : 4);
     parallel_items(x.size(0) * height, 4 * a.planes * width * a.pixel, [&](int64_t begin, int64_t end) {
-      const Scratch<char> memory(5 * bytes + 3 * row * 4 + 9 * 64);
-      char* at = memory.data;
-      const auto take = [&at](int64_t size) {
-        char* taken = at;
-        at += (size + 63) / 64 * 64;
-        return taken;
-      };
-      CropScratch scratch{};
-      scratch.background = take(bytes);
-      scratch.weight = take(bytes);
-      scratch.padded = take(bytes);
-      scratch.between[0] = take(bytes);
-      scratch.between[1] = take(bytes);
-      scratch.first = reinterpret_cast<int32_t*>(take(row * 4));
-      scratch.second = reinterpret_cast<int32_t*>(take(row * 4));
-      scratch.block = reinterpret_cast<int32_t*>(take(row * 4));
-      kernels[slot](a, scratch, begin, end);
+      const WorkingMemory memory(a);
+      kernels[slot](a, memory.scratch, begin, end);
     });
   }
   return r.out;

@@ -3,21 +3,38 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from .. import _torchvision
 from .._cli import CommandError, UsageError, first_line
+from .cnn13 import CNN13
+from .densenet import DenseNet
 from .preact_resnet import PreActResNet
 from .pyramidnet import PyramidNet
-from .resnet import ResNet
+from .resnet import Bottleneck, ResNet, SEBlock
+from .resnext import ResNeXt
+from .shake import ShakeShake
 from .small_cnn import SmallCNN
 from .wide_resnet import WideResNet
 
-NAMES = ("cnn", "preact-resnet18", "resnet18", "resnet32", "resnet110", "wrn16-8", "wrn28-10", "wrnDEPTH-WIDTH",
-         "pyramidnet110-64", "pyramidnetDEPTH-ALPHA", "timm:NAME", "torchvision:NAME")
-RESNETS = {"resnet18": ((2, 2, 2, 2), 64), "resnet32": ((5, 5, 5), 16), "resnet110": ((18, 18, 18), 16)}
+# A pattern and what it builds of channels, classes and the numbers in the name.
+FAMILIES: tuple[tuple[str, Callable[..., nn.Module]], ...] = (
+    ("cnn", SmallCNN), ("cnn13", CNN13), ("preact-resnet18", PreActResNet),
+    ("resnet18", partial(ResNet, blocks=(2, 2, 2, 2), width=64)),
+    ("resnet32", partial(ResNet, blocks=(5, 5, 5), width=16)),
+    ("resnet50", partial(ResNet, blocks=(3, 4, 6, 3), width=64, block=Bottleneck)),
+    ("resnet110", partial(ResNet, blocks=(18, 18, 18), width=16)),
+    ("se-resnet110", partial(ResNet, blocks=(18, 18, 18), width=16, block=SEBlock)),
+    (r"wrn(\d+)-(\d+)", WideResNet), (r"resnext(\d+)-(\d+)-(\d+)", ResNeXt), (r"densenet-bc(\d+)-(\d+)", DenseNet),
+    (r"shake-shake(\d+)-(\d+)", ShakeShake), (r"pyramidnet(\d+)-(\d+)", PyramidNet),
+    (r"pyramidnet(\d+)-(\d+)-shakedrop", partial(PyramidNet, drop=0.5)))
+NAMES = ("cnn", "cnn13", "preact-resnet18", "resnet18", "resnet32", "resnet50", "resnet110", "se-resnet110",
+         "wrnDEPTH-WIDTH", "resnextDEPTH-CARDINALITY-WIDTH", "densenet-bcDEPTH-GROWTH", "shake-shakeDEPTH-WIDTH",
+         "pyramidnetDEPTH-ALPHA", "pyramidnetDEPTH-ALPHA-shakedrop", "timm:NAME", "torchvision:NAME")
 
 
 class _GreyAsColour(nn.Module):
@@ -50,6 +67,16 @@ def _torchvision_model(name: str, num_classes: int, channels: int) -> nn.Module:
     return model if channels == 3 else _GreyAsColour(model)
 
 
+def _ours(name: str, num_classes: int, channels: int) -> nn.Module:
+    for pattern, make in FAMILIES:
+        if match := re.fullmatch(pattern, name):
+            try:
+                return make(channels, num_classes, *map(int, match.groups()))
+            except ValueError as error:
+                raise UsageError(f"--model {name}: {error}") from None
+    raise UsageError(f"--model is {name!r}, want one of {', '.join(NAMES)}")
+
+
 def build(name: str, num_classes: int, shape: tuple[int, int, int]) -> nn.Module:
     """A classifier with random weights: (N, C, H, W) images to (N, num_classes) logits.
 
@@ -60,28 +87,12 @@ def build(name: str, num_classes: int, shape: tuple[int, int, int]) -> nn.Module
         library.
     """
     channels = shape[0]
-    if name == "cnn":
-        model: nn.Module = SmallCNN(channels, num_classes)
-    elif name == "preact-resnet18":
-        model = PreActResNet(channels, num_classes)
-    elif name in RESNETS:
-        model = ResNet(channels, num_classes, *RESNETS[name])
-    elif match := re.fullmatch(r"pyramidnet(\d+)-(\d+)", name):
-        try:
-            model = PyramidNet(channels, num_classes, *map(int, match.groups()))
-        except ValueError as error:
-            raise UsageError(f"--model {name}: {error}") from None
-    elif match := re.fullmatch(r"wrn(\d+)-(\d+)", name):
-        depth, width = (int(group) for group in match.groups())
-        if depth < 10 or (depth - 4) % 6 or width < 1:
-            raise UsageError(f"--model {name}: a WideResNet's depth is 6n + 4 (10, 16, 22, 28, ...), its width >= 1")
-        model = WideResNet(channels, num_classes, depth, width)
-    elif name.startswith("timm:"):
+    if name.startswith("timm:"):
         model = _timm(name.removeprefix("timm:"), num_classes, channels)
     elif name.startswith("torchvision:"):
         model = _torchvision_model(name.removeprefix("torchvision:"), num_classes, channels)
     else:
-        raise UsageError(f"--model is {name!r}, want one of {', '.join(NAMES)}")
+        model = _ours(name, num_classes, channels)
     _check(model, name, num_classes, shape)
     return model
 

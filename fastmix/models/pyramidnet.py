@@ -6,15 +6,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .pooling import mean_over_pixels
+from .shake import shake_drop
 from .stages import init_convolutions
 
 
 class PyramidBlock(nn.Module):
     """norm, 1x1, norm, ReLU, 3x3, norm, ReLU, 1x1 to four times the width, norm; plus the input, averaged 2x2 where the
-    stride is 2, with zeros for the channels that it lacks."""
+    stride is 2, with zeros for the channels that it lacks. keep: of `shake_drop`, 1 for none."""
 
-    def __init__(self, inputs: int, width: int, stride: int) -> None:
+    def __init__(self, inputs: int, width: int, stride: int, keep: float = 1.0) -> None:
         super().__init__()
+        self.keep = keep
         self.stride, self.added = stride, 4 * width - inputs
         self.norm1 = nn.BatchNorm2d(inputs)
         self.conv1 = nn.Conv2d(inputs, width, 1, bias=False)
@@ -28,6 +30,8 @@ class PyramidBlock(nn.Module):
         residual = self.conv1(self.norm1(x))
         residual = self.conv2(F.relu(self.norm2(residual)))
         residual = self.norm4(self.conv3(F.relu(self.norm3(residual))))
+        if self.keep < 1:
+            residual = shake_drop(residual, self.keep, self.training)
         if self.stride == 2:
             x = F.avg_pool2d(x, 2, ceil_mode=True)
         return residual + F.pad(x, (0, 0, 0, 0, 0, self.added))
@@ -44,9 +48,10 @@ class PyramidNet(nn.Module):
         num_classes: logits.
         depth: 9 n + 2.
         alpha: channels added from the first block to the last, before the factor 4 of the bottleneck; >= 1.
+        drop: of ShakeDrop (Yamada et al. 2019): block l of L is shaken with probability ``drop * l / L``.
     """
 
-    def __init__(self, channels: int, num_classes: int, depth: int, alpha: int) -> None:
+    def __init__(self, channels: int, num_classes: int, depth: int, alpha: int, drop: float = 0.0) -> None:
         super().__init__()
         if depth < 11 or (depth - 2) % 9 or alpha < 1:
             raise ValueError(f"PyramidNet: depth is {depth} and alpha is {alpha}, want 9 n + 2 and at least 1")
@@ -57,7 +62,8 @@ class PyramidNet(nn.Module):
         inputs = 16
         for block in range(3 * each):
             width = round(16 + alpha * (block + 1) / (3 * each))
-            layers.append(PyramidBlock(inputs, width, 2 if block in (each, 2 * each) else 1))
+            keep = 1 - drop * (block + 1) / (3 * each)
+            layers.append(PyramidBlock(inputs, width, 2 if block in (each, 2 * each) else 1, keep))
             inputs = 4 * width
         self.blocks = nn.Sequential(*layers)
         self.norm = nn.BatchNorm2d(inputs)

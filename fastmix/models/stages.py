@@ -23,6 +23,13 @@ def stages(block: Callable[[int, int, int], nn.Module], inputs: int, counts: Seq
     return nn.Sequential(*layers), inputs
 
 
+def projection(inputs: int, outputs: int, stride: int) -> nn.Sequential | None:
+    """The shortcut of a post-activation block: 1x1 convolution and norm where the shape changes, None elsewhere."""
+    if stride == 1 and inputs == outputs:
+        return None
+    return nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+
+
 def init_convolutions(model: nn.Module) -> None:
     """He et al.'s normal weights, by fan-out."""
     for module in model.modules():

@@ -22,8 +22,8 @@ class WideResNet(nn.Module):
 
     def __init__(self, channels: int, num_classes: int, depth: int, width: int) -> None:
         super().__init__()
-        if (depth - 4) % 6:
-            raise ValueError(f"WideResNet: depth is {depth}, want 6 n + 4")
+        if depth < 10 or (depth - 4) % 6 or width < 1:
+            raise ValueError(f"WideResNet: depth is {depth} and width is {width}, want 6 n + 4 and at least 1")
         self.stem = nn.Conv2d(channels, 16, 3, 1, 1, bias=False)
         self.blocks, inputs = stages(PreActBlock, 16, 3 * [(depth - 4) // 6], 16 * width)
         self.norm = nn.BatchNorm2d(inputs)
