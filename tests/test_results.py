@@ -217,6 +217,15 @@ def test_check_tells_a_page_that_is_old(tmp_path, capsys):
     assert results_page.main([str(page)]) == 0 and results_page.main([str(page), "--check"]) == 0
 
 
+def test_the_reward_of_a_policy_is_shown():
+    one = {"method": "rlmix", "seeds": 2, "test_accuracy": spread([0.5, 0.7]), "name": "rlmix", "runs": [{}]}
+    learnt = one | {"reward": spread([0.7, 0.8]), "random_reward": spread([0.6, 0.62]), "q": spread([0.1, 0.3])}
+    heading, row = render.table({"rows": [learnt]})
+    assert heading[-1] == "reward" and row[-1] == "0.750 (0.610) at 0.20"
+    assert any(note.startswith("reward: ") for note in render.notes({"rows": [learnt]}))
+    assert "reward" not in render.table({"rows": [one]})[0]
+
+
 def test_a_comparison_is_a_report_too():
     one = {"test_accuracy": 0.5, "train_accuracy": 1.0, "ece": 0.1, "step_ratio": 1.5}
     found = render.rows({"runs": [one | {"method": "a"}, one | {"method": "a", "test_accuracy": 0.7}]})

@@ -16,8 +16,8 @@ from ..train.trained import Trained
 from .runs import Recipe, Run, commands, flags
 
 FORMAT = "runs-1"
-# In report.json under these names, but for fgsm.
-KEYS = ("test_accuracy", "train_accuracy", "ece", "fgsm", "step_ratio")
+# In report.json, the last three under "policy"; but for fgsm.
+KEYS = ("test_accuracy", "train_accuracy", "ece", "fgsm", "step_ratio", "reward", "random_reward", "q")
 BATCH = 250
 
 
@@ -62,7 +62,8 @@ def spread(values: list[float]) -> dict[str, float | None]:
 def _row(recipe: Recipe, runs: list[Run], fgsm: dict[Path, float], shared: set[str]) -> dict[str, Any]:
     entries = []
     for one in runs:
-        found = {key: one.report[key] for key in KEYS if key in one.report}
+        reported = one.report | one.report.get("policy", {})
+        found = {key: reported[key] for key in KEYS if key in reported}
         if one.folder in fgsm:
             found["fgsm"] = fgsm[one.folder]
         extra = {key: one.report[key] for key in ("risk",) if key in one.report}

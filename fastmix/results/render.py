@@ -49,6 +49,13 @@ def _ratio(row: Row) -> str | None:
     return "1" if row["method"] == PLAIN else f"{row['step_ratio']['mean']:.2f}x"
 
 
+def _reward(row: Row) -> str | None:
+    if "reward" not in row:
+        return None
+    random = f" ({row['random_reward']['mean']:.3f})" if "random_reward" in row else ""
+    return f"{row['reward']['mean']:.3f}{random} at {row['q']['mean']:.2f}"
+
+
 COLUMNS: dict[str, Callable[[Row], str | None]] = {
     "method": lambda row: row["name"],
     "test accuracy": _percent("test_accuracy", 2),
@@ -56,6 +63,7 @@ COLUMNS: dict[str, Callable[[Row], str | None]] = {
     "ECE": _percent("ece", 1),
     "under FGSM": _percent("fgsm", 1),
     "step": _ratio,
+    "reward": _reward,
 }
 
 
@@ -95,4 +103,7 @@ def notes(results: dict[str, Any]) -> list[str]:
                      f"most {255 * results['fgsm']['epsilon']:g}/255")
     lines.append("step: the time of a step over that of a plain one, the median of pairs of steps after training, on "
                  "a machine that may have had other work")
+    if any("reward" in row for row in rows(results)):
+        lines.append("reward: of the policy, in brackets that of the images of the same batches that drew at random, "
+                     "and the mean percentile that it chose, in the last fifth of the epochs")
     return lines
