@@ -115,7 +115,7 @@ def test_the_reward_that_there_is_to_find(tmp_path, extra):
     from fastmix import rl
 
     setup = run.setup(Options(method="rlmix", batch=20), data.load("digits", limit=40), HERE)
-    setup.mixer = fastmix.RLMix(1e6, pairing="flip")  # nothing is left to chance
+    setup.mixer = fastmix.RLMix(1e12, pairing="flip")  # nothing is left to chance
     setup.model.train()
     images, y = next(setup.dataset.train.batches([torch.arange(20)]))
     table = rl_reward.Table(setup, setup.inputs(images, None), y)

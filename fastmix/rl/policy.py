@@ -51,7 +51,7 @@ class Policy:
         gamma: discount of later rewards. 0 unlike SB3's default of 0.99: the next image of a row is another one, whose
             reward does not follow from this action. With 0.99 the return is a sum over the rest of the epoch, which
             the value network cannot predict, as observations do not tell how much is left of it, and beside that sum
-            the 0.03 that actions decide are lost.
+            the 0.02 that an action decides are lost.
     """
 
     def __init__(self, mixer: RLMix, classes: int, rows: int, steps: int,
