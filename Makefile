@@ -37,7 +37,7 @@ train-fashion: setup  ## the same on 5,000 Fashion-MNIST images, 3 seeds (needs 
 	$(BIN)/python -m fastmix train --data fashion-mnist --limit 5000 --compare none,rmix --seeds 3 \
 		--out $(OUT)/fashion-mnist --overwrite $(ARGS)
 
-results: setup  ## docs/results.md from finished runs of every method: make results RUNS="DIR DIR"
+results: setup  ## docs/results.md from finished runs of every method: make results RUNS="DIR DIR" ARGS="--step FILE"
 	$(BIN)/python -m fastmix report $(RUNS) --out docs/results/fashion-mnist-5000-methods.json $(ARGS)
 	$(BIN)/python -m bench.results_page docs/results.md
 

@@ -1,8 +1,9 @@
 """`python -m bench.results_page [docs/results.md] [--check]`: writes the page's tables from the JSON files beside it.
 
 A line `<!-- table results/NAME.json -->` begins a block that ends with `<!-- end of table -->`; what is between them is
-made of that file: of a report of `python -m fastmix report`, of compare.json, or of an evaluation's JSON. claims.json,
-beside it, holds what the papers report. --check writes nothing and exits 1 if the page says something else.
+made of that file: of a report of `python -m fastmix report`, of compare.json, of an evaluation's JSON or of that of
+bench.rl_reward. claims.json, beside it, holds what the papers report, for a column of the first two kinds unless
+"without claims" follows NAME.json. --check writes nothing and exits 1 if the page says something else.
 """
 
 from __future__ import annotations
@@ -17,18 +18,21 @@ from typing import Any
 from fastmix._cli import CommandError
 from fastmix.results import render
 
-BLOCK = re.compile(r"^<!-- table (\S+) -->\n(.*?)^<!-- end of table -->$", re.M | re.S)
+BLOCK = re.compile(r"^<!-- table (\S+)( without claims)? -->\n(.*?)^<!-- end of table -->$", re.M | re.S)
 CLAIMS = "claims.json"
 
 
 def claimed(claims: dict[str, Any], row: render.Row) -> str | None:
     """What the papers report for the method of a row, with and without a refinement, or None."""
     refined = any(flag.startswith("--refine-epochs") for flag in row["flags"])
-    found = [claim for claim in claims["claims"]
-             if claim["method"] == row["method"] and claim.get("refined", False) == refined]
-    return "; ".join(
-        ": ".join([", ".join(filter(None, (claim["data"], claim["model"]))), claim["text"]]).removeprefix(": ")
-        + f" ({claims['papers'][claim['paper']]}, Table {claim['table']})" for claim in found) or None
+    by_setting: dict[str, list[str]] = {}
+    for claim in claims["claims"]:
+        if claim["method"] == row["method"] and claim.get("refined", False) == refined:
+            setting = ", ".join(filter(None, (claim["data"], claim["model"])))
+            source = f"{claims['papers'][claim['paper']]}, Table {claim['table']}"
+            by_setting.setdefault(setting, []).append(f"{claim['text']} ({source})")
+    parts = [": ".join(filter(None, (setting, ", ".join(texts)))) for setting, texts in by_setting.items()]
+    return "; ".join(parts) or None
 
 
 def _commands(results: dict[str, Any]) -> str:
@@ -44,9 +48,10 @@ def _commands(results: dict[str, Any]) -> str:
     return "\n".join(["```sh", *every, "```"])
 
 
-def runs(results: dict[str, Any], claims: dict[str, Any], name: str, picture: str | None) -> str:
+def runs(results: dict[str, Any], claims: dict[str, Any] | None, name: str, picture: str | None) -> str:
     """The block of a report or of a comparison. name: of the JSON, as the page links it."""
-    lines = render.table(results, {"the paper, with its own model and data": lambda row: claimed(claims, row)})
+    more = {} if claims is None else {"the papers, with their own models and data": lambda row: claimed(claims, row)}
+    lines = render.table(results, more)
     machine = f" on {results['machine']}" if "machine" in results else ""
     parts = [render.markdown(lines), f"From [{Path(name).name}]({name}){machine}. "
              + ". ".join(note[0].upper() + note[1:] for note in render.notes(results)) + "."]
@@ -76,6 +81,21 @@ def evaluation(results: dict[str, Any], name: str, picture: str | None) -> str:
     return "\n\n".join(lines)
 
 
+def reward(results: dict[str, Any], name: str, picture: str | None) -> str:
+    """The block of what `python -m bench.rl_reward` wrote."""
+    found = results["reward"]
+    gain = found["policy_minus_random"]
+    lines = [["percentile", "all together", "one alone", "one alone, for itself"]]
+    lines += [[f"{q:.2f}", *(f"{value:.3f}" for value in values)] for q, *values in
+              zip(found["levels"], found["together"], found["alone"], found["alone_for_itself"], strict=True)]
+    parts = [f"All at random {found['random']:.3f}, all by the policy {found['policy']:.3f}: {gain['mean']:+.3f} ± "
+             f"{gain['standard_error']:.3f} (standard error over {results['draws']} draws of partners and lambda; a "
+             f"single reward has a deviation of {found['std_of_a_reward']:.3f}). The best level of every image, found "
+             f"on half of the draws and judged on the others: {found['oracle']:.3f}. From [{Path(name).name}]({name}).",
+             render.markdown(lines)]
+    return "\n\n".join([*parts, *([f"![Learning curves]({picture})"] if picture is not None else [])])
+
+
 def page(text: str, folder: Path) -> str:
     """The page with all its blocks made anew. folder: from which their files are named. ValueError if it has none."""
     claims = {}
@@ -87,9 +107,13 @@ def page(text: str, folder: Path) -> str:
         if path.parent not in claims:
             claims[path.parent] = json.loads((path.parent / CLAIMS).read_text())
         picture = Path(name).with_suffix(".png").as_posix() if path.with_suffix(".png").exists() else None
-        made = (evaluation(results, name, picture) if "parts" in results else
-                runs(results, claims[path.parent], name, picture))
-        return f"<!-- table {name} -->\n{made}\n<!-- end of table -->"
+        if "parts" in results:
+            made = evaluation(results, name, picture)
+        elif "reward" in results:
+            made = reward(results, name, picture)
+        else:
+            made = runs(results, None if match[2] else claims[path.parent], name, picture)
+        return f"<!-- table {name}{match[2] or ''} -->\n{made}\n<!-- end of table -->"
 
     if not BLOCK.search(text):
         raise ValueError("results_page: the page has no <!-- table NAME.json --> with an <!-- end of table -->")

@@ -80,6 +80,28 @@ def test_another_setting_is_a_row_of_its_own(compared, capsys):
     assert [line.split("|")[1].strip() for line in lines[2:4]] == ["rmix --patches 2", "rmix"]
 
 
+def test_steps_of_the_bench(compared, tmp_path, capsys):
+    step = {"format": "step-1", "date": "d", "machine": {"name": "quiet"},
+            "settings": {"model": "m", "batch": 8, "size": 32},
+            "rows": [{"method": "none", "ratio": 1.0}, {"method": "rmix", "ratio": 1.5}]}
+    file, out = tmp_path / "step.json", tmp_path / "r.json"
+    file.write_text(json.dumps(step))
+    kept = (compared / "kept.json").read_text()
+    (compared / "b" / "rmix-seed0" / "report.json").write_text(kept)
+    try:
+        assert report(compared / "a", compared / "b", "--fgsm-images", "0", "--out", out, "--step", file) == 0
+    finally:
+        (compared / "b" / "rmix-seed0" / "report.json").unlink()
+    results = json.loads(out.read_text())
+    cells = {line[0]: line[-1] for line in render.table(results)}
+    assert cells["none"] == "1" and cells["rmix"] == "1.50x"
+    assert cells["rmix --patches 2"] == f"{json.loads(kept)['step_ratio']:.2f}x*"  # not what the bench has timed
+    assert "by bench.step with m, 8 images of 32 x 32 on quiet" in render.notes(results)[-1]
+    file.write_text("{}")
+    assert _cli.run(command.main, [str(compared / "a"), "--step", str(file)]) == 1
+    assert "no result of bench.step" in capsys.readouterr().err
+
+
 def test_the_attack_is_that_of_evaluate(compared):
     """In pixels, on the same images for all runs; here once more with other batches."""
     one, = runs.find([compared / "a" / "none-seed1"])[0]
@@ -206,6 +228,14 @@ def test_a_block_of_the_page(tmp_path):
     assert "| mixup | 25.00" in _page(tmp_path, results, CLAIMS)
 
 
+def test_the_block_of_a_reward(tmp_path):
+    found = {"random": 0.5, "policy": 0.6, "policy_minus_random": {"mean": 0.1, "standard_error": 0.02},
+             "levels": [0.0, 0.99], "together": [0.1, 0.2], "alone": [0.3, 0.4], "alone_for_itself": [0.7, 0.8],
+             "oracle": 0.9, "std_of_a_reward": 0.07}
+    text = _page(tmp_path, {"reward": found, "draws": 5}, CLAIMS)
+    assert "all by the policy 0.600: +0.100 ± 0.020" in text and "| 0.99 | 0.200 | 0.400 | 0.800 |" in text
+
+
 def test_check_tells_a_page_that_is_old(tmp_path, capsys):
     page = tmp_path / "page.md"
     page.write_text("no block\n")
@@ -215,6 +245,15 @@ def test_check_tells_a_page_that_is_old(tmp_path, capsys):
     _page(tmp_path, {"runs": []}, CLAIMS)
     assert results_page.main([str(page), "--check"]) == 1
     assert results_page.main([str(page)]) == 0 and results_page.main([str(page), "--check"]) == 0
+
+
+def test_the_reward_of_a_policy_is_shown():
+    one = {"method": "rlmix", "seeds": 2, "test_accuracy": spread([0.5, 0.7]), "name": "rlmix", "runs": [{}]}
+    learnt = one | {"reward": spread([0.7, 0.8]), "random_reward": spread([0.6, 0.62]), "q": spread([0.1, 0.3])}
+    heading, row = render.table({"rows": [learnt]})
+    assert heading[-1] == "reward" and row[-1] == "0.750 (0.610) at 0.20"
+    assert any(note.startswith("reward: ") for note in render.notes({"rows": [learnt]}))
+    assert "reward" not in render.table({"rows": [one]})[0]
 
 
 def test_a_comparison_is_a_report_too():

@@ -87,7 +87,7 @@ def test_an_observation_is_the_map_and_the_logits():
 
 def test_the_reward_is_the_cosine_of_the_two_maps():
     record = []
-    game = episode(3, record=record)
+    game = episode(3, record=record, pairing="flip")
     x, y = next(images(ROWS, 3))
     model = classifier()
     grad = fastmix.input_saliency(model, x, y).double().numpy()
@@ -96,9 +96,10 @@ def test_the_reward_is_the_cosine_of_the_two_maps():
     again = mixed.clone().requires_grad_()  # the weights before the update
     F.soft_cross_entropy(model(again), target).backward()
     after = again.grad.double().numpy()
-    for n in range(ROWS):
-        a, b = (np.sqrt((g[n] ** 2).mean(0)).ravel() for g in (grad, after))
-        assert rewards[n].item() == pytest.approx(a @ b / math.sqrt((a @ a) * (b @ b)), abs=1e-5)
+    maps = [np.sqrt((g ** 2).mean(1)).reshape(ROWS, -1) for g in (grad, after)]
+    own = [a @ b / math.sqrt((a @ a) * (b @ b)) for a, b in zip(*maps, strict=True)]
+    for n in range(ROWS):  # the pair shares what its two mixed images earn
+        assert rewards[n].item() == pytest.approx((own[n] + own[ROWS - 1 - n]) / 2, abs=1e-5)
     assert rewards.std() > 0.01 and not torch.equal(x, mixed)
     assert game.summary()["reward"] == pytest.approx(rewards.mean().item(), abs=1e-6)
 
@@ -137,13 +138,14 @@ def test_the_mixer_uses_the_percentiles_it_is_given():
 
 def test_images_without_an_action_draw_theirs():
     record = []
-    game = episode(9, record=record, rows=200)
+    game = episode(9, record=record, rows=200, pairing="flip")
     x, _ = next(images(200, 9))
     game.act(torch.zeros(100, dtype=torch.int64))  # q = 0: all salient
     mixed = record[0][0]
     # Where both masks are full the image is blended everywhere; one with other levels has cells of its own.
     own = (mixed == x).flatten(1).any(1)
     both = rl.saliency_reward(fastmix.input_saliency(classifier(), x, next(images(200, 9))[1]), record[0][2])
+    both = (both + both.flip(0)) / 2
     assert game.summary()["reward"] == pytest.approx(both[:100].mean().item(), abs=1e-6)
     assert game.summary()["random_reward"] == pytest.approx(both[100:].mean().item(), abs=1e-6)
     assert own[100:].float().mean() < own[:100].float().mean() and game.summary()["q"] == 0
@@ -166,11 +168,17 @@ def test_the_vector_environment_resets_itself():
     assert dones.all() and np.isfinite(last).all()
 
 
+def test_the_reward_is_shared_by_those_who_are_mixed():
+    rewards = torch.tensor([1.0, 2.0, 4.0, 8.0])
+    assert rl.shared_reward(rewards, torch.tensor([1, 2, 0, 3])).tolist() == [2.5, 1.5, 3.0, 8.0]
+    assert rl.shared_reward(rewards, torch.tensor([1, 1, 1, 1])).tolist() == [1.0, 3.75, 4.0, 8.0]
+
+
 def test_a_tenth_of_the_images_is_left_to_chance():
     assert [rl.acting(rows) for rows in (1, 2, 10, 95, 100)] == [1, 1, 9, 85, 90]
     game = episode(3)
     game.act(torch.zeros(ROWS, dtype=torch.int64))
-    assert "random_reward" not in game.summary()
+    assert "random_reward" not in game.summary() and game.summary()["levels"] == [ROWS, *[0] * 9]
 
 
 class Toy:
@@ -198,7 +206,7 @@ class Toy:
         return reward
 
     def summary(self):
-        return {"reward": sum(self.rewards) / len(self.rewards), "q": 0.0}
+        return {"reward": sum(self.rewards) / len(self.rewards), "q": 0.0, "levels": [1]}
 
 
 def policy(rows=64, steps=32, seed=0, **kwargs):
@@ -224,7 +232,8 @@ def test_a_policy_learns_in_the_real_game():
     others = sum(p["random_reward"] for p in played[-4:]) / 4
     assert last > first + 0.01 and last > others + 0.01
     assert played[0]["reward"] == pytest.approx(played[0]["random_reward"], abs=0.01)
-    assert played[-1]["ms"] > 0 and played[-1]["q"] < played[0]["q"] - 0.1  # q = 0: every cell is salient
+    ends = [(p["levels"][0] + p["levels"][9]) / sum(p["levels"]) for p in played]
+    assert played[-1]["ms"] > 0 and ends[-1] > ends[0] + 0.1  # one mask full, its partner's all but empty
 
 
 def test_learning_repeats_by_seed_and_continues_from_its_state():

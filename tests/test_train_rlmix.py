@@ -14,6 +14,7 @@ pytest.importorskip("torchmetrics")
 
 import training
 
+import fastmix
 from fastmix import data
 from fastmix._cli import CommandError, UsageError
 from fastmix.train import checkpoint, pictures, run
@@ -59,7 +60,8 @@ def test_resume_is_bit_identical(tmp_path, extra, monkeypatch):
     assert all(0 < entry["reward"] <= 1 and 0 <= entry["q"] <= 0.99 for entry in entries)
     assert all(0 < entry["random_reward"] <= 1 and entry["random_reward"] != entry["reward"] for entry in entries)
     report = json.loads((straight / "report.json").read_text())
-    assert report["policy"] == {key: entries[-1][key] for key in ("reward", "random_reward", "q")}
+    assert report["policy"] == {key: entries[-1][key] for key in ("reward", "random_reward", "q", "levels")}
+    assert sum(report["policy"]["levels"]) == pytest.approx(1) and len(report["policy"]["levels"]) == 10
     assert report["ms"]["policy"] > 0 and report["ms"]["step"] > report["ms"]["policy"]
     assert report["step_ratio"] > 1.2
 
@@ -99,12 +101,34 @@ def test_curves_show_the_reward_beside_that_of_chance(tmp_path, monkeypatch):
     real = pictures._new
     monkeypatch.setattr(pictures, "_new", lambda *args: figures.append(real(*args)) or figures[-1])
     history = [{"epoch": e, "train_loss": 2.0, "train_accuracy": 0.5, "test_loss": 1.0, "test_accuracy": 0.6, "lr": 0.1,
-                "reward": 0.7, "random_reward": 0.6, "q": 0.4} for e in (1, 2, 3)]
+                "reward": 0.7, "random_reward": 0.6, "q": 0.4, "levels": [0.7, 0.2, 0.1]} for e in (1, 2, 3)]
     pictures.curves(history, "title", tmp_path / "curves.png")
     *_, reward, percentile = figures[0][1][0]
     assert [list(line.get_ydata()) for line in reward.get_lines()] == [[0.7] * 3, [0.6] * 3]
-    assert list(percentile.get_lines()[0].get_ydata()) == [0.4] * 3
+    assert percentile.get_images()[0].get_array().tolist() == [[0.7] * 3, [0.2] * 3, [0.1] * 3]
     assert len(figures[0][1][0]) == 5 and (tmp_path / "curves.png").stat().st_size > 1000
+
+
+def test_the_reward_that_there_is_to_find(tmp_path, extra):
+    """bench.rl_reward against an episode: the same images, percentiles, partners and lambda, the same reward."""
+    from bench import rl_reward
+    from fastmix import rl
+
+    setup = run.setup(Options(method="rlmix", batch=20), data.load("digits", limit=40), HERE)
+    setup.mixer = fastmix.RLMix(1e12, pairing="flip")  # nothing is left to chance
+    setup.model.train()
+    images, y = next(setup.dataset.train.batches([torch.arange(20)]))
+    table = rl_reward.Table(setup, setup.inputs(images, None), y)
+    levels = torch.arange(20) % 10
+    own, paid = table.rewards(table.q[levels], 3)
+    game = rl.Episode(setup.model, setup.mixer, iter([(table.x, y)]), 1, lambda y, mixed, target: setup.loss(
+        setup.model(mixed), target, None).backward())
+    torch.testing.assert_close(game.act(levels), paid, atol=1e-4, rtol=0)
+    assert own.mean().item() == pytest.approx(paid.mean().item(), abs=1e-6) and not torch.equal(own, paid)
+    found = rl_reward.measure(setup, 2, 12)
+    assert found["policy_minus_random"]["mean"] == pytest.approx(found["policy"] - found["random"])
+    assert len(found["together"]) == len(found["alone"]) == 10 and all(0 < v < 1 for v in found["together"])
+    assert "all at random" in rl_reward.show(found)
 
 
 def test_the_missing_extra_is_named(tmp_path, monkeypatch):

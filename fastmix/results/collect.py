@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import statistics
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,14 +11,15 @@ from typing import Any
 import torch
 
 from .. import data
+from .._cli import CommandError
 from ..evaluate import attacks
 from ..train.options import Options
 from ..train.trained import Trained
-from .runs import Recipe, Run, commands, flags
+from .runs import Recipe, Run, bench_name, commands, flags
 
-FORMAT = "runs-1"
-# In report.json under these names, but for fgsm.
-KEYS = ("test_accuracy", "train_accuracy", "ece", "fgsm", "step_ratio")
+FORMAT, STEP = "runs-1", "step-1"
+# In report.json, the last three under "policy"; but for fgsm.
+KEYS = ("test_accuracy", "train_accuracy", "ece", "fgsm", "step_ratio", "reward", "random_reward", "q")
 BATCH = 250
 
 
@@ -25,13 +27,18 @@ class Fgsm:
     """Accuracy on what FGSM makes of a run's test images, in pixels; every data set is read once.
 
     Args:
-        images: as many of every class, the same for all runs; or all, if there are fewer.
+        images: so many, as many of every class, the same for all runs; or all, if there are fewer.
         epsilon: of the range [0, 1] of pixels. root: where the files of the data set are now.
     """
 
     def __init__(self, images: int, epsilon: float, device: torch.device, root: str | None = None) -> None:
         self.images, self.epsilon, self._device, self._root = images, epsilon, device, root
         self._sets: dict[tuple[Any, ...], tuple[data.Dataset, data.Split]] = {}
+
+    @property
+    def attacked(self) -> int:
+        """Test images that were attacked in a run, at most."""
+        return max(len(split.labels) for _, split in self._sets.values())
 
     def _dataset(self, options: Options) -> tuple[data.Dataset, data.Split]:
         key = (options.data, options.root, options.image_size)
@@ -59,10 +66,23 @@ def spread(values: list[float]) -> dict[str, float | None]:
     return {"mean": statistics.fmean(values), "std": statistics.stdev(values) if len(values) > 1 else None}
 
 
-def _row(recipe: Recipe, runs: list[Run], fgsm: dict[Path, float], shared: set[str]) -> dict[str, Any]:
+def read_step(path: Path) -> dict[str, Any]:
+    """The JSON of bench.step; CommandError if it is none."""
+    try:
+        content = json.loads(path.read_text())
+        if content["format"] == STEP:
+            return content
+        raise ValueError(f"its format is {content['format']!r}, want {STEP!r}")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CommandError(f"{path} is no result of bench.step ({error})") from None
+
+
+def _row(recipe: Recipe, runs: list[Run], fgsm: dict[Path, float], shared: set[str],
+         steps: dict[str | None, float]) -> dict[str, Any]:
     entries = []
     for one in runs:
-        found = {key: one.report[key] for key in KEYS if key in one.report}
+        reported = one.report | one.report.get("policy", {})
+        found = {key: reported[key] for key in KEYS if key in reported}
         if one.folder in fgsm:
             found["fgsm"] = fgsm[one.folder]
         extra = {key: one.report[key] for key in ("risk",) if key in one.report}
@@ -71,6 +91,8 @@ def _row(recipe: Recipe, runs: list[Run], fgsm: dict[Path, float], shared: set[s
     own = [text for text in flags(recipe).values() if text not in shared]
     values = {key: spread([entry[key] for entry in entries]) for key in KEYS
               if all(key in entry for entry in entries)}
+    if bench_name(recipe) in steps:
+        values["bench_step_ratio"] = steps[bench_name(recipe)]  # type: ignore[assignment]
     return {"name": " ".join([recipe.options.method, *own]), "method": recipe.options.method, "flags": own,
             "options": recipe.options.to_json(), "commands": commands(recipe, runs), "seeds": len(runs), **values,
             "runs": entries}
@@ -90,16 +112,20 @@ def _title(runs: list[Run], seeds: Iterable[int]) -> str:
 
 
 def collect(groups: dict[Recipe, list[Run]], fgsm: Fgsm | None, found: dict[Path, float],
-            machine: str | None) -> dict[str, Any]:
-    """The JSON of a report. fgsm: the attack that gave ``found``, accuracy by folder; None without one."""
+            machine: str | None, step: dict[str, Any] | None = None) -> dict[str, Any]:
+    """The JSON of a report. fgsm: the attack that gave ``found``, accuracy by folder; None without one. step: what
+    `read_step` returns."""
     typed = [set(flags(recipe).values()) for recipe in groups]
     shared = set.intersection(*typed)
     runs = [one for members in groups.values() for one in members]
     where = sorted({f"{one.report['device']}, {one.report['threads']} threads" for one in runs})
+    steps = {} if step is None else {row["method"]: row["ratio"] for row in step["rows"]}
+    timed = {} if step is None else {"step": {"date": step["date"], "machine": step["machine"]["name"],
+                                              "settings": step["settings"]}}
     return {
         "format": FORMAT, "title": _title(runs, (len(members) for members in groups.values())),
         "machine": machine or " and ".join(where),
-        "fgsm": None if fgsm is None else {"epsilon": fgsm.epsilon, "images": fgsm.images},
-        "rows": [_row(recipe, members, found, shared) for recipe, members in groups.items()]}
+        "fgsm": None if fgsm is None else {"epsilon": fgsm.epsilon, "images": fgsm.attacked}, **timed,
+        "rows": [_row(recipe, members, found, shared, steps) for recipe, members in groups.items()]}
 
 

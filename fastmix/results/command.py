@@ -11,7 +11,7 @@ from ..evaluate.attacks import EPSILON
 from ..train import checkpoint, options
 from ..train.distributed import processes
 from . import picture, render
-from .collect import Fgsm, collect
+from .collect import Fgsm, collect, read_step
 from .runs import find, grouped
 
 EPILOG = """\
@@ -33,6 +33,8 @@ def parser() -> Parser:
     p.add_argument("--fgsm-images", type=options.count0, default=1000, metavar="N",
                    help="attack N test images, as many of every class; 0: none (1000)")
     p.add_argument("--machine", metavar="NAME", help="what to call the machine of the runs in the JSON")
+    p.add_argument("--step", type=Path, metavar="FILE.json",
+                   help="take the times of steps from a result of python -m bench.step, where it has the method")
     p.add_argument("--root", metavar="DIR", help="where the files of the data set are")
     p.add_argument("--device", help="of the attack: auto (default), cpu, cuda")
     p.add_argument("--threads", type=options.count, metavar="N", help="CPU threads")
@@ -65,6 +67,7 @@ def main(argv: list[str]) -> int:
         import torch
 
         torch.set_num_threads(args.threads)
+    step = None if args.step is None else read_step(args.step)
     runs, unfinished = find(args.folders)
     if unfinished:
         _say(f"left out, not ended: {_some(unfinished)}")
@@ -83,7 +86,7 @@ def main(argv: list[str]) -> int:
             for one in kept:
                 found[one.folder] = fgsm(one)
                 advance()
-    results = collect(groups, fgsm, found, args.machine)
+    results = collect(groups, fgsm, found, args.machine, step)
     lines = render.table(results)
     print(render.markdown(lines) if args.markdown else render.plain(results["title"], lines))
     risks = render.risks(results)

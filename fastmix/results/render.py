@@ -44,9 +44,18 @@ def _percent(key: str, digits: int) -> Callable[[Row], str | None]:
 
 
 def _ratio(row: Row) -> str | None:
-    if "step_ratio" not in row:
+    if row["method"] == PLAIN:
+        return "1"
+    if "bench_step_ratio" in row:
+        return f"{row['bench_step_ratio']:.2f}x"
+    return f"{row['step_ratio']['mean']:.2f}x*" if "step_ratio" in row else None
+
+
+def _reward(row: Row) -> str | None:
+    if "reward" not in row:
         return None
-    return "1" if row["method"] == PLAIN else f"{row['step_ratio']['mean']:.2f}x"
+    random = f" ({row['random_reward']['mean']:.3f})" if "random_reward" in row else ""
+    return f"{row['reward']['mean']:.3f}{random} at {row['q']['mean']:.2f}"
 
 
 COLUMNS: dict[str, Callable[[Row], str | None]] = {
@@ -56,6 +65,7 @@ COLUMNS: dict[str, Callable[[Row], str | None]] = {
     "ECE": _percent("ece", 1),
     "under FGSM": _percent("fgsm", 1),
     "step": _ratio,
+    "reward": _reward,
 }
 
 
@@ -93,6 +103,15 @@ def notes(results: dict[str, Any]) -> list[str]:
     if results.get("fgsm"):
         lines.append(f"under FGSM: the accuracy on {results['fgsm']['images']} test images, each pixel moved by at "
                      f"most {255 * results['fgsm']['epsilon']:g}/255")
-    lines.append("step: the time of a step over that of a plain one, the median of pairs of steps after training, on "
-                 "a machine that may have had other work")
+    said = "step: the time of a step over that of a plain one"
+    if "step" in results:
+        used = results["step"]["settings"]
+        said += (f", by bench.step with {used['model']}, {used['batch']} images of {used['size']} x {used['size']} on "
+                 f"{results['step']['machine']}")
+    if any((_ratio(row) or "").endswith("*") for row in rows(results)):
+        said += "; *: the median of pairs of steps after training, on a machine that may have had other work"
+    lines.append(said)
+    if any("reward" in row for row in rows(results)):
+        lines.append("reward: of the policy, in brackets that of the images of the same batches that drew at random, "
+                     "and the mean percentile that it chose, in the last fifth of the epochs")
     return lines

@@ -94,6 +94,14 @@ def flags(recipe: Recipe) -> dict[str, str]:
     return typed
 
 
+def bench_name(recipe: Recipe) -> str | None:
+    """The row of bench.step that times this method; None where it is given another setting than those there."""
+    own = {name for name in flags(recipe) if name in METHOD_FLAGS}
+    if own == {"saliency"}:
+        return f"{recipe.options.method}/{recipe.options.saliency}"
+    return None if own else recipe.options.method
+
+
 def _blocks(seeds: list[int]) -> list[tuple[int, int]]:
     """(first, how many) of every row of consecutive numbers in sorted ones."""
     blocks: list[tuple[int, int]] = []

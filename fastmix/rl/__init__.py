@@ -4,7 +4,7 @@ Needs the extra ``rl`` (gymnasium, stable-baselines3). An `Episode` is an epoch 
 `MixVecEnv` show it as an environment, `Policy` learns in it.
 """
 
-from .episode import Episode, saliency_reward
+from .episode import Episode, look, saliency_reward, shared_reward
 
 try:
     from .envs import MixEnv, MixVecEnv
@@ -12,4 +12,4 @@ try:
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError(f"fastmix.rl needs {error.name}: pip install 'fastmix[rl]'", name=error.name) from None
 
-__all__ = ["Episode", "MixEnv", "MixVecEnv", "Policy", "acting", "saliency_reward"]
+__all__ = ["Episode", "MixEnv", "MixVecEnv", "Policy", "acting", "look", "saliency_reward", "shared_reward"]

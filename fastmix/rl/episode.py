@@ -4,7 +4,10 @@ The paper gives the observation (saliency map on p x p cells and logits), the ac
 the reward (cosine similarity of the saliency of an image before and after mixing), p = 8 and the episode (an epoch).
 Ours, where it is silent: the actions are the `levels` percentiles of R-Mix, so an untrained policy is close to R-Mix;
 the map is scaled to mean 1, logits enter as they are; the reward compares maps of all pixels (Eq. 2), not of cells;
-both gradients belong to the same weights, the second one being that of the training step itself.
+both gradients belong to the same weights, the second one being that of the training step itself; an image is paid the
+mean of the two mixed images that it is part of, its own and its partner's, both of which its mask decides. Paid for its
+own alone, each learns to take its partner's cells: on digits percentile 0 earned an image 0.04 more than the mean, and
+0.99 its partner as much; all learnt 0, and together earned what chance does (0.643 and 0.641).
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +40,18 @@ def saliency_reward(before: Tensor, after: Tensor) -> Tensor:
     return torch.nan_to_num(nn.functional.cosine_similarity(a, b, dim=1), nan=0.0)
 
 
+def shared_reward(rewards: Tensor, partner: Tensor) -> Tensor:
+    """What every image is paid: the mean reward of the mixed images that it is part of.
+
+    Args: rewards: (N,) of the mixed images, see `saliency_reward`. partner: (N,) int64, the image that each is mixed
+        with; itself where it is not mixed.
+    Returns: (N,); with a permutation of partners of the same mean.
+    """
+    mixed = partner != torch.arange(len(partner), device=partner.device)
+    total = rewards.index_add(0, partner[mixed], rewards[mixed])
+    return total / torch.ones_like(rewards).index_add(0, partner[mixed], torch.ones_like(rewards[mixed]))
+
+
 class Episode:
     """One pass of a classifier over batches. ``seconds``: the time spent in `act` so far.
 
@@ -56,6 +72,7 @@ class Episode:
         self.model, self.mixer, self.steps = model, mixer, steps
         self.done, self.seconds = 0, 0.0
         self._chosen, self._drawn, self._q = _Mean(), _Mean(), _Mean()
+        self._levels = torch.zeros(mixer.levels, dtype=torch.int64)
         self._batches, self._update, self._context, self._mark = batches, update, context, mark
         self._show()
 
@@ -83,26 +100,30 @@ class Episode:
         levels = torch.randint(self.mixer.levels, (rows,), device=device, generator=self.mixer.generator)
         levels[:len(action)] = action.to(device)
         q = self.mixer.percentiles(device)[levels]
-        mixed, target = self.mixer(self._x, self._y, self._grad, q)
+        plan = self.mixer.plan(self._x, self._grad, q)
+        mixed, target = plan.mix(self._x, self._y)
         mixed.requires_grad_()
         self._mark("mix")
         self._update(self._y, mixed, target)
         assert mixed.grad is not None
-        rewards, others = saliency_reward(self._grad, mixed.grad).cpu().split([len(action), rows - len(action)])
+        rewards = shared_reward(saliency_reward(self._grad, mixed.grad).cpu(), plan.index[:, 1].cpu())
+        rewards, others = rewards.split([len(action), rows - len(action)])
         self.done += 1
         self._chosen.add(rewards)
         self._drawn.add(others)
         self._q.add(q[:len(action)])
+        self._levels += torch.bincount(action.cpu(), minlength=self.mixer.levels)
         if not self.finished:
             self._show()
         self.seconds += time.perf_counter() - started
         return rewards
 
-    def summary(self) -> dict[str, float]:
+    def summary(self) -> dict[str, Any]:
         """Means over the steps so far: reward and q (percentile) of the images that a policy chose for, random_reward
-        of those that drew theirs. What has no image is left out."""
+        of those that drew theirs. What has no image is left out. levels: how often each was chosen."""
         means = {"reward": self._chosen, "random_reward": self._drawn, "q": self._q}
-        return {name: mean.value() for name, mean in means.items() if mean.count}
+        found: dict[str, Any] = {name: mean.value() for name, mean in means.items() if mean.count}
+        return found | {"levels": self._levels.tolist()}
 
 
 class _Mean:

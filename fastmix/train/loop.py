@@ -324,8 +324,10 @@ def train_epoch(setup: Setup, number: int, timer: StepTimer, advance: Callable[[
     result["ms"]["step"] += learnt["ms"]
     names = ("reward", "random_reward", "q")
     sums = torch.tensor([[learnt.get(name, 0.0), name in learnt] for name in names], device=setup.device)
-    return result | {name: total / ranks for name, (total, ranks) in
-                     zip(names, setup.processes.sum(sums).tolist(), strict=True) if ranks}
+    means = {name: total / ranks for name, (total, ranks) in
+             zip(names, setup.processes.sum(sums).tolist(), strict=True) if ranks}
+    levels = setup.processes.sum(torch.tensor(learnt["levels"], device=setup.device)).tolist()
+    return result | means | {"levels": [count / sum(levels) for count in levels]}
 
 
 def play(setup: Setup, batches: Iterator[tuple[Tensor, Tensor]], steps: int, learn: Callable[[Tensor, Mixed], object],

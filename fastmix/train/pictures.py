@@ -35,7 +35,7 @@ def curves(history: list[dict[str, Any]], title: str, path: Path) -> None:
 
     With a refinement, whose beginning is a dashed line, the loss of the clean training images too, and that of the
     augmented ones ends there: Figure 1 of refined data augmentation. With a policy (rlmix) two more: its reward beside
-    that of the images that drew at random, and the percentile that it chooses.
+    that of the images that drew at random, and how often it chooses each level.
     """
     augmented = [entry for entry in history if entry.get("phase") != "refinement"]
     refined = len(augmented) < len(history)
@@ -69,16 +69,20 @@ def curves(history: list[dict[str, Any]], title: str, path: Path) -> None:
 
 def _policy(reward: Any, percentile: Any, history: list[dict[str, Any]], marker: str | None) -> None:
     """What a policy earns and chooses, by epoch."""
-    for axis, key, name, colour in ((reward, "reward", "chosen by the policy", COLOURS[0]),
-                                    (reward, "random_reward", "drawn at random, same model", "#888888"),
-                                    (percentile, "q", "chosen by the policy", COLOURS[0])):
+    for key, name, colour in (("reward", "chosen by the policy", COLOURS[0]),
+                              ("random_reward", "drawn at random, same batches", "#888888")):
         shown = [(entry["epoch"], entry[key]) for entry in history if key in entry]
-        axis.plot([epoch for epoch, _ in shown], [value for _, value in shown], color=colour, marker=marker,
-                  markersize=4, linewidth=1.5, label=name)
+        reward.plot([epoch for epoch, _ in shown], [value for _, value in shown], color=colour, marker=marker,
+                    markersize=4, linewidth=1.5, label=name)
     reward.legend(fontsize=8, frameon=False)
     _grid(reward, "reward: cosine of the saliency maps")
-    percentile.set_ylim(-0.02, 1)
-    _grid(percentile, "mean percentile of an image")
+    first, last, levels = history[0]["epoch"], history[-1]["epoch"], len(history[0]["levels"])
+    shares = percentile.imshow([list(row) for row in zip(*(entry["levels"] for entry in history), strict=True)],
+                               origin="lower", aspect="auto", cmap="viridis", vmin=0,
+                               extent=(first - 0.5, last + 0.5, -0.5, levels - 0.5))
+    percentile.figure.colorbar(shares, ax=percentile, fraction=0.05).ax.tick_params(labelsize=8)
+    _grid(percentile, "share of each level (0: all salient)")
+    percentile.grid(False)
 
 
 def lines(history: list[dict[str, Any]], wanted: dict[str, str], title: str, path: Path) -> None:

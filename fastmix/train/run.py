@@ -269,6 +269,8 @@ class Run:
             late = mixing[-max(1, len(mixing) // 5):]
             result["policy"] = {key: statistics.fmean(entry[key] for entry in late)
                                 for key in ("reward", "random_reward", "q") if key in late[-1]}
+            result["policy"]["levels"] = [statistics.fmean(shares) for shares in
+                                          zip(*(entry["levels"] for entry in late), strict=True)]
         setup.refinement.begin(1, setup.mixer)  # time and pictures are of the mixing
         if self.writes:
             if options.method != "none":
