@@ -69,7 +69,7 @@ note "device check: $(nvidia-smi --query-gpu=name,driver_version,memory.total --
 # is still worth measuring, and where no compiler works Triton and the reference are.
 PIP="$PYTHON -m pip install --no-build-isolation --no-deps --no-index --target $WORK/site"
 # shellcheck disable=SC2086
-step install 150 $PIP . || step install_without_cuda 60 env FASTMIX_CUDA=0 $PIP . || {
+step install 240 $PIP . || step install_without_cuda 60 env FASTMIX_CUDA=0 $PIP . || {
   mkdir -p "$WORK/site"
   cp -r fastmix "$WORK/site/" && cp -r kernels "$WORK/site/fastmix/" && rm -f "$WORK"/site/fastmix/*.so
 }

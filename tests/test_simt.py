@@ -90,7 +90,8 @@ def test_an_off_by_one_is_an_overflow(tmp_path, name, right, wrong, case):
     assert done.returncode != 0 and "heap-buffer-overflow" in done.stderr
 
 
-@pytest.mark.parametrize("case", ["paste", "patch_mix", "saliency", "rmix"])
+@pytest.mark.parametrize("case", ["paste", "paste_backward", "patch_mix", "patch_mix_backward", "saliency", "rmix",
+                                  "view"])
 def test_the_last_image_of_more_than_2_31_elements(case):
     """Its blocks alone run, on memory that is only reserved."""
     done = run(simt_build.program("address", simt_build.HERE / "far.cpp"), case)

@@ -222,3 +222,20 @@ def test_opcheck_of_images():
         torch.library.opcheck(OPS.saliency_mask.default, (v, 2, 3, q))
         torch.library.opcheck(OPS.saliency_peak.default, (v,))
     torch.library.opcheck(OPS.percentile_mask.default, (torch.rand(3, 2, 3), q))
+
+
+def test_opcheck_of_crops():
+    x, fill, shift = torch.randn(3, 2, 4, 6), torch.rand(3, 2), torch.randint(-3, 4, (3, 2))
+    box = torch.tensor([[0.5, -1.0, 3.0, 4.0]], dtype=torch.float64).repeat(3, 1)
+    for v in (x.contiguous(memory_format=torch.channels_last), x.clone().requires_grad_()):
+        torch.library.opcheck(OPS.crop.default, (v, shift, fill, 0.0))
+        torch.library.opcheck(OPS.resized_crop.default, (v, box, 3, 5, None, 0.5))
+    torch.library.opcheck(OPS.resized_crop_backward.default, (x, box, 4, 6))
+
+
+def test_opcheck_of_operators_that_write_their_arguments():
+    torch.library.opcheck(OPS.scale_gradient_.default, (torch.randn(3, 5), torch.tensor(2.0)))
+    for code, shape in enumerate(((5, 4, 4), (5, 4), (4, 4), (0,))):
+        state = torch.ones(5, dtype=torch.int64), torch.zeros(5, 4), torch.zeros(shape)
+        torch.library.opcheck(OPS.covariance_update_.default,
+                              (*state, torch.randn(6, 4, 1), torch.randint(0, 5, (6, 1)), None, code))

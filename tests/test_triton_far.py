@@ -13,7 +13,7 @@ import fastmix.functional as F
 from fastmix import SoftTarget, View, _library
 from fastmix.backend import why_not
 
-pytestmark = [pytest.mark.interpreted,
+pytestmark = [pytest.mark.interpreted, pytest.mark.slow,
               pytest.mark.skipif(why_not("blend", "triton", "cpu") is not None,
                                  reason="runs in Triton's interpreter: TRITON_INTERPRET=1")]
 SHAPE = (3, 32, 32)

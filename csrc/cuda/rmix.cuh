@@ -5,7 +5,7 @@
 // Shape: a block an image. It computes the masks of its image and of its partner, both in shared memory, then mixes.
 // Against saliency and patch_mix one after the other that saves a launch and the wait for its last block, and costs the
 // partner's mask a second time: worth it at most where a launch takes longer than an image. Which is faster has to be
-// measured (bench/device_rmix.py).
+// measured (bench/device_times.py).
 #pragma once
 
 #include "cuda/patch_mix.cuh"

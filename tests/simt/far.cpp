@@ -12,6 +12,7 @@
 #include "cuda/patch_mix.cuh"
 #include "cuda/rmix.cuh"
 #include "cuda/saliency.cuh"
+#include "cuda/view.cuh"
 
 namespace {
 
@@ -101,6 +102,76 @@ void far_patch_mix() {
   check(b.last(b.dst), kImage - 1, 2, "patch_mix");
 }
 
+// One reader of the last source: the last image, all of it.
+void link_last(int k, const int*& first, const int*& next) {
+  int *heads = reserve<int>(kImages), *tails = reserve<int>(kImages * k);
+  const int entry = static_cast<int>(kImages - 1) * k;
+  heads[kImages - 1] = entry;
+  tails[entry] = -1;
+  heads[kImages - 2] = -1;
+  first = heads;
+  next = tails;
+}
+
+void far_paste_backward() {
+  const Batch b;
+  fill(b.last(b.src), 2);
+  PasteParams a{};
+  a.shape = b.shape;
+  a.src = b.src;
+  a.src_stride = kImage;
+  a.dst = b.dst;
+  a.k = 2;
+  a.boxes = reserve<int32_t>(kImages * 4);
+  link_last(2, a.first, a.next);
+  paste_backward<bf16>(a, nullptr);
+  check(b.last(b.dst), 0, 2, "paste_backward");
+  check(b.last(b.dst), kImage - 1, 2, "paste_backward");
+}
+
+// Its own share is 1/2, and it reads itself as a partner.
+void far_patch_mix_backward() {
+  const Batch b;
+  PatchMixParams a = mix_params(b);
+  const_cast<int64_t*>(a.partner)[kImages - 1] = kImages - 1;
+  a.mask = reserve<uint8_t>(kImages * 16);
+  link_last(1, a.first, a.next);
+  patch_mix<bf16>(a, true, nullptr);
+  check(b.last(b.dst), 0, 3, "patch_mix_backward");
+  check(b.last(b.dst), kImage - 1, 3, "patch_mix_backward");
+}
+
+// Bytes of 255 are images of 1; the canvas is the last image, its box the first one, which is 0.
+void far_view() {
+  const Batch b;
+  uint8_t* src = reserve<uint8_t>(kImages * kImage);
+  std::memset(src + (kImages - 1) * kImage, 255, kImage);
+  ViewParams a{};
+  a.shape = b.shape;
+  a.src = src;
+  a.src_stride = kImage;
+  a.src_channel = kSide * kSide;
+  a.src_row = kSide;
+  a.src_pixel = 1;
+  a.channels = kChannels;
+  a.width = kSide;
+  a.dst = b.dst;
+  const float mean[kChannels] = {}, std[kChannels] = {1, 1, 1};
+  a.mean = mean;
+  a.std = std;
+  a.k = 2;
+  int64_t* index = reserve<int64_t>(kImages * 2);
+  int32_t* boxes = reserve<int32_t>(kImages * 4);
+  index[(kImages - 1) * 2] = kImages - 1;
+  boxes[(kImages - 1) * 4 + 2] = boxes[(kImages - 1) * 4 + 3] = 4;
+  a.index = index;
+  a.boxes = boxes;
+  view<bf16, ViewMix::kPaste>(a, nullptr);
+  check(b.last(b.dst), 0, 0, "view");
+  check(b.last(b.dst), 4, 1, "view");
+  check(b.last(b.dst), kImage - 1, 1, "view");
+}
+
 CellParams far_cells(const bf16* grad) {
   CellParams a{};
   a.grad = grad;
@@ -166,7 +237,10 @@ int main(int argc, char** argv) {
   simt::machine().last_blocks = 2;
   const std::string name = argc > 1 ? argv[1] : "";
   if (name == "paste") return far_paste(), 0;
+  if (name == "paste_backward") return far_paste_backward(), 0;
   if (name == "patch_mix") return far_patch_mix(), 0;
+  if (name == "patch_mix_backward") return far_patch_mix_backward(), 0;
+  if (name == "view") return far_view(), 0;
   if (name == "saliency") return far_saliency(), 0;
   if (name == "rmix") return far_rmix(), 0;
   return 2;
