@@ -111,8 +111,12 @@ def _number(present: Tensor, slot: Tensor, labels: Tensor | None, offset: Tensor
 
 
 def matmul_precision(acc: tl.dtype) -> str:
-    """TF32 where torch's float32 matmul precision allows it, else float32 to the last bit."""
-    return "tf32" if acc == tl.float32 and torch.get_float32_matmul_precision() != "highest" else "ieee"
+    """TF32 where torch's own float32 products may use it, else float32 to the last bit.
+
+    The setting of set_float32_matmul_precision and allow_tf32 too; torch.get_float32_matmul_precision raises once
+    fp32_precision has been set.
+    """
+    return "tf32" if acc == tl.float32 and torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee"
 
 
 def dot_block(length: int, most: int) -> int:

@@ -185,4 +185,4 @@ def test_segmentation_example_learns():
     x, y = example.canvases(digits.train.images, digits.train.labels, 4, torch.Generator().manual_seed(0))
     assert x.shape == (4, 1, 32, 32) and y.shape == (4, 32, 32)
     assert set(y.unique().tolist()) <= {*range(11), 255} and (y == 255).any()
-    assert example.train(True, 0, 25, 0.5) > 0.08  # all background: 1/11 of about 0.85
+    assert example.train(True, 0, 20, 25, 0.5) > 0.08  # all background: 1/11 of about 0.85

@@ -3,6 +3,9 @@
 Every other property is tested by the operators' own files, which the interpreter runs with the variant "triton".
 """
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from isda_cases import make, with_grads
@@ -129,9 +132,30 @@ def test_many_tiles_of_classes_and_features(kind, monkeypatch):
         want = results()
     monkeypatch.setattr(kernels, "CONFIG", kernels.Config(full_ieee=16, side_ieee=16, part=16))
     torch.testing.assert_close(results(), want, rtol=1e-4, atol=1e-3)
-    monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: "high")
     monkeypatch.setattr(kernels, "CONFIG", kernels.Config(full=32, side=32, part=32, depth=16, programs=1))
-    torch.testing.assert_close(results(), want, rtol=1e-2, atol=1e-1)
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        torch.testing.assert_close(results(), want, rtol=1e-2, atol=1e-1)
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def test_products_have_the_precision_of_torchs_own():
+    """By the older setting and, in a process of its own, by the newer one, after which torch refuses the older."""
+    script = """
+import torch, triton.language as tl
+from fastmix import _library
+precision = _library.kernels("_classes").matmul_precision
+assert precision(tl.float32) == "ieee"
+for setting, want in (("high", "tf32"), ("medium", "tf32"), ("highest", "ieee")):
+    torch.set_float32_matmul_precision(setting)
+    assert precision(tl.float32) == want and precision(tl.float64) == "ieee", setting
+for setting in ("tf32", "ieee"):
+    torch.backends.cuda.matmul.fp32_precision = setting
+    assert precision(tl.float32) == setting
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=120)
 
 
 # ---------------------------------------------------------------- images
