@@ -1,6 +1,8 @@
 """The evaluate command, from a run's folder to its JSON and its page, and the boxes of data sets."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -130,6 +132,35 @@ def test_everything_from_a_run_to_the_page(trained, tmp_path, capsys):
     again = json.loads(out.read_text())["parts"]
     assert list(again) == ["occlusion", "attacks"] and again["attacks"]["accuracy"] == attacked
     assert again["occlusion"]["curve"] == curve
+
+
+def test_two_processes_judge_as_one(trained, tmp_path):
+    """Whatever the processes share: batches (seven of 15 images, one of 5), boxes, the loss over weights."""
+    flags = ["evaluate", "--checkpoint", trained, "--limit", "110", "--batch", "15", "--surface-images", "20",
+             "--points", "3", "--pgd-steps", "2", "--device", "cpu", "--threads", "1", "--out"]
+    assert program.main([str(a) for a in (*flags, tmp_path / "one.json")]) == 0
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "fastmix",
+               *map(str, flags), str(tmp_path / "two.json")]
+    done = subprocess.run(command, capture_output=True, text=True, env=training.environment(), timeout=240)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("calibration: accuracy") == 1 == done.stdout.count("written to")
+    one, two = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("one", "two"))
+    assert (one.pop("processes"), two.pop("processes")) == (1, 2)
+    parts = [content.pop("parts") for content in (one, two)]
+    assert one == two and list(parts[0]) == list(parts[1])
+    for part in parts:
+        for content in part.values():
+            del content["seconds"]
+    # Images are counted in the same batches with the same draws; sums over weights' losses are in another order.
+    for name in ("calibration", "occlusion", "attacks", "cam"):
+        assert parts[0][name] == parts[1][name], name
+    for name in ("noise", "surface"):
+        left, right = dict(training.leaves(parts[0][name])), dict(training.leaves(parts[1][name]))
+        assert left.keys() == right.keys()
+        for path, value in left.items():
+            assert right[path] == pytest.approx(value, rel=2e-3), f"{name}{path}"
+    with Image.open(tmp_path / "two.png") as picture:
+        assert picture.size[0] > 1500
 
 
 def test_default_files_belong_to_the_run(trained, capsys):

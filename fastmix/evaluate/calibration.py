@@ -21,12 +21,17 @@ def reliability(probabilities: Tensor, labels: Tensor, bins: int = 10) -> list[d
     check.shape(op, "labels", labels, probabilities.shape[:1], "(n,) like probabilities")
     check.at_least(op, "bins", bins, 1)
     confidence, predicted = probabilities.double().max(1)
+    return diagram(confidence, predicted == labels, bins)
+
+
+def diagram(confidence: Tensor, correct: Tensor, bins: int) -> list[dict[str, float]]:
+    """`reliability` of confidences (n,) float64 and of whether each was right (n,)."""
     # Edges in float32, as those of torchmetrics' calibration error: both sort a confidence into the same bin.
-    edges = torch.linspace(0, 1, bins + 1, device=probabilities.device)
+    edges = torch.linspace(0, 1, bins + 1, device=confidence.device)
     place = torch.bucketize(confidence.float(), edges[1:-1], right=True)
     count = torch.bincount(place, minlength=bins).double()
     sums = [torch.bincount(place, weights=value.double(), minlength=bins) for value in
-            (predicted == labels, confidence)]
+            (correct, confidence)]
     accuracy, mean = ((total / count.clamp(min=1)).tolist() for total in sums)
     return [{"low": b / bins, "high": (b + 1) / bins, "count": int(count[b]), "accuracy": accuracy[b],
              "confidence": mean[b]} for b in range(bins)]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import fastmix
 from .. import data
 from .._cli import CommandError, Parser, UsageError, progress_bar, require
 from ..train import checkpoint, options, run
+from ..train.command import teller
 from ..train.distributed import processes
 from ..train.trained import Trained
 from . import parts, plots
@@ -26,6 +29,7 @@ and two random directions), cam (localisation by class activation maps, where th
 examples:
   python -m fastmix evaluate --checkpoint runs/none-digits-cnn-seed0
   python -m fastmix evaluate --checkpoint runs/x --only calibration,attacks --limit 1000 --out x.json
+  torchrun --nproc-per-node 2 -m fastmix evaluate --checkpoint runs/x      (the results are those of one process)
 """
 
 
@@ -71,7 +75,8 @@ def _check(args: argparse.Namespace) -> None:
             raise UsageError(f"--out: there is no directory {args.out.absolute().parent}")
 
 
-def _judge(judged: parts.Judged, wanted: list[str], strict: bool) -> dict[str, dict[str, Any]]:
+def _judge(judged: parts.Judged, wanted: list[str], strict: bool,
+           say: Callable[[str], None]) -> dict[str, dict[str, Any]]:
     """The results of the wanted parts. strict: a part that cannot be judged is an error, not left out."""
     results = {}
     for name in wanted:
@@ -81,11 +86,25 @@ def _judge(judged: parts.Judged, wanted: list[str], strict: bool) -> dict[str, d
         except parts.Skipped as error:
             if strict:
                 raise CommandError(f"part {name}: {error}") from None
-            print(f"{name}: left out, {error}", flush=True)
+            say(f"{name}: left out, {error}")
             continue
         results[name] = part | {"seconds": time.perf_counter() - started}
-        print(f"{name}: {parts.summary(name, part)} ({results[name]['seconds']:.1f} s)", flush=True)
+        say(f"{name}: {parts.summary(name, part)} ({results[name]['seconds']:.1f} s)")
     return results
+
+
+def _write(args: argparse.Namespace, trained: Trained, judged: parts.Judged, results: dict[str, dict[str, Any]]) -> str:
+    """The JSON and the page; their names."""
+    settings, state = trained.options, checkpoint.load(trained.folder)
+    report = {"run": trained.folder.name, "method": settings.method, "data": settings.data, "model": settings.model,
+              "train_seed": settings.seed, "epoch": state["epoch"] if state else None, "images": len(judged.index),
+              "seed": args.seed, "device": run.device_name(trained.device), "processes": judged.processes.world,
+              "torch": torch.__version__, "fastmix": fastmix.__version__, "parts": results}
+    out = args.out or trained.folder / run.EVALUATION[0]
+    checkpoint.write_json(out, report)
+    title = f"{settings.method} on {settings.data}, {settings.model}, {len(judged.index)} test images"
+    plots.page(results, judged, title, out.with_suffix(".png"))
+    return f"{out} and {out.with_suffix('.png')}"
 
 
 def main(argv: list[str]) -> int:
@@ -97,25 +116,17 @@ def main(argv: list[str]) -> int:
     if args.threads is not None:
         torch.set_num_threads(args.threads)
     with processes(args.device or "auto") as here:
-        if here.world > 1:
-            raise UsageError("evaluate runs in one process, not under torchrun")
+        say = teller(here.first)
         trained = Trained.load(args.checkpoint, here.device, root=args.root, workers=args.workers or 0)
         test = trained.dataset.test
         index = torch.arange(len(test.labels))
         if args.limit is not None:
             index = data.balanced_subset(test.labels, args.limit, "--limit")
-        judged = parts.Judged(trained, test.subset(index).to(here.device), index, args.batch, args.seed,
+        judged = parts.Judged(trained, here, test.subset(index).to(here.device), index, args.batch, args.seed,
                               args.epsilon / 255, args.pgd_steps, args.surface_images, args.points, args.span,
-                              args.cam_threshold, progress_bar)
-        results = _judge(judged, args.only or list(parts.PARTS), args.only is not None)
-        settings, state = trained.options, checkpoint.load(trained.folder)
-        report = {"run": trained.folder.name, "method": settings.method, "data": settings.data, "model": settings.model,
-                  "train_seed": settings.seed, "epoch": state["epoch"] if state else None, "images": len(index),
-                  "seed": args.seed, "device": run.device_name(here.device), "torch": torch.__version__,
-                  "fastmix": fastmix.__version__, "parts": results}
-        out = args.out or trained.folder / run.EVALUATION[0]
-        checkpoint.write_json(out, report)
-        title = f"{settings.method} on {settings.data}, {settings.model}, {len(index)} test images"
-        plots.page(results, judged, title, out.with_suffix(".png"))
-    print(f"written to {out} and {out.with_suffix('.png')}", flush=True)
+                              args.cam_threshold, partial(progress_bar, show=here.first))
+        results = _judge(judged, args.only or list(parts.PARTS), args.only is not None, say)
+        if here.first:
+            say(f"written to {_write(args, trained, judged, results)}")
+        here.barrier()
     return 0

@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from .. import data
 from .._cli import CommandError, require
+from ..train.distributed import Processes
 from ..train.loop import BELOW_ONE, ECE_BINS
 from ..train.trained import Trained
 from . import attacks, calibration, cam, occlusion, surface
@@ -27,6 +28,15 @@ EXAMPLES = 8
 Bar = Callable[[str, int | None], AbstractContextManager[Callable[[], None]]]
 
 
+class Batch(NamedTuple):
+    """Bytes and labels of some test images. number: of the batch among all; rows: of the images in Judged.split."""
+
+    number: int
+    rows: Tensor
+    images: Tensor
+    y: Tensor
+
+
 class Skipped(Exception):
     """A part that cannot be judged here; the message says why."""
 
@@ -35,10 +45,13 @@ class Skipped(Exception):
 class Judged:
     """The model, the test images it is judged on, and the settings.
 
-    split: of bytes, on the device. index: its rows in the test set. bar: progress of a named part.
+    Every process takes some whole batches, and what is random is drawn for each batch anew: the results are those of
+    one process, whatever their number. split: of bytes, on the device. index: its rows in the test set. bar: progress
+    of a named part.
     """
 
     trained: Trained
+    processes: Processes
     split: data.Split
     index: Tensor
     batch: int
@@ -55,30 +68,41 @@ class Judged:
     def generator(self, *stream: int) -> torch.Generator:
         return torch.Generator(self.trained.device).manual_seed(data.derived_seed(self.seed, *stream))
 
-    def batches(self, what: str) -> Iterator[tuple[Tensor, Tensor]]:
-        """Bytes and labels of all images, under a progress bar."""
-        indices = data.evaluation_batches(len(self.split.labels), self.batch)
+    def batches(self, what: str) -> Iterator[Batch]:
+        """The batches of this process, under a progress bar."""
+        rank, world = self.processes.rank, self.processes.world
+        indices = list(enumerate(data.evaluation_batches(len(self.split.labels), self.batch)))[rank::world]
         with self.bar(what, len(indices)) as advance:
-            for images, y in self.split.batches(indices):
-                yield images, y
+            for (number, rows), (images, y) in zip(indices, self.split.batches([rows for _, rows in indices]),
+                                                   strict=True):
+                yield Batch(number, rows, images, y)
                 advance()
+
+    def zeros(self, *shape: int) -> Tensor:
+        """Float64, on the device: what the processes fill each in its own rows, or count, before `total`."""
+        return torch.zeros(shape, dtype=torch.float64, device=self.trained.device)
+
+    def total(self, value: Tensor) -> Tensor:
+        """The sum over all processes, in place."""
+        return self.processes.sum(value)
 
 
 @torch.no_grad()
 def judge_calibration(judged: Judged) -> dict[str, Any]:
     """accuracy, loss, ece (torchmetrics) and the bins of the reliability diagram."""
     classification = require("torchmetrics.functional.classification", "torchmetrics", "the calibration error")
-    logits, labels = [], []
-    for images, y in judged.batches("calibration"):
-        logits.append(judged.trained.model(judged.trained.inputs(images)).float())
-        labels.append(y)
-    z, y = torch.cat(logits), torch.cat(labels)
-    p = z.softmax(1)
-    ece = classification.multiclass_calibration_error(p.clamp(max=BELOW_ONE), y, max(2, p.shape[1]), n_bins=ECE_BINS,
-                                                      validate_args=False)
-    return {"accuracy": (z.argmax(1) == y).double().mean().item(), "loss": F.cross_entropy(z, y).item(),
-            "ece": ece.item(), "confidence": p.amax(1).double().mean().item(),
-            "bins": calibration.reliability(p, y, ECE_BINS)}
+    found = judged.zeros(3, len(judged.split.labels))
+    for _, rows, images, y in judged.batches("calibration"):
+        z = judged.trained.model(judged.trained.inputs(images)).float()
+        confidence, predicted = z.softmax(1).max(1)
+        values = (confidence, predicted == y, F.cross_entropy(z, y, reduction="none"))
+        found[:, rows] = torch.stack([value.double() for value in values])
+    confidence, correct, loss = judged.total(found)
+    # The calibration error of many classes is that of whether the first one is right.
+    ece = classification.binary_calibration_error(confidence.float().clamp(max=BELOW_ONE), correct.long(),
+                                                  n_bins=ECE_BINS, validate_args=False)
+    return {"accuracy": correct.mean().item(), "loss": loss.mean().item(), "ece": ece.item(),
+            "confidence": confidence.mean().item(), "bins": calibration.diagram(confidence, correct, ECE_BINS)}
 
 
 @torch.no_grad()
@@ -86,31 +110,31 @@ def judge_occlusion(judged: Judged) -> dict[str, Any]:
     """Accuracy with a patch of 0 to 80 % of the area hidden. Source: Soft Augmentation Fig. 5."""
     found = []
     for number, share in enumerate(occlusion.SHARES):
-        generator = judged.generator(OCCLUSION, number)
-        correct = 0
-        hidden = 0.0
-        for images, y in judged.batches(f"occlusion {share:.0%}"):
-            x, hidden = occlusion.occlude(judged.trained.inputs(images), share, generator)
-            correct += int((judged.trained.model(x).argmax(1) == y).sum())
-        found.append({"share": share, "hidden": hidden, "accuracy": correct / len(judged.split.labels)})
+        correct = judged.zeros()
+        for batch, _, images, y in judged.batches(f"occlusion {share:.0%}"):
+            x, _ = occlusion.occlude(judged.trained.inputs(images), share, judged.generator(OCCLUSION, number, batch))
+            correct += (judged.trained.model(x).argmax(1) == y).sum()
+        size = tuple(judged.trained.dataset.shape[1:])
+        found.append({"share": share, "hidden": math.prod(occlusion.patch_size(share, size)) / math.prod(size),
+                      "accuracy": judged.total(correct).item() / len(judged.split.labels)})
     return {"curve": found}
 
 
 def judge_attacks(judged: Judged) -> dict[str, Any]:
     """Accuracy on clean images, and on what FGSM and PGD make of all of them."""
     forward, epsilon = judged.trained.forward_pixels, judged.epsilon
-    generator = judged.generator(ATTACK)
-    correct = dict.fromkeys(("clean", "fgsm", "pgd"), 0)
-    for images, y in judged.batches("attacks"):
+    names = ("clean", "fgsm", "pgd")
+    correct = judged.zeros(len(names))
+    for number, _, images, y in judged.batches("attacks"):
         x = images.float() / 255
-        found = {"clean": x, "fgsm": attacks.fgsm(forward, x, y, epsilon),
-                 "pgd": attacks.pgd(forward, x, y, epsilon, step=epsilon / 4, steps=judged.pgd_steps,
-                                    generator=generator)}
+        found = (x, attacks.fgsm(forward, x, y, epsilon),
+                 attacks.pgd(forward, x, y, epsilon, step=epsilon / 4, steps=judged.pgd_steps,
+                             generator=judged.generator(ATTACK, number)))
         with torch.no_grad():
-            for name, attacked in found.items():
-                correct[name] += int((forward(attacked).argmax(1) == y).sum())
-    accuracy = {name: count / len(judged.split.labels) for name, count in correct.items()}
-    return {"epsilon": epsilon, "pgd_steps": judged.pgd_steps, "pgd_step": epsilon / 4, "accuracy": accuracy}
+            correct += torch.stack([(forward(attacked).argmax(1) == y).sum() for attacked in found])
+    shares = (judged.total(correct) / len(judged.split.labels)).tolist()
+    return {"epsilon": epsilon, "pgd_steps": judged.pgd_steps, "pgd_step": epsilon / 4,
+            "accuracy": dict(zip(names, shares, strict=True))}
 
 
 def _weight_loss(judged: Judged) -> surface.WeightLoss:
@@ -118,8 +142,10 @@ def _weight_loss(judged: Judged) -> surface.WeightLoss:
     count = min(judged.surface_images, len(labels))
     index = torch.arange(len(labels)) if count == len(labels) else data.balanced_subset(
         labels, max(count, len(labels.unique())), "--surface-images")
-    batches = [(judged.trained.inputs(images), y) for images, y in judged.split.batches(index.split(judged.batch))]
-    return surface.WeightLoss(judged.trained.model, batches)
+    rank, world = judged.processes.rank, judged.processes.world
+    share = index.split(min(judged.batch, -(-len(index) // world)))[rank::world]
+    batches = [(judged.trained.inputs(images), y) for images, y in judged.split.batches(share)]
+    return surface.WeightLoss(judged.trained.model, batches, judged.total)
 
 
 def judge_noise(judged: Judged) -> dict[str, Any]:
@@ -147,7 +173,10 @@ def judge_surface(judged: Judged) -> dict[str, Any]:
 
 
 def judge_cam(judged: Judged) -> dict[str, Any]:
-    """Localisation by class activation maps.
+    """Localisation by class activation maps, scaled to [0, 1].
+
+    Where a good threshold lies depends on data and model, so curve has all of THRESHOLDS (Choe et al. 2020, MaxBoxAcc:
+    the best of them), beside the one that was asked for.
 
     top1: the class is right and the box of its map overlaps a true one by half (R-Mix Table 5); known: the map of the
     true class, whether or not it was predicted; best: known, at the best of THRESHOLDS.
@@ -159,32 +188,30 @@ def judge_cam(judged: Judged) -> dict[str, Any]:
     require("scipy.ndimage", "scipy", "localisation")
     everything = reader()
     truth = [everything[i] for i in judged.index.tolist()]
-    top1, correct, row = 0, 0, 0
-    overlaps: list[float] = []
-    found = torch.zeros(len(THRESHOLDS), dtype=torch.int64)
-    for images, y in judged.batches("localisation"):
-        try:
-            logits, maps = cam.class_activation_maps(judged.trained.model, judged.trained.inputs(images))
-        except cam.NoMaps as error:
-            raise Skipped(f"--model {judged.trained.options.model}: {error}") from None
+    inputs, count = judged.trained.inputs, len(truth)
+    try:
+        cam.class_activation_maps(judged.trained.model, inputs(next(judged.split.batches([torch.tensor([0])]))[0]))
+    except cam.NoMaps as error:
+        raise Skipped(f"--model {judged.trained.options.model}: {error}") from None
+    overlaps, right, found = judged.zeros(count), judged.zeros(count), judged.zeros(len(THRESHOLDS))
+    for _, rows, images, y in judged.batches("localisation"):
+        logits, maps = cam.class_activation_maps(judged.trained.model, inputs(images))
         heat = cam.normalised(maps[torch.arange(len(y)), y], tuple(images.shape[2:])).cpu()
-        right = (logits.argmax(1) == y).tolist()
-        for i in range(len(y)):
+        right[rows] = (logits.argmax(1) == y).double()
+        for i, row in enumerate(rows.tolist()):
             box = cam.largest_box(heat[i], judged.threshold)
-            overlap = cam.iou(box, truth[row])
-            overlaps.append(overlap)
-            top1 += right[i] and overlap >= OVERLAP
-            correct += right[i]
-            found += torch.tensor([cam.iou(cam.largest_box(heat[i], t), truth[row]) >= OVERLAP for t in THRESHOLDS])
+            overlaps[row] = cam.iou(box, truth[row])
+            found += torch.tensor([cam.iou(cam.largest_box(heat[i], t), truth[row]) >= OVERLAP for t in THRESHOLDS],
+                                  device=found.device)
             if len(judged.examples) < EXAMPLES:
-                picture = judged.trained.preprocess.displayable(judged.trained.inputs(images[i:i + 1]))[0]
+                picture = judged.trained.preprocess.displayable(inputs(images[i:i + 1]))[0]
                 judged.examples.append((picture, heat[i], truth[row], box))
-            row += 1
-    curve = [{"threshold": t, "known": int(count) / row} for t, count in zip(THRESHOLDS, found, strict=True)]
-    best = max(curve, key=lambda entry: entry["known"])
-    return {"threshold": judged.threshold, "overlap": OVERLAP, "accuracy": correct / row, "top1": top1 / row,
-            "known": sum(o >= OVERLAP for o in overlaps) / row, "mean_iou": statistics.fmean(overlaps), "best": best,
-            "curve": curve}
+    overlaps, right, found = (judged.total(value) for value in (overlaps, right, found))
+    known = overlaps >= OVERLAP
+    curve = [{"threshold": t, "known": hits / count} for t, hits in zip(THRESHOLDS, found.tolist(), strict=True)]
+    return {"threshold": judged.threshold, "overlap": OVERLAP, "accuracy": right.mean().item(),
+            "top1": (known & right.bool()).double().mean().item(), "known": known.double().mean().item(),
+            "mean_iou": overlaps.mean().item(), "best": max(curve, key=lambda entry: entry["known"]), "curve": curve}
 
 
 PARTS: dict[str, Callable[[Judged], dict[str, Any]]] = {

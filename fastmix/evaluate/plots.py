@@ -90,7 +90,11 @@ def _surface(axis: Any, part: dict[str, Any], which: str) -> None:
 def _localisation(axis: Any, part: dict[str, Any]) -> None:
     axis.plot([entry["threshold"] for entry in part["curve"]], [100 * entry["known"] for entry in part["curve"]],
               color=COLOURS[0], marker="o", markersize=3.5, label="class known")
-    axis.plot(part["threshold"], 100 * part["top1"], "s", color=COLOURS[1], label="top-1")
+    best = part["best"]
+    axis.plot(best["threshold"], 100 * best["known"], "*", markersize=11, color=COLOURS[0],
+              label=f"best: {100 * best['known']:.1f} % at {best['threshold']:.2f}")
+    axis.plot(part["threshold"], 100 * part["top1"], "s", color=COLOURS[1],
+              label=f"top-1: {100 * part['top1']:.1f} % at {part['threshold']:g}")
     axis.set_ylim(0, 104)
     axis.legend(fontsize=8, frameon=False)
     grid(axis, f"localisation, IoU at least {part['overlap']:g}", "threshold of the map", "found, %")

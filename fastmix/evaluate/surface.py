@@ -25,17 +25,23 @@ Advance = Callable[[], None]
 class WeightLoss:
     """Mean cross-entropy over fixed images at any weights; the model itself is never changed.
 
-    Args: model: in evaluation mode. batches: of (x, y), kept in memory.
+    Args:
+        model: in evaluation mode.
+        batches: of (x, y), kept in memory; with several processes each one's own, which may be none.
+        total: sums a tensor over the processes, in place. Every process must then make the same calls.
     """
 
-    def __init__(self, model: nn.Module, batches: Sequence[tuple[Tensor, Tensor]]) -> None:
-        self._model, self._batches = model, batches
+    def __init__(self, model: nn.Module, batches: Sequence[tuple[Tensor, Tensor]],
+                 total: Callable[[Tensor], Tensor] = lambda value: value) -> None:
+        self._model, self._batches, self._total = model, batches, total
         named = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self._names = list(named)
         self.origin: Direction = [p.detach() for p in named.values()]
-        self._count = sum(len(y) for _, y in batches)
-        if not self.origin or not self._count:
-            raise ValueError("WeightLoss: the model has no weights or there are no images")
+        if not self.origin:
+            raise ValueError("WeightLoss: the model has no weights")
+        self._count = int(total(torch.tensor(sum(len(y) for _, y in batches), device=self.origin[0].device)))
+        if not self._count:
+            raise ValueError("WeightLoss: there are no images")
 
     def _batch(self, weights: Direction, x: Tensor, y: Tensor) -> Tensor:
         logits = functional_call(self._model, dict(zip(self._names, weights, strict=True)), (x,))
@@ -48,7 +54,8 @@ class WeightLoss:
         weights = self.origin
         for amount, direction in moves:
             weights = [w + amount * d for w, d in zip(weights, direction, strict=True)]
-        return sum(self._batch(weights, x, y).item() for x, y in self._batches)
+        loss = sum(self._batch(weights, x, y).item() for x, y in self._batches)
+        return self._total(torch.tensor(loss, dtype=torch.float64, device=self.origin[0].device)).item()
 
     def hessian_product(self, vector: Direction) -> Direction:
         """The Hessian of the loss at the origin times a vector."""
@@ -60,7 +67,8 @@ class WeightLoss:
                 along = sum((g * v).sum() for g, v in zip(gradient, vector, strict=True))
                 product = torch.autograd.grad(along, weights, materialize_grads=True)
             total = [t + p for t, p in zip(total, product, strict=True)]
-        return total
+        flat = self._total(torch.cat([t.reshape(-1) for t in total]))
+        return [part.view_as(t) for part, t in zip(flat.split([t.numel() for t in total]), total, strict=True)]
 
 
 def top_eigenvectors(loss: WeightLoss, count: int = 2, *, tolerance: float = 1e-3, most: int = 50, seed: int = 0,
