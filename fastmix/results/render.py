@@ -44,11 +44,11 @@ def _percent(key: str, digits: int) -> Callable[[Row], str | None]:
 
 
 def _ratio(row: Row) -> str | None:
+    if "step_ratio" not in row:
+        return None
     if row["method"] == PLAIN:
         return "1"
-    if "bench_step_ratio" in row:
-        return f"{row['bench_step_ratio']:.2f}x"
-    return f"{row['step_ratio']['mean']:.2f}x*" if "step_ratio" in row else None
+    return f"{row['bench_step_ratio']:.2f}x" if "bench_step_ratio" in row else f"{row['step_ratio']['mean']:.2f}x*"
 
 
 def _reward(row: Row) -> str | None:
