@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import multiprocessing
 import os
+import threading
 from concurrent.futures import ProcessPoolExecutor
 
 import torch
@@ -33,8 +34,16 @@ def _known() -> dict[Key, Case]:
     return {key(case): case for case in select_cases(None, quick=False)}
 
 
+def _end_with(parent: multiprocessing.process.ParentProcess) -> None:
+    parent.join()
+    os._exit(1)
+
+
 def _prepare(threads: int) -> None:
     torch.set_num_threads(threads)  # generated code has their number in it
+    parent = multiprocessing.parent_process()
+    if parent is not None:  # a killed bench would leave its workers waiting
+        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
 
 
 def _compile(wanted: Key) -> bool:

@@ -123,13 +123,13 @@ SWEEPS = (
     Sweep("soft_target", "N", (32, 64, 128, 256, 512), {"J": 1000, "K": 2}, _loss, "with gradient"),
     Sweep("soft_target", "J", (10, 100, 1000, 5000, 21841), {"N": 128, "K": 2}, _loss, "with gradient"),
     Sweep("soft_target", "K", IMAGES, {"N": 128, "J": 1000}, _loss, "with gradient"),
-    Sweep("isda diag", "N", (16, 32, 64, 128), {"J": 2000, "A": 256}, _isda("diag"), "with gradients"),
-    Sweep("isda diag", "J", (500, 1000, 2000, 4000, 8000), {"N": 32, "A": 256}, _isda("diag"), "with gradients"),
-    Sweep("isda diag", "A", (128, 256, 512, 1024, 2048), {"N": 64, "J": 200}, _isda("diag"), "with gradients"),
+    Sweep("isda diag", "N", (16, 32, 64, 128), {"J": 2000, "A": 1024}, _isda("diag"), "with gradients"),
+    Sweep("isda diag", "J", (500, 1000, 2000, 4000, 8000), {"N": 64, "A": 1024}, _isda("diag"), "with gradients"),
+    Sweep("isda diag", "A", (128, 256, 512, 1024, 2048), {"N": 64, "J": 1000}, _isda("diag"), "with gradients"),
     Sweep("isda full", "A", (64, 128, 256, 384), {"N": 64, "J": 100}, _isda("full"), "with gradients"),
     Sweep("covariance full", "A", (64, 128, 256, 384), {"N": 64, "J": 100}, _covariance("full")),
     Sweep("covariance diag", "N", (64, 128, 256, 512), {"J": 100, "A": 512}, _covariance("diag")),
-    Sweep("covariance diag", "J", (1000, 2000, 4000, 8000, 21841), {"N": 64, "A": 256}, _covariance("diag")),
+    Sweep("covariance diag", "J", (1000, 2000, 4000, 8000, 21841), {"N": 64, "A": 1024}, _covariance("diag")),
     Sweep("covariance diag", "A", (128, 256, 512, 1024, 2048), {"N": 128, "J": 1000}, _covariance("diag")),
 )
 
