@@ -17,6 +17,7 @@ from .train import methods, options, pictures, run
 from .train.distributed import processes
 from .train.loop import Setup, training_step
 from .train.options import Options
+from .train.samples import SHOWN, draw_samples, take_samples
 from .train.timing import StepTimer
 
 EPILOG = """\
@@ -94,8 +95,8 @@ def _gallery(setup: Setup, several: list[Options], out: Path, count: int) -> Non
     for chosen in several:
         mixer = methods.build(chosen, setup.dataset.shape, setup.device, len(setup.dataset.classes))
         policy = setup.policy if chosen.method == setup.options.method else None
-        taken = run.take_samples(dataclasses.replace(setup, options=chosen, mixer=mixer, policy=policy),
-                                 setup.dataset.test, count)
+        taken = take_samples(dataclasses.replace(setup, options=chosen, mixer=mixer, policy=policy),
+                             setup.dataset.test, count)
         if taken.after is not None:
             rows[chosen.method] = (taken.after, taken.lines)
         before, names = taken.before, taken.names[:count]
@@ -104,7 +105,7 @@ def _gallery(setup: Setup, several: list[Options], out: Path, count: int) -> Non
 
 def main(argv: list[str]) -> int:
     given: dict[str, Any] = vars(parser().parse_args(argv))
-    out, count, folder_of_run = given.pop("out"), given.pop("count", run.SHOWN), given.pop("run", None)
+    out, count, folder_of_run = given.pop("out"), given.pop("count", SHOWN), given.pop("run", None)
     steps = given.pop("steps", None)
     names = given.pop("method")
     methods.check_flags(names, set(given))
@@ -133,7 +134,7 @@ def main(argv: list[str]) -> int:
             else:
                 run.load_weights(setup.model, folder_of_run, setup.policy)
         if len(several) == 1:
-            run.draw_samples(setup, setup.dataset.test, out, count)
+            draw_samples(setup, setup.dataset.test, out, count)
         else:
             _gallery(setup, several, out, count)
     print(f"written to {out}")

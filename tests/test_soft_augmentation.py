@@ -1,4 +1,4 @@
-"""Soft Augmentation: the equations, the laws of the draws, sigma and the switch without recompiling, pair weights."""
+"""Soft Augmentation: the equations, the laws of the draws, sigma and the switch without recompiling."""
 
 import copy
 import math
@@ -16,7 +16,6 @@ import fastmix
 import fastmix.functional as F
 from fastmix import (
     Compose,
-    FocalLoss,
     Mixup,
     SoftCrop,
     SoftNoise,
@@ -24,7 +23,6 @@ from fastmix import (
     SoftTarget,
     confidence,
     pair_iou,
-    pair_weight,
     sampling,
     visibility,
 )
@@ -338,63 +336,6 @@ def test_the_loss_takes_what_the_augmentation_gives():
         torch.testing.assert_close(got.double(), value.double(), rtol=1e-5, atol=1e-6)
 
 
-# ---------------------------------------------------------------- pairs
-
-def test_iou_of_boxes_counts_pixels():
-    a = torch.randint(0, 12, (300, 4), generator=seeded(0))
-    b = torch.randint(0, 12, (300, 4), generator=seeded(1))
-
-    def inside(boxes):
-        i, j = torch.arange(30).view(1, -1, 1), torch.arange(30).view(1, 1, -1)
-        top, left, tall, wide = boxes.view(-1, 4, 1, 1).unbind(1)
-        return (i >= top) & (i < top + tall) & (j >= left) & (j < left + wide)
-
-    both, either = (inside(a) & inside(b)).sum((1, 2)), (inside(a) | inside(b)).sum((1, 2))
-    torch.testing.assert_close(pair_iou(a, b), both / either.clamp_min(1))
-    torch.testing.assert_close(pair_iou(a.double(), a.double()), (a[:, 2:].prod(1) > 0).double())
-    assert pair_iou(torch.tensor([[0.0, 0, -3, 4]]), torch.tensor([[0.0, 0, 3, 4]])).item() == 0
-
-
-@pytest.mark.parametrize("k", [1, 4])
-def test_pair_weights_are_equations_9_and_10(k):
-    iou = torch.rand(50, generator=seeded(0))
-    for chance in (0.0, 0.1):
-        one = torch.tensor([1 - (1 - chance) * (1 - v) ** k for v in iou.tolist()])
-        two = torch.tensor([1 - (1 - chance) * v**k for v in iou.tolist()])
-        torch.testing.assert_close(pair_weight(iou, k, chance, "SA1", normalise=False), one)
-        torch.testing.assert_close(pair_weight(iou, k, chance, "SA2", normalise=False), two)
-        for variant, weight in (("SA1", one), ("SA2", two)):
-            got = pair_weight(iou, k, chance, variant)
-            torch.testing.assert_close(got, weight / weight.mean())
-            assert got.mean().item() == pytest.approx(1)
-    assert (pair_weight(torch.zeros(3)) == 0).all() and pair_weight(torch.zeros(0)).shape == (0,)
-
-
-# ---------------------------------------------------------------- focal loss
-
-@pytest.mark.parametrize("gamma", [0, 0.5, 1, 2, 5])
-def test_focal_loss_is_its_equation(gamma):
-    z = (4 * torch.randn(20, 5, dtype=torch.float64)).requires_grad_()
-    y = torch.randint(0, 5, (20,))
-    p = z.softmax(1)[range(20), y]
-    want = -((1 - p) ** gamma) * p.log()
-    torch.testing.assert_close(FocalLoss(gamma, reduction="none")(z, y), want)
-    torch.testing.assert_close(FocalLoss(gamma)(z, y), want.mean())
-    torch.testing.assert_close(FocalLoss(gamma, reduction="sum")(z.to(torch.bfloat16), y).double(), want.sum(),
-                               rtol=0.05, atol=0.05)
-    torch.autograd.gradcheck(lambda v: FocalLoss(gamma)(v, y), z)
-    if gamma == 0:
-        torch.testing.assert_close(FocalLoss(0)(z, y), torch.nn.functional.cross_entropy(z, y))
-
-
-@pytest.mark.parametrize("gamma", [0, 0.5, 1, 2])
-def test_focal_loss_of_a_certain_answer_is_finite(gamma):
-    z = torch.tensor([[200.0, 0, 0], [0, 200.0, 0]], requires_grad=True)
-    loss = FocalLoss(gamma)(z, torch.tensor([0, 0]))
-    loss.backward()
-    assert loss.item() == pytest.approx(100) and z.grad.isfinite().all()
-
-
 # ---------------------------------------------------------------- errors
 
 X = torch.zeros(3, 1, 4, 4)
@@ -415,11 +356,6 @@ X = torch.zeros(3, 1, 4, 4)
     (lambda: SoftNoise(10, sigma=0), ValueError, "SoftNoise: sigma is 0, want a finite number above 0"),
     (lambda: SoftNoise(10).plan(X).apply(X[:2]), ValueError, r"NoisePlan.apply: plan.noise has shape \(3, 1, 4, 4\)"),
     (lambda: visibility(torch.zeros(3, 3), (4, 4)), ValueError, r"visibility: shift has shape \(3, 3\), want \(3, 2\)"),
-    (lambda: pair_iou(torch.zeros(3, 4), torch.zeros(2, 4)), ValueError, r"pair_iou: box_b has shape \(2, 4\), want"),
-    (lambda: pair_iou(torch.zeros(4), torch.zeros(4)), ValueError, r"pair_iou: box_a has shape \(4,\), want 2 dim"),
-    (lambda: pair_weight(torch.zeros(3), variant="SA3"), ValueError, "pair_weight: variant is 'SA3', want one of"),
-    (lambda: FocalLoss(-1), ValueError, "FocalLoss: gamma is -1, want a number >= 0"),
-    (lambda: FocalLoss()(torch.zeros(2, 3), torch.zeros(3).long()), ValueError, r"FocalLoss: label has shape \(3,\)"),
 ])
 def test_errors(call, error, text):
     with pytest.raises(error, match=text):

@@ -21,7 +21,7 @@ import fastmix
 from fastmix import data
 from fastmix._cli import CommandError, UsageError
 from fastmix.targets import SoftTarget
-from fastmix.train import checkpoint, loop, methods, pictures, run
+from fastmix.train import checkpoint, loop, methods, pictures, ratio, run
 from fastmix.train.command import main
 from fastmix.train.distributed import Processes
 from fastmix.train.loop import LossGuard, NotFinite, evaluate, mix, train_epoch
@@ -348,10 +348,10 @@ with processes("cpu") as here:
 
 def test_step_ratio_counts_the_saliency_pass(digits):
     """A pass that does nothing but wait must show up in the ratio and in the report's phases."""
-    assert run.step_ratio(make(digits, method="rmix"), repeats=5) > 1.2
+    assert ratio.step_ratio(make(digits, method="rmix"), repeats=5) > 1.2
     model = make(digits, method="rmix").model
     before = [p.detach().clone() for p in model.parameters()]
-    run.step_ratio(make(digits, method="rmix"), repeats=1)
+    ratio.step_ratio(make(digits, method="rmix"), repeats=1)
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
 
 

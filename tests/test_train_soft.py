@@ -24,6 +24,7 @@ from fastmix.train.command import main
 from fastmix.train.distributed import Processes
 from fastmix.train.loop import train_epoch, training_step
 from fastmix.train.options import Options
+from fastmix.train.samples import take_samples
 from fastmix.train.timing import StepTimer
 
 HERE = Processes(0, 1, torch.device("cpu"))
@@ -112,7 +113,7 @@ def test_sigma_decays_in_its_place(digits):
     assert seen == [(0.3, 0.3)] * 2 + [(0.0003, 0.0003)] * 2
     x, y = some(setup)
     assert torch.equal(mixer(x, y)[0], x)
-    samples = run.take_samples(setup, digits.test)  # what training saw, not what is left at its end
+    samples = take_samples(setup, digits.test)  # what training saw, not what is left at its end
     assert not torch.equal(samples.before, samples.after) and mixer.sigma == 0.3
 
 
@@ -151,7 +152,7 @@ def test_two_processes(tmp_path):
 
 @pytest.mark.parametrize("method", SOFT)
 def test_samples_show_the_confidence(digits, method):
-    samples = run.take_samples(make(digits, method=method), digits.test, 6)
+    samples = take_samples(make(digits, method=method), digits.test, 6)
     assert len(samples.lines) == 6 and all(line[0].startswith("confidence ") for line in samples.lines)
     assert len({line[0] for line in samples.lines}) > 1
 

@@ -87,8 +87,8 @@ FASTMIX_INLINE __m512 towards(__m512 first, __m512 second, __m512 weight, __mmas
 // kWhole: the loads lie inside the image. Masked loads do not start the processor's prefetching (measured: 9 ms instead
 // of 4 for 64 x 3 x 224 x 224), so whole ones are plain, and all rows of the next strip are asked for.
 template <bool kTwo, bool kWhole, typename T>
-void resize_sixteen(const Sixteen& columns, const CropScratch& scratch, const T* src, int64_t row_length, T* dst,
-                    int64_t length, int64_t begin, int64_t end, bool upper, bool lower) {
+static void resize_sixteen(const Sixteen& columns, const CropScratch& scratch, const T* src, int64_t row_length, T* dst,
+                           int64_t length, int64_t begin, int64_t end, bool upper, bool lower) {
   const Sixteen k = columns;  // of this function alone, so that no store can change it
   const int32_t* lines = scratch.line;
   const int64_t ahead = strip_rows(length) * row_length;  // the rows of the next strip
@@ -210,8 +210,8 @@ FASTMIX_INLINE bool adjoint_tables(const CropArgs& a, const CropScratch& scratch
 // Rows [row, stop) of the gradient of a plane; kTaps at least taps.columns. Rows are summed first, then moved. kWhole:
 // a row of the gradient has 32 elements, so no load needs a mask.
 template <int kTaps, bool kWhole, typename T>
-void adjoint_plane(const CropArgs& a, const CropScratch& scratch, const AdjointTaps& taps, const T* grad, T* dst,
-                   int64_t row, int64_t stop) {
+static void adjoint_plane(const CropArgs& a, const CropScratch& scratch, const AdjointTaps& taps, const T* grad, T* dst,
+                          int64_t row, int64_t stop) {
   const int64_t row_length = a.width * a.pixel, length = a.out_width * a.pixel, strip = strip_rows(length);
   const int32_t* tap_line = scratch.tap_line;
   const float* line_shares = scratch.line_shares;

@@ -24,13 +24,13 @@ from ..train.run import (
     CONFIG,
     METRICS,
     REPORT,
-    SAMPLES,
     Run,
     build_model,
     check_size,
     device_name,
     over_processes,
 )
+from ..train.samples import SAMPLES, SHOWN
 from ..train.timing import StepTimer
 from .linear import linear_evaluation
 from .options import SslOptions
@@ -39,7 +39,6 @@ from .views import Pair, pair_of_views
 
 CURVES, PAIRS = "curves.png", "pairs.png"
 FILES = (CONFIG, METRICS, REPORT, checkpoint.NAME, CURVES, PAIRS)
-SHOWN = 8
 
 
 def _siamese(options: SslOptions, dataset: data.Dataset) -> SimSiam:

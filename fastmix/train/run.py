@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
-import itertools
 import json
 import math
 import statistics
-import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import fastmix
 
@@ -25,23 +22,20 @@ from . import checkpoint, methods, pictures, schedules
 from .augment import policy
 from .distributed import Processes
 from .loop import (
-    Mixed,
     NotFinite,
     Setup,
     augmented_risk,
     evaluate,
-    play,
     seed_everything,
     train_epoch,
-    training_step,
-    update,
 )
 from .objectives import Isda, LabelledDraws
 from .options import Options
+from .ratio import step_ratio
+from .samples import draw_samples
 from .timing import StepTimer
 
-WEIGHTS, SAMPLES, POLICY = 0, 4, 8  # more streams of random numbers, see loop.py
-SHOWN = 8
+WEIGHTS, POLICY = 0, 8  # more streams of random numbers, see loop.py
 CONFIG, METRICS, REPORT = "config.json", "metrics.jsonl", "report.json"
 Bar = Callable[[int, int, int], AbstractContextManager[Callable[[], None]]]
 FILES = (CONFIG, METRICS, REPORT, checkpoint.NAME, "curves.png", "samples.png")
@@ -144,6 +138,12 @@ class Run:
     def writes(self) -> bool:
         return self.setup.processes.first
 
+    def _parts(self) -> dict[str, Any]:
+        """What a checkpoint keeps the state of; None for what this run does without."""
+        setup = self.setup
+        return {"model": setup.model, "optimizer": setup.optimizer, "scheduler": setup.scheduler,
+                "objective": setup.objective, "policy": setup.policy}
+
     def start(self, resume: bool) -> None:
         """Takes up the folder's checkpoint, or begins."""
         state = checkpoint.load(self.folder) if resume else None
@@ -151,14 +151,10 @@ class Run:
             if state["world"] != self.setup.processes.world:
                 raise UsageError(f"{self.folder} was trained by {state['world']} processes, this is "
                                  f"{self.setup.processes.world}: a run continues with as many")
-            self.setup.model.load_state_dict(state["model"])
-            self.setup.optimizer.load_state_dict(state["optimizer"])
-            self.setup.scheduler.load_state_dict(state["scheduler"])
+            for name, part in self._parts().items():
+                if part is not None:
+                    part.load_state_dict(state[name])
             self.history, self.best = state["history"], state["best"]
-            if self.setup.objective is not None:
-                self.setup.objective.load_state_dict(state["objective"])
-            if self.setup.policy is not None:
-                self.setup.policy.load_state_dict(state["policy"])
         elif resume:
             self.say(f"{self.folder} has no checkpoint: no epoch was finished; starting anew")
         self.setup.processes.barrier()  # nobody may write before everybody has read
@@ -230,13 +226,9 @@ class Run:
         return entry
 
     def _save(self, entry: dict[str, Any]) -> None:
-        setup = self.setup
-        checkpoint.save(self.folder, {
-            "options": self.options.to_json(), "world": setup.processes.world, "epoch": entry["epoch"],
-            "model": setup.model.state_dict(), "optimizer": setup.optimizer.state_dict(),
-            "scheduler": setup.scheduler.state_dict(),
-            "objective": None if setup.objective is None else setup.objective.state_dict(),
-            "policy": None if setup.policy is None else setup.policy.state_dict(),
+        state = {name: None if part is None else part.state_dict() for name, part in self._parts().items()}
+        checkpoint.save(self.folder, state | {
+            "options": self.options.to_json(), "world": self.setup.processes.world, "epoch": entry["epoch"],
             "history": self.history, "best": self.best})
         with (self.folder / METRICS).open("a") as file:
             file.write(json.dumps(entry) + "\n")
@@ -285,100 +277,6 @@ class Run:
 
 def device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-
-
-def _some_images(setup: Setup, split: data.Split, count: int) -> tuple[Tensor, Tensor]:
-    """Random images, the same for every method."""
-    index = torch.randperm(len(split.labels), generator=torch.Generator().manual_seed(setup.options.seed))[:count]
-    images, y = next(split.batches([index]))
-    return setup.inputs(images, None), y
-
-
-def step_ratio(setup: Setup, repeats: int = 15) -> float:
-    """Time of this method's step over that of a plain step of the same model, on copies: the median over pairs of
-    steps, one after the other, so that a slow moment of the machine meets both. With a policy over pairs of rollouts
-    and as many plain steps, what it learns in between included. Draws from the global generators."""
-    torch.manual_seed(0)
-    model = copy.deepcopy(setup.model).train()
-    objective = None if setup.objective is None else setup.objective.alone()
-    alone = dataclasses.replace(setup, model=model, parallel=model, optimizer=schedules.optimizer(setup.options, model),
-                                objective=objective)
-    plain = dataclasses.replace(alone, mixer=None, objective=None, policy=None,
-                                loss=methods.cross_entropy(setup.options))
-    x, y = _some_images(setup, setup.dataset.train, setup.options.batch)
-    own = (x, y) if setup.draws is None else (torch.cat([x, x]), torch.cat([y, y]))
-
-    def step(variant: Setup) -> float:
-        timer = StepTimer(setup.device)
-        timer.start()
-        training_step(variant, *(own if variant is alone else (x, y)), 1.0, timer)
-        return timer.collect()["step"]
-
-    def rollout() -> float:
-        timer, count = StepTimer(setup.device), setup.policy.rollout
-        timer.start()
-
-        def learn(y: Tensor, mixed: Mixed) -> None:
-            update(alone, y, mixed, 1.0, timer)
-
-        started = time.perf_counter()
-        setup.policy.learn(play(alone, itertools.repeat((x, y)), count, learn, timer))
-        return 1e3 * (time.perf_counter() - started) / count
-
-    if setup.policy is None:
-        pairs = [(step(alone), step(plain)) for _ in range(repeats + 3)]
-        return statistics.median(mixed / unmixed for mixed, unmixed in pairs[3:])
-    with setup.policy.alone():
-        count = setup.policy.rollout
-        pairs = [(rollout(), statistics.fmean(step(plain) for _ in range(count))) for _ in range(repeats // 3 + 1)]
-    return statistics.median(mixed / unmixed for mixed, unmixed in pairs[1:])
-
-
-class Samples(NamedTuple):
-    """What a method made of some images: see `pictures.samples`. after: None for a method that leaves them alone."""
-
-    before: Tensor
-    after: Tensor | None
-    names: list[str]
-    lines: list[list[str]]
-    look: pictures.Look | None
-
-
-def take_samples(setup: Setup, split: data.Split, count: int = SHOWN) -> Samples:
-    """What the method makes of a batch, with the model as it is now. Drawn the same every time.
-
-    Mixed as one batch with others: in a batch of eight an image often meets itself.
-    """
-    seed_everything(setup.options.seed, SAMPLES)
-    x, y = _some_images(setup, split, 8 * count)
-    names = [setup.dataset.classes[label] for label in y.tolist()]
-    before = setup.preprocess.displayable(x[:count])
-    if setup.mixer is None:
-        return Samples(before, None, names, [], None)
-    grad = None
-    setup.model.eval()
-    methods.begin_epoch(setup.mixer, setup.options, 1)  # as strong as in training, not as at its end
-    if setup.policy is not None:
-        grad, q = setup.policy.choose(setup.model, x, y)
-        plan = setup.mixer.plan(x, grad, q)
-    else:
-        if setup.mixer.needs_saliency:
-            grad = fastmix.input_saliency(setup.model, x, y)
-        plan = setup.mixer.plan(x, grad)
-    target = plan.target(y)
-    after = setup.preprocess.displayable(plan.apply(x)[:count])
-    confidence = getattr(plan, "confidence", None)
-    if confidence is None:
-        lines = [pictures.shares(target, setup.dataset.classes, row) for row in range(len(before))]
-    else:
-        lines = [[f"confidence {value:.2f}"] for value in confidence[:count].tolist()]
-    look = None if grad is None else pictures.Look.of(grad[:count], getattr(plan, "mask", None))
-    return Samples(before, after, names[:count], lines, look)
-
-
-def draw_samples(setup: Setup, split: data.Split, path: Path, count: int = SHOWN) -> None:
-    """A picture of `take_samples`."""
-    pictures.samples(*take_samples(setup, split, count), f"{setup.options.method} on {setup.options.data}", path)
 
 
 def clear(folder: Path, files: tuple[str, ...] = FILES) -> None:
