@@ -34,7 +34,7 @@ def _case(name: str, n: int, k: int, positions: int, ours: Callable[..., Any], p
     written = 12 * n * k + (0 if name == "blend" else 16 * n * (k - 1))
     return Case(op="plan", name=f"{name} {n} k={k}", make=make, ours=ours, reference=plain, moved=read + written,
                 formula="bits and gammas read, index, boxes and weights written", operators=("plan",),
-                scratch=64 * n * k, quick=quick)
+                scratch=64 * n * k, quick=quick, random=True)  # integers: the tests hold the values
 
 
 def _blend(n: int, k: int) -> Case:
