@@ -36,6 +36,18 @@ def test_loss_is_update_augment_cross_entropy(variant, kind):
     assert all_ignored.item() == 0 and same_bits(criterion.covariance.cov, before)
 
 
+def test_a_batch_that_is_not_finite_does_no_lasting_harm(variant):
+    """The row is counted and left out; the next batch's loss and the state are those of a clean history."""
+    criterion, clean, fc = ISDALoss(6, 4), ISDALoss(6, 4), torch.nn.Linear(6, 4)
+    x, y = torch.randn(9, 6), torch.randint(0, 4, (9,))
+    bad = x.clone()
+    bad[3, 2] = float("nan")
+    criterion(bad, fc, y, 0.5)
+    clean(x[torch.arange(9) != 3], fc, y[torch.arange(9) != 3], 0.5)
+    assert criterion.covariance.skipped == 1 and clean.covariance.skipped == 0
+    torch.testing.assert_close(criterion(x, fc, y, 0.5), clean(x, fc, y, 0.5))
+
+
 def test_loss_on_pixels(variant):
     criterion, fc = ISDALoss(6, 4, "diag", ignore_index=255), torch.nn.Conv2d(6, 4, 1)
     x, y = torch.randn(2, 6, 5, 3), torch.randint(0, 4, (2, 5, 3))

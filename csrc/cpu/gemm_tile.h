@@ -197,8 +197,8 @@ FASTMIX_INLINE void pack_columns(const T* src, int64_t ld, int64_t k, int64_t wi
   }
 }
 
-// The left operand of multiply: row blocks of kTileRows, `block` elements apart, whose columns are `step` apart. Packed by
-// pack_rows, or a symmetric matrix as it lies (its last block reads up to kTileRows elements beyond the end).
+// The left operand of multiply: row blocks of kTileRows, `block` elements apart, whose columns are `step` apart. Packed
+// by pack_rows, or a symmetric matrix as it lies (its last block reads up to kTileRows elements beyond the end).
 template <typename T>
 struct LeftOperand {
   const T* data;
@@ -213,8 +213,8 @@ FASTMIX_INLINE LeftOperand<T> symmetric_operand(const T* matrix, int64_t k) {
   return {matrix, kTileRows, k};
 }
 
-// out (rows, width) = [out +] A b with b (k, width) row-major. panel: k * kColumns of scratch. lower: only the tiles that
-// reach the diagonal or lie below it.
+// out (rows, width) = [out +] A b with b (k, width) row-major. panel: k * kColumns of scratch. lower: only the tiles
+// that reach the diagonal or lie below it.
 template <typename T>
 FASTMIX_INLINE void multiply(LeftOperand<T> a, int64_t rows, int64_t k, const T* b, int64_t b_ld, int64_t width, T* out,
                              int64_t out_ld, bool add, T* panel, bool lower = false) {

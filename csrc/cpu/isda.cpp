@@ -141,9 +141,8 @@ Tensor forward(const Tensor& logits, const Tensor& weight, const Tensor& cov, co
   void* to = out.mutable_data_ptr();
   const IsdaPixels p{labels, place.data(), n, j, pixels, slots};
   const int64_t blocks = (pixels + kPixelBlock - 1) / kPixelBlock, block = pixels < kPixelBlock ? pixels : kPixelBlock;
-  parallel_items(n * blocks, j * block, [&](int64_t begin, int64_t end) {
-    k.add_pixels[storage](z, p, turned.data(), begin, end, to);
-  });
+  parallel_items(n * blocks, j * block,
+                 [&](int64_t begin, int64_t end) { k.add_pixels[storage](z, p, turned.data(), begin, end, to); });
   return out;
 }
 

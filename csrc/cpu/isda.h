@@ -21,7 +21,8 @@ struct IsdaArgs {
 // Columns that one step of pair_gradient handles, at most (a whole number of vectors of any instruction set).
 constexpr int64_t kPairBytes = 256;
 
-// Pixels of an image that add_pixels takes at a time: their places stay in the first-level cache while the classes pass.
+// Pixels of an image that add_pixels takes at a time: their places stay in the first-level cache while the classes
+// pass.
 constexpr int64_t kPixelBlock = 2048;
 constexpr int64_t kRunPad = 16;
 

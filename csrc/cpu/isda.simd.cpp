@@ -4,6 +4,12 @@
 // full: the product V Sigma_c lives in register tiles and is reduced against V at once. Sigma_c is symmetric, so a tile
 // takes the rows above its diagonal block twice and those below not at all: a little over half the arithmetic.
 // diag, shared, identity: differences are formed on the fly; two GEMMs on w^2 and w would cancel.
+//
+// Pixels, diag, 2 x 19 x 97 x 97, A = 512, one thread of an EPYC 9005, all in the second-level cache; a clone of the
+// logits takes 30 us, a read of them 15. Forward: 30 + labels 2 + table 5 = 37 predicted, 56 measured. Backward: the
+// gradient of the logits is the incoming one itself; 15 + labels 2 + table's gradient 12 = 29 predicted, 48 measured
+// (runs of 1 to 16 pixels: unaligned loads, a mispredicted length each). Python and autograd add 50. Together 160,
+// against 60 for two clones; before blocks and runs it was 340. Labels without runs: 67 and 190.
 
 #include "cpu/isda.h"
 
@@ -21,8 +27,8 @@ void pack(const void* w, int64_t rows, int64_t k, void* packed) {
 
 template <typename T>
 void multiply_rows(const void* packed, int64_t rows, int64_t k, const void* b, int64_t width, void* out, void* panel) {
-  multiply(packed_operand(static_cast<const T*>(packed), k), rows, k, static_cast<const T*>(b), width, width, static_cast<T*>(out), width,
-           false, static_cast<T*>(panel));
+  multiply(packed_operand(static_cast<const T*>(packed), k), rows, k, static_cast<const T*>(b), width, width,
+           static_cast<T*>(out), width, false, static_cast<T*>(panel));
 }
 
 template <typename T>
