@@ -4,7 +4,7 @@
 
 Prints the mean intersection over union on held-out canvases, background included, for plain cross-entropy and for
 `fastmix.ISDALoss` with a diagonal covariance per class, and what ISDA adds seed by seed: the two share canvases, first
-weights and batches. Over six seeds the gain was 0.2 % (+- 0.2, five of six above 0) on 35 to 41 %; with 300 canvases
+weights and batches. Over six seeds the gain was 0.2 % (+- 0.2, five of six above 0) on 32 to 41 %; with 300 canvases
 there was none. Needs scikit-learn, for its 1,797 embedded digits.
 """
 

@@ -295,9 +295,11 @@ def isda_logits_backward(grad: Tensor, weight: Tensor, cov: Tensor, labels: Tens
         return _full_gradient(weight, cov, sums, pull, present)
     out = torch.empty_like(weight)
     rows = dot_block(classes, use.side)
+    # maxnreg: left alone, Triton 3.6 spills 8 bytes for sm_90
     launch(_pair_gradient_kernel, triton.cdiv(classes, rows) * column_blocks, gpu, out, weight,
            cov if kind == DIAG else None, sums, pull, present, slot, slots, classes, width, column_blocks, KIND=kind,
-           PRECISION=use.precision, ROWS=rows, COLUMNS=columns, DEPTH=dot_block(slots, use.depth), num_warps=8)
+           PRECISION=use.precision, ROWS=rows, COLUMNS=columns, DEPTH=dot_block(slots, use.depth), num_warps=8,
+           maxnreg=160)
     return out @ cov if kind == SHARED else out
 
 
