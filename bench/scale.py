@@ -184,8 +184,9 @@ def exchanged_bytes(kind: str, classes: int, features: int, present: int) -> int
 
     present: classes in the whole batch.
     """
-    second = {"full": present * features**2, "diag": classes * features, "shared": features**2, "identity": 0}
-    return 4 * (classes * (features + 2) + 2 + second[kind])
+    second = {"full": 0, "diag": classes * features, "shared": features**2, "identity": 0}
+    matrices = 4 * present * features**2 if kind == "full" else 0
+    return 8 * (classes * (features + 1) + 1 + second[kind]) + matrices
 
 
 def table(rows: list[dict[str, Any]]) -> str:
