@@ -41,13 +41,16 @@ results: setup  ## docs/results.md from finished runs of every method: make resu
 	$(BIN)/python -m fastmix report $(RUNS) --out docs/results/fashion-mnist-5000-methods.json $(ARGS)
 	$(BIN)/python -m bench.results_page docs/results.md
 
-# The interpreter's run and the rest share the cores; the rest's output follows, its summary last. 5: nothing to run.
+# Two chains share the cores: the interpreter's run and then what waits for compilers, beside it all the rest, whose output
+# follows, its summary last. 5: nothing to run.
+COMPILED := $(if $(filter tests,$(TESTS)),$(wildcard tests/test_simt.py tests/test_triton_aot.py tests/test_cuda_*.py))
 test: setup  ## the whole test suite, and the operators again on Triton's interpreter
 	@mkdir -p build; \
-	$(BIN)/python -m pytest $(TESTS) $(ARGS) > build/tests.log 2>&1 & rest=$$!; \
-	TRITON_INTERPRET=1 $(BIN)/python -m pytest $(TESTS) $(ARGS); interpreted=$$?; \
+	$(BIN)/python -m pytest $(TESTS) $(addprefix --ignore=,$(COMPILED)) $(ARGS) > build/tests.log 2>&1 & rest=$$!; \
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest $(TESTS) $(ARGS); interpreted=$$?; compiled=0; \
+	test -z "$(COMPILED)" || { $(BIN)/python -m pytest $(COMPILED) $(ARGS); compiled=$$?; }; \
 	tail -n +1 -f --pid=$$rest build/tests.log; \
-	wait $$rest && { test $$interpreted = 0 || test $$interpreted = 5; }
+	wait $$rest && { test $$interpreted = 0 || test $$interpreted = 5; } && { test $$compiled = 0 || test $$compiled = 5; }
 
 $(VENV)/.peers: $(VENV)/.requirements bench/requirements.txt
 	@echo "setup: the libraries that the bench compares with"

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import shutil
 import subprocess
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -44,8 +47,22 @@ def _fresh(target: Path, stamp: str) -> bool:
     return target.exists() and mark.exists() and mark.read_text() == stamp
 
 
+@contextmanager
+def _alone(directory: Path) -> Iterator[None]:
+    """Two test processes may want the same build."""
+    directory.mkdir(parents=True, exist_ok=True)
+    with (directory / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 def library() -> Path:
     """The shared library with every CUDA registration in the namespace fastmix_simt."""
+    with _alone(BUILD):
+        return _library()
+
+
+def _library() -> Path:
     include = Path(torch.__file__).parent / "include"
     flags = [*FLAGS, "-O1", "-fPIC", "-DTORCH_TARGET_VERSION=0x020a000000000000", "-isystem", str(include)]
     sources = [HERE / "operators.cpp", *sorted((ROOT / "csrc" / "cuda").glob("*.cu")),
@@ -54,7 +71,6 @@ def library() -> Path:
     stamp = _stamp(sources, flags)
     if _fresh(target, stamp):
         return target
-    BUILD.mkdir(parents=True, exist_ok=True)
     objects = [BUILD / f"{source.name}.o" for source in sources]
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(lambda pair: _run(["g++", *flags, "-x", "c++", "-c", str(pair[0]), "-o", str(pair[1])]),
@@ -71,8 +87,8 @@ def program(sanitizer: str, source: Path = HERE / "cases.cpp", extra: tuple[str,
     flags = [*extra, *FLAGS, "-O1", "-g1", *SANITIZERS[sanitizer]]
     stamp = _stamp([source], flags)
     target = directory / f"{source.stem}_{sanitizer}"
-    if not _fresh(target, stamp):
-        directory.mkdir(parents=True, exist_ok=True)
-        _run(["g++", *flags, str(source), "-o", str(target)])
-        target.with_suffix(".stamp").write_text(stamp)
+    with _alone(directory):
+        if not _fresh(target, stamp):
+            _run(["g++", *flags, str(source), "-o", str(target)])
+            target.with_suffix(".stamp").write_text(stamp)
     return target
