@@ -110,15 +110,15 @@ def _covariance(kind: str) -> Callable[..., Call]:
     return make
 
 
-BATCHES, SIDES, IMAGES = (16, 32, 64, 128, 256), (32, 64, 96, 128, 192), (1, 2, 4, 8)
+BATCHES, SIDES, IMAGES = (8, 16, 32, 64, 128), (64, 96, 128, 192, 256), (1, 2, 4, 8)
 SWEEPS = (
-    Sweep("blend", "N", BATCHES, {"side": 64, "K": 2}, _blend),
+    Sweep("blend", "N", BATCHES, {"side": 224, "K": 2}, _blend),
     Sweep("blend", "side", SIDES, {"N": 32, "K": 2}, _blend),
-    Sweep("blend", "K", IMAGES, {"N": 64, "side": 64}, _blend),
-    Sweep("paste", "N", BATCHES, {"side": 64, "K": 3}, _paste),
+    Sweep("blend", "K", IMAGES, {"N": 64, "side": 128}, _blend),
+    Sweep("paste", "N", BATCHES, {"side": 224, "K": 3}, _paste),
     Sweep("paste", "side", SIDES, {"N": 32, "K": 3}, _paste),
-    Sweep("paste", "K", IMAGES, {"N": 64, "side": 64}, _paste),
-    Sweep("patch_mix", "N", BATCHES, {"side": 64}, _rmix, "with its mask, 4x4"),
+    Sweep("paste", "K", IMAGES, {"N": 64, "side": 128}, _paste),
+    Sweep("patch_mix", "N", BATCHES, {"side": 224}, _rmix, "with its mask, 4x4"),
     Sweep("patch_mix", "side", SIDES, {"N": 32}, _rmix, "with its mask, 4x4"),
     Sweep("soft_target", "N", (32, 64, 128, 256, 512), {"J": 1000, "K": 2}, _loss, "with gradient"),
     Sweep("soft_target", "J", (10, 100, 1000, 5000, 21841), {"N": 128, "K": 2}, _loss, "with gradient"),

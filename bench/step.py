@@ -128,7 +128,7 @@ def loss_backward_ms(setup: Setup, repeats: int = 9) -> float:
     for _ in range(repeats + 2):
         logits.grad = None
         if setup.objective is None:
-            loss = setup.loss(logits, fastmix.SoftTarget.from_labels(y), confidence)
+            loss = setup.loss(logits, y if setup.mixer is None else fastmix.SoftTarget.from_labels(y), confidence)
         else:
             weight.grad = None
             loss = setup.objective.loss(logits, features, weight, y, setup.scheduler.last_epoch)

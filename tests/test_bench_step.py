@@ -43,7 +43,8 @@ def test_goals():
 
 def test_a_tiny_run(tmp_path, capsys):
     path = tmp_path / "step.json"
-    names = ["none", "cutmix", "rmix", "rmix/half", "rmix/alternate", "isda", "isda/diag", "manifold-mixup"]
+    names = ["none", "cutmix", "rmix", "rmix/half", "rmix/alternate", "isda", "isda/diag", "manifold-mixup", "focal",
+             "soft-crop", "label-smoothing"]
     assert step.main(["--model", "cnn", "--batch", "4", "--size", "16", "--classes", "3", "--repeats", "2",
                       "--method", ",".join(names), "--json", str(path)]) == 0
     result = json.loads(path.read_text())
