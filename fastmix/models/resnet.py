@@ -55,14 +55,17 @@ class SEBlock(BasicBlock):
 
 
 class Bottleneck(nn.Module):
-    """1x1 conv to a quarter of the outputs, 3x3 conv, 1x1 conv, each with norm, plus the input, ReLU."""
+    """1x1 conv, 3x3 conv, 1x1 conv, each with norm, ReLU between them, plus the input, ReLU.
 
-    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+    inner: channels of the 3x3 convolution, in so many groups; None: a quarter of the outputs.
+    """
+
+    def __init__(self, inputs: int, outputs: int, stride: int, inner: int | None = None, groups: int = 1) -> None:
         super().__init__()
-        inner = outputs // 4
+        inner = outputs // 4 if inner is None else inner
         self.conv1 = nn.Conv2d(inputs, inner, 1, bias=False)
         self.norm1 = nn.BatchNorm2d(inner)
-        self.conv2 = nn.Conv2d(inner, inner, 3, stride, 1, bias=False)
+        self.conv2 = nn.Conv2d(inner, inner, 3, stride, 1, groups=groups, bias=False)
         self.norm2 = nn.BatchNorm2d(inner)
         self.conv3 = nn.Conv2d(inner, outputs, 1, bias=False)
         self.norm3 = nn.BatchNorm2d(outputs)

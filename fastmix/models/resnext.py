@@ -8,32 +8,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .pooling import mean_over_pixels
-from .stages import init_convolutions, projection, stages
+from .resnet import Bottleneck
+from .stages import init_convolutions, stages
 
 OUTPUTS = 256  # channels after the first stage
 
 
-class ResNeXtBlock(nn.Module):
-    """1x1, grouped 3x3, 1x1 convolution, each with norm, ReLU between them, plus the input, ReLU.
-
-    width: channels of a group in the first stage; it doubles as the outputs do.
-    """
-
-    def __init__(self, cardinality: int, width: int, inputs: int, outputs: int, stride: int) -> None:
-        super().__init__()
-        inner = cardinality * width * outputs // OUTPUTS
-        self.conv1 = nn.Conv2d(inputs, inner, 1, bias=False)
-        self.norm1 = nn.BatchNorm2d(inner)
-        self.conv2 = nn.Conv2d(inner, inner, 3, stride, 1, groups=cardinality, bias=False)
-        self.norm2 = nn.BatchNorm2d(inner)
-        self.conv3 = nn.Conv2d(inner, outputs, 1, bias=False)
-        self.norm3 = nn.BatchNorm2d(outputs)
-        self.shortcut = projection(inputs, outputs, stride)
-
-    def forward(self, x: Tensor) -> Tensor:
-        residual = F.relu(self.norm2(self.conv2(F.relu(self.norm1(self.conv1(x))))))
-        residual = self.norm3(self.conv3(residual))
-        return F.relu(residual + (x if self.shortcut is None else self.shortcut(x)))
+def grouped(cardinality: int, width: int, inputs: int, outputs: int, stride: int) -> Bottleneck:
+    """A block. width: channels of a group in the first stage; it doubles as the outputs do."""
+    return Bottleneck(inputs, outputs, stride, cardinality * width * outputs // OUTPUTS, cardinality)
 
 
 class ResNeXt(nn.Module):
@@ -57,7 +40,7 @@ class ResNeXt(nn.Module):
                              "and at least 1")
         self.stem = nn.Conv2d(channels, 64, 3, 1, 1, bias=False)
         self.norm = nn.BatchNorm2d(64)
-        block = functools.partial(ResNeXtBlock, cardinality, width)
+        block = functools.partial(grouped, cardinality, width)
         self.blocks, inputs = stages(block, 64, 3 * [(depth - 2) // 9], OUTPUTS)
         self.classifier = nn.Linear(inputs, num_classes)
         init_convolutions(self)
