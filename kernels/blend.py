@@ -22,7 +22,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ._by_source import by_source
-from ._common import FLOAT, finish, launch, next_power_of_2, rows_like, to_float, to_storage, vector
+from ._common import FLOAT, device, finish, launch, next_power_of_2, rows_like, to_float, to_storage, vector
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,14 @@ class Config:
 
 
 CONFIG = Config()
+
+
+@device
+def weighted_source(index_ptr, weight_ptr, entry, batch, ACC: tl.constexpr):
+    """(image, whether there is one of this index, its weight); image 0 where there is none."""
+    m = tl.load(index_ptr + entry)
+    inside = (m >= 0) & (m < batch)
+    return tl.where(inside, m, 0), inside, tl.load(weight_ptr + entry).to(ACC)
 
 
 @triton.jit
@@ -54,20 +62,14 @@ def _blend_kernel(
     valid = n >= 0
     if K > 0:
         for k in tl.static_range(K):
-            m = tl.load(index_ptr + n * columns + k)
-            inside = (m >= 0) & (m < rows)
+            m, inside, w = weighted_source(index_ptr, weight_ptr, n * columns + k, rows, ACC)
             valid = valid & inside
-            source = x_ptr + tl.where(inside, m, 0) * (row_stride // VEC * VEC)
-            w = tl.load(weight_ptr + n * columns + k).to(ACC)
-            total += w * to_float(tl.load(source + at, mask=held), ACC)
+            total += w * to_float(tl.load(x_ptr + m * (row_stride // VEC * VEC) + at, mask=held), ACC)
     else:
         for k in range(0, columns):
-            m = tl.load(index_ptr + n * columns + k)
-            inside = (m >= 0) & (m < rows)
+            m, inside, w = weighted_source(index_ptr, weight_ptr, n * columns + k, rows, ACC)
             valid = valid & inside
-            source = x_ptr + tl.where(inside, m, 0) * (row_stride // VEC * VEC)
-            w = tl.load(weight_ptr + n * columns + k).to(ACC)
-            total += w * to_float(tl.load(source + at, mask=held), ACC)
+            total += w * to_float(tl.load(x_ptr + m * (row_stride // VEC * VEC) + at, mask=held), ACC)
     total = tl.where(valid, total, float("nan"))
     tl.store(out_ptr + n * length + at, to_storage(total, out_ptr.dtype.element_ty), mask=held)
 

@@ -46,12 +46,24 @@ def cell_tile(batch, group, height, length, row_chunks, column_chunks, cell_heig
 
 
 @device
-def own_share(mask_ptr, lam_ptr, n, m, cell, held, cells, lam_stride, ACC: tl.constexpr):
+def _own_share(mask_ptr, lam_ptr, n, m, cell, held, cells, lam_stride, ACC: tl.constexpr):
     """The own share of cells of image n with partner m, (1, L)."""
     own = tl.load(mask_ptr + n * cells + cell, mask=held, other=0)
     theirs = tl.load(mask_ptr + m * cells + cell, mask=held, other=0)
     lam = tl.load(lam_ptr + n * lam_stride).to(ACC)
     return tl.where(own == theirs, lam, tl.where(own != 0, 1.0, 0.0))
+
+
+@device
+def partner_share(partner_ptr, mask_ptr, lam_ptr, n, batch, cell_row, column, length, cell_length, cells, cells_across,
+                  lam_stride, ACC: tl.constexpr, CELL_VEC: tl.constexpr):
+    """(partner of image n, whether there is one, cells (1, L) of the columns, n's own share of them); partner 0 where
+    there is none."""
+    partner = tl.load(partner_ptr + n)
+    valid = (partner >= 0) & (partner < batch)
+    m = tl.where(valid, partner, 0)
+    cell = cell_row * cells_across + column // (cell_length // CELL_VEC * CELL_VEC)
+    return m, valid, cell, _own_share(mask_ptr, lam_ptr, n, m, cell, column < length, cells, lam_stride, ACC)
 
 
 @device
@@ -94,11 +106,8 @@ def _patch_mix_kernel(
     length = length // VEC * VEC
     n, cell_row, row, column, inside = cell_tile(batch, group, height, length, row_chunks, column_chunks, cell_height,
                                                  ROWS, COLUMNS)
-    partner = tl.load(partner_ptr + n)
-    valid = (partner >= 0) & (partner < batch)
-    m = tl.where(valid, partner, 0)
-    cell = cell_row * cells_across + column // (cell_length // CELL_VEC * CELL_VEC)
-    a = own_share(mask_ptr, lam_ptr, n, m, cell, column < length, cells, lam_stride, ACC)
+    m, valid, _, a = partner_share(partner_ptr, mask_ptr, lam_ptr, n, batch, cell_row, column, length, cell_length,
+                                   cells, cells_across, lam_stride, ACC, CELL_VEC)
     at = row.to(tl.int64) * length + column
     stride = image_stride // VEC * VEC
     own = tl.load(x_ptr + n * stride + at, mask=_needed(inside, a != 0, VEC, SKIP), other=0)
@@ -124,18 +133,16 @@ def _patch_mix_backward_kernel(
     length = length // VEC * VEC
     m, cell_row, row, column, inside = cell_tile(batch, group, height, length, row_chunks, column_chunks, cell_height,
                                                   ROWS, COLUMNS)
-    partner = tl.load(partner_ptr + m)
-    valid = (partner >= 0) & (partner < batch)
-    cell = cell_row * cells_across + column // (cell_length // CELL_VEC * CELL_VEC)
+    _, valid, cell, a = partner_share(partner_ptr, mask_ptr, lam_ptr, m, batch, cell_row, column, length, cell_length,
+                                      cells, cells_across, lam_stride, ACC, CELL_VEC)
     at = row.to(tl.int64) * length + column
     stride = image_stride // VEC * VEC
-    a = own_share(mask_ptr, lam_ptr, m, tl.where(valid, partner, 0), cell, column < length, cells, lam_stride, ACC)
     used = inside & (a != 0) & valid
     g = tl.load(grad_ptr + m * stride + at, mask=_needed(inside, used, VEC, SKIP), other=0.0)
     total = tl.where(used, a * to_float(g, ACC), 0.0)
     for entry in range(tl.load(offset_ptr + m), tl.load(offset_ptr + m + 1)):
         n = tl.load(place_ptr + entry).to(tl.int64)
-        a = own_share(mask_ptr, lam_ptr, n, m, cell, column < length, cells, lam_stride, ACC)
+        a = _own_share(mask_ptr, lam_ptr, n, m, cell, column < length, cells, lam_stride, ACC)
         used = inside & (a != 1)
         g = tl.load(grad_ptr + n * stride + at, mask=_needed(inside, used, VEC, SKIP), other=0.0)
         total += tl.where(used, (1.0 - a) * to_float(g, ACC), 0.0)

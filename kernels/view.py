@@ -18,8 +18,9 @@ from torch import Tensor
 
 from ._common import FLOAT, device, launch, packed_images, to_storage
 from ._tiles import UNROLLED, Tiles, tile
+from .blend import weighted_source
 from .paste import box
-from .patch_mix import arguments, cell_tile, cells_together, own_share, write_weight
+from .patch_mix import arguments, cell_tile, cells_together, partner_share, write_weight
 
 # Left alone, ptxas spills 16 bytes of paste at 64 registers to fit one more program of 512 threads.
 REGISTERS = 96
@@ -89,22 +90,18 @@ def _view_blend_kernel(
     valid = n >= 0
     if K > 0:
         for k in tl.static_range(K):
-            m = tl.load(index_ptr + n * columns + k)
-            inside = (m >= 0) & (m < batch)
+            m, inside, w = weighted_source(index_ptr, weight_ptr, n * columns + k, batch, ACC)
             valid = valid & inside
-            byte = _bytes(x_ptr, flip_ptr, shift_ptr, tl.where(inside, m, 0), row, column, held, height, width,
-                          image_stride, channel_stride, row_stride, pixel_stride, PIXEL, HAS_FLIP, HAS_SHIFT)
-            w = tl.load(weight_ptr + n * columns + k).to(ACC)
+            byte = _bytes(x_ptr, flip_ptr, shift_ptr, m, row, column, held, height, width, image_stride, channel_stride,
+                          row_stride, pixel_stride, PIXEL, HAS_FLIP, HAS_SHIFT)
             total += w
             mixed += w * byte.to(ACC)
     else:
         for k in range(0, columns):
-            m = tl.load(index_ptr + n * columns + k)
-            inside = (m >= 0) & (m < batch)
+            m, inside, w = weighted_source(index_ptr, weight_ptr, n * columns + k, batch, ACC)
             valid = valid & inside
-            byte = _bytes(x_ptr, flip_ptr, shift_ptr, tl.where(inside, m, 0), row, column, held, height, width,
-                          image_stride, channel_stride, row_stride, pixel_stride, PIXEL, HAS_FLIP, HAS_SHIFT)
-            w = tl.load(weight_ptr + n * columns + k).to(ACC)
+            byte = _bytes(x_ptr, flip_ptr, shift_ptr, m, row, column, held, height, width, image_stride, channel_stride,
+                          row_stride, pixel_stride, PIXEL, HAS_FLIP, HAS_SHIFT)
             total += w
             mixed += w * byte.to(ACC)
     value = _normalised(mixed, total, mean_ptr, std_ptr, row, column, height, rows, length, ACC, PIXEL)
@@ -161,11 +158,8 @@ def _view_patch_mix_kernel(
     length = length // VEC * VEC
     n, cell_row, row, column, held = cell_tile(batch, group, height, length, row_chunks, column_chunks, cell_height,
                                                ROWS, COLUMNS)
-    partner = tl.load(partner_ptr + n)
-    valid = (partner >= 0) & (partner < batch)
-    m = tl.where(valid, partner, 0)
-    cell = cell_row * cells_across + column // (cell_length // CELL_VEC * CELL_VEC)
-    a = own_share(mask_ptr, lam_ptr, n, m, cell, column < length, cells, lam_stride, ACC)
+    m, valid, _, a = partner_share(partner_ptr, mask_ptr, lam_ptr, n, batch, cell_row, column, length, cell_length,
+                                   cells, cells_across, lam_stride, ACC, CELL_VEC)
     own = _bytes(x_ptr, flip_ptr, shift_ptr, n, row, column, held & (a != 0), height, width, image_stride,
                  channel_stride, row_stride, pixel_stride, PIXEL, HAS_FLIP, HAS_SHIFT).to(ACC)
     theirs = _bytes(x_ptr, flip_ptr, shift_ptr, m, row, column, held & (a != 1), height, width, image_stride,
