@@ -73,14 +73,20 @@ def providers(case: Case, device: torch.device, wanted: list[str] | None = None)
 
 
 def step(fn: Callable[..., Any], backward: bool, grad_out: Tensor | None) -> Callable[..., Any]:
-    """What is timed: the function, or with ``backward`` the function and its backward into a fresh ``.grad``."""
+    """What is timed: the function, or with ``backward`` the function and all gradients that its arguments want.
+
+    The leaf's becomes its ``.grad``. Not ``backward()``, which copies a gradient that is the incoming one itself: in a
+    network nothing does.
+    """
     if not backward:
         return fn
 
     def train(leaf: Tensor, *rest: Any) -> Any:
         leaf.grad = None
         out = fn(leaf, *rest)
-        (out[0] if isinstance(out, tuple) else out).backward(grad_out)
+        wanted = [t for t in (leaf, *rest) if isinstance(t, Tensor) and t.requires_grad]
+        leaf.grad, *_ = torch.autograd.grad(out[0] if isinstance(out, tuple) else out, wanted, grad_out,
+                                            allow_unused=True)
         return out
     return train
 
@@ -163,7 +169,13 @@ def arguments(case: Case, device: torch.device) -> tuple[tuple[Any, ...], Tensor
         return args, None
     out = case.reference(*args)
     out = out[0] if isinstance(out, tuple) else out
-    return args, torch.randn_like(out) if out.ndim else None
+    if not out.ndim:
+        return args, None
+    # A network hands gradients back in the format of its batch, whatever strides the reference's output has.
+    leaf = args[0]
+    last = out.ndim == leaf.ndim == 4 and not leaf.is_contiguous() and leaf.is_contiguous(
+        memory_format=torch.channels_last)
+    return args, torch.randn_like(out, memory_format=torch.channels_last if last else torch.contiguous_format)
 
 
 def compile_reference(case: Case, device: torch.device) -> None:

@@ -159,6 +159,27 @@ def test_a_step_leaves_a_fresh_gradient():
     assert leaf.grad.tolist() == [2, 2, 2]
 
 
+def test_a_gradient_that_is_the_incoming_one_is_not_copied():
+    leaf, grad = torch.ones(3, requires_grad=True), torch.ones(3)
+    step(lambda x: x + 1, True, grad)(leaf)
+    assert leaf.grad.data_ptr() == grad.data_ptr()
+
+
+@pytest.mark.parametrize("format", [torch.contiguous_format, torch.channels_last])
+def test_the_incoming_gradient_has_the_batchs_format(format):
+    """Whatever the reference's strides are: here those of the other format."""
+    other = torch.channels_last if format == torch.contiguous_format else torch.contiguous_format
+
+    def twice(x):
+        return (2 * x).contiguous(memory_format=other)
+
+    batch = torch.ones(2, 3, 4, 5).contiguous(memory_format=format)
+    case = Case(op="blend", name="", make=lambda device, seed: (batch.clone(),), ours=twice, reference=twice, moved=1,
+                formula="", operators=("blend",), backward=True)
+    _, grad = runner.arguments(case, CPU)
+    assert grad.is_contiguous(memory_format=format)
+
+
 # ---------------------------------------------------------------- interleaving
 
 def test_interleave_rotates_and_gives_every_timer_the_same_repeats():

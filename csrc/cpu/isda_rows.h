@@ -5,7 +5,8 @@
 // logits takes 30 us, a read of them 15. Forward: 30 + labels 2 + table 5 = 37 predicted, 56 measured. Backward: the
 // gradient of the logits is the incoming one itself; 15 + labels 2 + table's gradient 12 = 29 predicted, 48 measured
 // (runs of 1 to 16 pixels: unaligned loads, a mispredicted length each). Python and autograd add 50. Together 160,
-// against 60 for two clones; before blocks and runs it was 340. Labels without runs: 67 and 190.
+// against 60 for two clones; before blocks and runs it was 340. Labels without runs: 67 and 190. A gradient in
+// channels_last is transposed first, 130 by itself.
 #pragma once
 
 #include "cpu/isda.h"
