@@ -355,6 +355,24 @@ def test_step_ratio_counts_the_saliency_pass(digits):
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
 
 
+@pytest.mark.parametrize("saliency, share", [("full", 1), ("alternate", 0.5)])
+def test_step_ratio_leaves_out_the_saliency_passes_that_training_does(digits, monkeypatch, saliency, share):
+    calls, steps, input_saliency = [], [], fastmix.input_saliency
+
+    def counted(*args, **kwargs):
+        calls.append(1)
+        return input_saliency(*args, **kwargs)
+
+    monkeypatch.setattr(fastmix, "input_saliency", counted)
+    setup = make(digits, method="rmix", saliency=saliency)
+    monkeypatch.setattr(ratio, "training_step", lambda variant, *rest: (
+        steps.append(variant.mixer is not None), loop.training_step(variant, *rest)))
+    before = setup.scheduler.last_epoch
+    assert ratio.step_ratio(setup, repeats=3) > 0
+    assert len(calls) == share * sum(steps) > 0
+    assert setup.scheduler.last_epoch == before
+
+
 def test_label_shares_under_a_picture():
     target = SoftTarget(torch.tensor([[2, 0, 2], [1, 0, 0]]), torch.tensor([[0.25, 0.35, 0.4], [0.999, 0.001, 0.0]]))
     names = ["cat", "dog", "emu"]

@@ -19,12 +19,16 @@ from .timing import StepTimer
 
 def step_ratio(setup: Setup, repeats: int = 15) -> float:
     """Time of this method's step over that of a plain step of the same model, on copies: the median over pairs of
-    steps, one after the other, so that a slow moment of the machine meets both. With a policy over pairs of rollouts
-    and as many plain steps, what it learns in between included. Draws from the global generators."""
+    steps, one after the other, so that a slow moment of the machine meets both; where every other step does without
+    saliency, over pairs of two steps. With a policy over pairs of rollouts and as many plain steps, what it learns in
+    between included. Draws from the global generators."""
     torch.manual_seed(0)
     model = copy.deepcopy(setup.model).train()
     objective = None if setup.objective is None else setup.objective.alone()
-    alone = dataclasses.replace(setup, model=model, parallel=model, optimizer=schedules.optimizer(setup.options, model),
+    optimizer = schedules.optimizer(setup.options, model)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: 1.0)  # counts on, past the end of the training
+    scheduler.last_epoch = setup.scheduler.last_epoch
+    alone = dataclasses.replace(setup, model=model, parallel=model, optimizer=optimizer, scheduler=scheduler,
                                 objective=objective)
     plain = dataclasses.replace(alone, mixer=None, objective=None, policy=None,
                                 loss=methods.cross_entropy(setup.options))
@@ -35,7 +39,10 @@ def step_ratio(setup: Setup, repeats: int = 15) -> float:
         timer = StepTimer(setup.device)
         timer.start()
         training_step(variant, *(own if variant is alone else (x, y)), 1.0, timer)
-        return timer.collect()["step"]
+        taken = timer.collect()["step"]
+        if variant is alone:
+            scheduler.step()
+        return taken
 
     def rollout() -> float:
         timer, count = StepTimer(setup.device), setup.policy.rollout
@@ -49,7 +56,9 @@ def step_ratio(setup: Setup, repeats: int = 15) -> float:
         return 1e3 * (time.perf_counter() - started) / count
 
     if setup.policy is None:
-        pairs = [(step(alone), step(plain)) for _ in range(repeats + 3)]
+        together = 2 if setup.options.saliency == "alternate" else 1
+        pairs = [[sum(step(variant) for _ in range(together)) for variant in (alone, plain)]
+                 for _ in range(repeats + 3)]
         return statistics.median(mixed / unmixed for mixed, unmixed in pairs[3:])
     with setup.policy.alone():
         count = setup.policy.rollout
