@@ -186,7 +186,7 @@ def _call(op: str, logits: Tensor, target: SoftTarget | Tensor, sample_weight: T
         dense = False
     if backend == "reference":
         return _reference_loss(logits, args)
-    overload = _OVERLOADS[backend][dense]
+    overload = _OVERLOADS[backend][1 if dense else 0]  # Dynamo of torch 2.11 knows no bool as an index
     need_grad = logits.requires_grad and torch.is_grad_enabled()
     if torch.compiler.is_compiling():
         return overload(logits, *args, need_grad)[0]
