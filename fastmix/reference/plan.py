@@ -58,7 +58,7 @@ def nested_sides(phi: Tensor, size: tuple[int, int]) -> Tensor:
     """(height, width) of the canvas and of boxes 1 .. K-1: (N, K, 2) float64, whole numbers.
 
     Box k has side ``round(previous side * sqrt(1 - v_k))``, half to even, relative to the rounded box before it.
-    Source: K-image mixing Eq. 4.
+    Source: K-image mixing Eq. 4; rounding: Algorithm 1 of its supplement, line 16.
     """
     rows = phi.shape[0]
     side = torch.stack([torch.full((rows,), float(s), dtype=torch.float64, device=phi.device) for s in size], 1)
