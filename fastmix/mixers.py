@@ -214,7 +214,7 @@ class DMixup(Mixer):
     Image 0 is the sample itself, image j > 0 comes from a permutation of its own. prob is drawn per batch.
 
     Args: k: images mixed into one, >= 1. alpha: > 0. prob, generator: see `Mixer`.
-    Source: K-image mixing Eq. 1-2, the label before Eq. 7.
+    Source: K-image mixing Eq. 1-2, the label l_c of Eq. 6.
     """
 
     def __init__(self, k: int, alpha: float, *, prob: float = 1.0, generator: Generator | None = None) -> None:

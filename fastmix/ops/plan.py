@@ -7,6 +7,7 @@ one operator does the rest.
 Every function takes ``bits``, `count` int64 numbers uniform in [0, 2^63 - 1), and ``active``, a 0-d bool: where it is
 False, or where ``prob`` decides so (per image with ``each``, else for the batch), the plan is the identity. ``rows`` is
 N. Results depend on nothing but the arguments.
+Source: K-image mixing Eq. 2-5, R-Mix Sec. 3, Soft Augmentation Sec. 4.1 and Eq. 7.
 """
 
 # bytes: 8 a random number and a few a result, kilobytes: the floor is the launch. No flops to speak of

@@ -2,6 +2,7 @@
 
 ``bits`` are random int64 in [0, 2^63 - 1) in the order of `fastmix.ops.plan.count`: the keys of the permutations, what
 ``prob`` is compared with, the exponents of the shares, then positions (or levels). Arithmetic is float64.
+Source: K-image mixing Eq. 2-5, R-Mix Sec. 3, Soft Augmentation Sec. 4.1 and Eq. 7.
 """
 
 from __future__ import annotations
