@@ -265,7 +265,8 @@ class SaliencyDCutMix(DCutMix):
 
     Args: as `DMixup`.
     Source: K-image mixing Eq. 3-4 and its supplement, Saliency-DCutMix (the centre, after SaliencyMix); Table 3. Moving
-        a box into the one before is our choice, as is the saliency map, R-Mix Eq. 2: the paper says neither.
+        a box into the one before is our choice, the paper does not say; so is the map, R-Mix Eq. 2 instead of that of
+        SaliencyMix.
     """
 
     needs_saliency = True

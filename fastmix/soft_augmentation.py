@@ -119,6 +119,7 @@ class CropPlan(NamedTuple):
         confidence: (N,) float32, what the label's class gets.
         rest: (N,) float32, what every other class gets.
         fill: the background: a number, or (N, C) float32.
+    Source: Soft Augmentation Sec. 4.1.
     """
 
     shift: Tensor
@@ -142,6 +143,7 @@ class ResizedCropPlan(NamedTuple):
         boxes: (N, 4) float32 (top, left, height, width) in pixels; may leave the image.
         confidence, rest, fill: as in `CropPlan`.
         size: (height, width) of the output.
+    Source: Soft Augmentation B.3.
     """
 
     boxes: Tensor
@@ -166,6 +168,7 @@ class NoisePlan(NamedTuple):
         noise: (N, C, H, W) float32, a standard pattern per image.
         amount: (N,) float32, its factor.
         confidence, rest: as in `CropPlan`.
+    Source: Soft Augmentation Table 6.
     """
 
     noise: Tensor
