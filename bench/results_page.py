@@ -29,7 +29,8 @@ def claimed(claims: dict[str, Any], row: render.Row) -> str | None:
     for claim in claims["claims"]:
         if claim["method"] == row["method"] and claim.get("refined", False) == refined:
             setting = ", ".join(filter(None, (claim["data"], claim["model"])))
-            source = f"{claims['papers'][claim['paper']]}, Table {claim['table']}"
+            place = f"Table {claim['table']}" if "table" in claim else f"Sec. {claim['section']}"
+            source = f"{claims['papers'][claim['paper']]}, {place}"
             by_setting.setdefault(setting, []).append(f"{claim['text']} ({source})")
     parts = [": ".join(filter(None, (setting, ", ".join(texts)))) for setting, texts in by_setting.items()]
     return "; ".join(parts) or None
@@ -59,8 +60,8 @@ def runs(results: dict[str, Any], claims: dict[str, Any] | None, name: str, pict
         parts.append(f"![Test accuracy, ECE and accuracy under FGSM of every row]({picture})")
     risks = render.risks(results)
     if risks:
-        parts += ["Cross-entropy of the training images x 1000, before and after the refinement (refined data "
-                  "augmentation, Table 2):", render.markdown(risks)]
+        parts += ["Cross-entropy of the training images x 1000, before and after the refinement "
+                  "(refined data augmentation, Table 2):", render.markdown(risks)]
     return "\n\n".join(filter(None, [*parts, _commands(results)]))
 
 

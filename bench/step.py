@@ -42,7 +42,7 @@ from . import machine, report
 FORMAT = "step-2"
 LEAST = 2  # measured rounds
 # The largest step over a plain one, and the largest added share of a plain step in percent. Papers: K-image mixing 1 to
-# 14 %, ISDA 5 to 12 %, R-Mix 1.6x to 2x.
+# 14 % (Table 2), ISDA 1 to 12 % (Tables 1 and 3), R-Mix 1.6x (Sec. 4.5) to 2x (Table 3).
 ADDED = dict.fromkeys(("mixup", "cutmix", "dmixup", "dcutmix", "soft-crop"), 1.0) | {"isda": 2.0, "isda/diag": 2.0}
 RATIO = {"rmix": 1.7, "rmix/half": 1.35, "rmix/alternate": 1.35}
 VARIANTS = {"rmix/half": {"saliency": "half"}, "rmix/alternate": {"saliency": "alternate"},

@@ -1,4 +1,4 @@
-"""The gradient of the loss with respect to the images, at the price of no weight gradient: R-Mix, before Eq. 2."""
+"""The gradient of the loss with respect to the images, at the price of no weight gradient: R-Mix Eq. 2."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def input_saliency(model: Callable[[Tensor], Tensor], x: Tensor, y: Tensor | Sof
             running_var and num_batches_tracked of every module stay bit for bit.
     Returns: the gradient (N, C, H, W), dtype of x, detached unless create_graph. An empty batch gives an empty
     gradient. Raises: ValueError and TypeError for x.
-    Source: R-Mix Sec. 3.
+    Source: R-Mix Sec. 3, the gradient in Eq. 2.
     """
     check.images("input_saliency", "x", x)
     if x.numel() == 0:

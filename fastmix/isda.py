@@ -27,7 +27,7 @@ class ISDACovariance(nn.Module):
     Args:
         num_classes, num_features: J and A.
         kind: "full" (J, A, A); "diag" (J, A); "shared", one (A, A) around the mean of all features; "identity",
-            nothing estimated. The variants of ISDA Table 8.
+            nothing estimated.
         process_group: where torch.distributed is initialised, the ranks whose batches are one batch; None: all.
         dtype: float32 (default) or float64, whatever the features are; ``.half()`` and the like leave it.
     Attributes:
@@ -38,6 +38,7 @@ class ISDACovariance(nn.Module):
     same bits on every rank. A rank's batch may be of any size, and empty. See `fastmix.isda_ranks` for the bytes sent.
     Inside DistributedDataParallel the buffers would be broadcast every step for nothing: pass
     ``broadcast_buffers=False``, or keep the loss outside of it.
+    Source: ISDA Eq. 1-3; kinds: Table 8 (diag also for ImageNet, Sec. 6.1, and for pixels, Sec. 6.4).
     """
 
     count: Tensor
@@ -97,6 +98,7 @@ class ISDALoss(nn.Module):
         process_group: as `ISDACovariance`.
 
     The mean is over the rows (pixels) that count; without one the loss is 0.
+    Source: ISDA Eq. 7, in the order of Algorithm 1 (covariances first); pixels: Sec. 6.4.
     """
 
     def __init__(self, num_features: int, num_classes: int, kind: str = "full", *, ignore_index: int = -100,
@@ -138,11 +140,11 @@ class ISDALoss(nn.Module):
 
 
 def isda_strength(strength0: float, step: int | Tensor, total: int, *, schedule: str = "linear") -> float | Tensor:
-    """lambda at a step: ``strength0 * step / total`` ("linear"), or strength0 ("constant", of Table 8).
+    """lambda at a step: ``strength0 * step / total`` ("linear"), or strength0 ("constant", of ISDA Table 8).
 
     step: counted from 0; an int, or a 0-d tensor (then the result is one, for a CUDA graph).
-    Source: ISDA Sec. 4.1. Per iteration; the released classification code steps it once an epoch, so that its first
-    epoch has strength 0.
+    Source: ISDA Sec. 4.1, after Eq. 4. Per iteration; the released classification code steps it once an epoch, so that
+    its first epoch has strength 0.
     """
     check.at_least("isda_strength", "total", total, 1)
     check.choice("isda_strength", "schedule", schedule, SCHEDULES)

@@ -101,7 +101,7 @@ def _present(m: Tensor) -> Tensor:
 
 
 def _merged(old: Tensor, moment: Tensor, difference: Tensor, n: Tensor, m: Tensor) -> Tensor:
-    """Eq. 2 with the batch's second moment (m times its covariance). Every rank computes the same bits."""
+    """ISDA Eq. 2 with the batch's second moment (m times its covariance). Every rank computes the same bits."""
     total = (n + m).clamp(min=1)
     return old * (n / total) + moment / total + difference * (n / total * (m / total))
 

@@ -11,7 +11,10 @@ from .targets import SoftTarget
 
 
 class SoftCrossEntropy(nn.Module):
-    """`functional.soft_cross_entropy` as a module: ``criterion(logits, target)``."""
+    """`functional.soft_cross_entropy` as a module: ``criterion(logits, target)``.
+
+    Source: K-image mixing Eq. 8.
+    """
 
     def __init__(self, *, label_smoothing: float = 0.0, ignore_index: int = -100, reduction: str = "mean") -> None:
         super().__init__()
@@ -24,7 +27,10 @@ class SoftCrossEntropy(nn.Module):
 
 
 class SoftTargetKL(nn.Module):
-    """`functional.soft_target_kl` as a module: ``criterion(logits, label, confidence)``."""
+    """`functional.soft_target_kl` as a module: ``criterion(logits, label, confidence)``.
+
+    Source: Soft Augmentation Eq. 4-6, 15, 17 and 18, Listing 2.
+    """
 
     def __init__(self, *, weighting: str = "sample", reduction: str = "mean") -> None:
         super().__init__()
@@ -36,7 +42,10 @@ class SoftTargetKL(nn.Module):
 
 
 class SoftBCE(nn.Module):
-    """`functional.soft_bce` as a module: ``criterion(logits, target)``."""
+    """`functional.soft_bce` as a module: ``criterion(logits, target)``.
+
+    Source: R-Mix Sec. 3, after Eq. 7.
+    """
 
     def __init__(self, *, reduction: str = "mean") -> None:
         super().__init__()

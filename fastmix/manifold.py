@@ -41,7 +41,8 @@ class ManifoldMixup(Mixup):
             modules, or numbers: "input" or 0 is the input, i > 0 is the i-th of `units`. The layer must return one
             tensor whose rows are the samples, and run once in a forward pass.
         prob, mode, generator: see `Mixup`.
-    Source: Manifold Mixup (Verma et al. 2019); refined data augmentation, before Eq. 2; K-image mixing, Table 1.
+    Source: Manifold Mixup (Verma et al. 2019); R-Mix Sec. 2.1; refined data augmentation, before Eq. 2; a baseline of
+        K-image mixing Table 1.
     """
 
     def __init__(self, alpha: float, layers: str | Sequence[Layer] = "auto", *, prob: float = 1.0, mode: str = "batch",

@@ -167,7 +167,7 @@ class Mixup(Mixer):
     The partner is a random permutation of the batch. mode "batch" draws one lam, "elem" one per sample.
 
     Args: alpha: > 0. prob, mode, generator: see `Mixer`.
-    Source: Mixup (Zhang et al. 2018).
+    Source: Mixup (Zhang et al. 2018); refined data augmentation Eq. 1, where alpha is gamma; R-Mix Sec. 2.1.
     """
 
     def __init__(self, alpha: float, *, prob: float = 1.0, mode: str = "batch",
@@ -191,7 +191,7 @@ class CutMix(Mixer):
     sample.
 
     Args: alpha: > 0. prob, mode, generator: see `Mixer`.
-    Source: CutMix (Yun et al. 2019).
+    Source: CutMix (Yun et al. 2019); refined data augmentation Eq. 2.
     """
 
     def __init__(self, alpha: float = 1.0, *, prob: float = 1.0, mode: str = "batch",
@@ -214,7 +214,7 @@ class DMixup(Mixer):
     Image 0 is the sample itself, image j > 0 comes from a permutation of its own. prob is drawn per batch.
 
     Args: k: images mixed into one, >= 1. alpha: > 0. prob, generator: see `Mixer`.
-    Source: K-image mixing Eq. 2.
+    Source: K-image mixing Eq. 1-2, the label l_c of Eq. 6.
     """
 
     def __init__(self, k: int, alpha: float, *, prob: float = 1.0, generator: Generator | None = None) -> None:
@@ -240,7 +240,8 @@ class DCutMix(DMixup):
     Every source is the untouched batch, the label counts the visible pixels. prob is drawn per batch.
 
     Args: as `DMixup`.
-    Source: K-image mixing Eq. 3-5.
+    Source: K-image mixing Eq. 1, 3-5, and its supplement's Algorithm 1 as the released code has it: the printed one
+        cuts boxes out of images that are mixed already, and loses the last label at k = 2.
     """
 
     def _draw(self, x: Tensor, saliency: Tensor | None, active: Tensor) -> PastePlan:
@@ -263,8 +264,9 @@ class SaliencyDCutMix(DCutMix):
     Only the peak of the saliency matters, not its scale.
 
     Args: as `DMixup`.
-    Source: K-image mixing Eq. 3-4 and its supplement, Saliency-DCutMix (the centre, after SaliencyMix); moving a box
-        into the one before is our choice, the paper does not say.
+    Source: K-image mixing Eq. 3-4 and its supplement, Saliency-DCutMix (the centre, after SaliencyMix); Table 3. Moving
+        a box into the one before is our choice, the paper does not say; so is the map, R-Mix Eq. 2 instead of that of
+        SaliencyMix.
     """
 
     needs_saliency = True
@@ -279,7 +281,8 @@ class Cutout(Mixer):
     Args:
         length: side of the square in pixels, >= 0.
         mode: "elem" (default), a position per sample, or "batch", one for all. prob, generator: see `Mixer`.
-    Source: Cutout (DeVries and Taylor 2017).
+    Source: Cutout (DeVries and Taylor 2017); a baseline of K-image mixing Table 1 and of Soft Augmentation Tables 1
+        and 5 (there length 8).
     """
 
     def __init__(self, length: int, *, prob: float = 1.0, mode: str = "elem",

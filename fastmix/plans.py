@@ -43,6 +43,7 @@ def mix_targets(op: str, index: Tensor, weight: Tensor, y: Tensor | SoftTarget) 
     """``t[n] = sum_k weight[n, k] t_y[index[n, k]]``, still sparse: a mixture of mixtures has K * K' entries a row.
 
     Args: index, weight: (N, K) int64 and float32. y: (N,) int64 or a SoftTarget of N rows.
+    Source: K-image mixing, the label l_c of Eq. 6; R-Mix Eq. 7.
     """
     if isinstance(y, Tensor) and y.ndim == 1 and y.shape[0] == index.shape[0] and y.dtype == torch.int64:
         check.same_device(op, plan=index, y=y)
@@ -74,6 +75,7 @@ class BlendPlan(NamedTuple):
     Fields:
         index: (N, K) int64 rows of the batch; column 0 is the image itself.
         weight: (N, K) float32 shares in pixels and label; rows sum to 1.
+    Source: K-image mixing Eq. 2.
     """
 
     index: Tensor
@@ -97,6 +99,7 @@ class PastePlan(NamedTuple):
         index: (N, K) int64 rows of the batch; column 0 is the image itself.
         boxes: (N, K-1, 4) int32 (top, left, height, width), each inside the one before, inside the image.
         weight: (N, K) float32 visible shares; rows sum to exactly 1.
+    Source: K-image mixing Eq. 4-5.
     """
 
     index: Tensor
@@ -121,6 +124,7 @@ class PatchPlan(NamedTuple):
         index: (N, 2) int64, the image itself and its partner.
         mask: (N, h, w) bool, True where the image is salient.
         lam: 0-d float32, the own share where both masks agree.
+    Source: R-Mix Eq. 5-7.
     """
 
     index: Tensor

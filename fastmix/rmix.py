@@ -29,7 +29,7 @@ class RMix(Mixer):
         levels: number of percentiles.
         pairing: "random", a permutation, or "flip", the batch reversed.
         prob, generator: see `Mixer`.
-    Source: R-Mix Eq. 2-7.
+    Source: R-Mix Eq. 2-7; alpha, patches and levels: Sec. 4, Tables 7 and 8.
     """
 
     needs_saliency = True
@@ -80,7 +80,7 @@ class RLMix(RMix):
     Without q they are drawn as in R-Mix. `fastmix.rl` (extra ``rl``) holds the environment and the learning policy.
 
     Args: as `RMix`; patches: patches per side, one number, since a policy's input has a fixed size.
-    Source: R-Mix Sec. 5.2 (p = 8).
+    Source: R-Mix Sec. 5.2 (p = 8), Table 9.
     """
 
     def __init__(self, alpha: float = 1.0, patches: int = 8, levels: int = 10, *, pairing: str = "random",

@@ -32,7 +32,7 @@ def visibility(shift: Tensor, size: tuple[int, int]) -> Tensor:
     Args:
         shift: (N, 2) whole pixels (down, right). size: (H, W).
     Returns: (N,) float32 in [0, 1], 0 where a shift leaves the image.
-    Source: Soft Augmentation, listing 1.
+    Source: Soft Augmentation Listing 1, v of Eq. 7.
     """
     check.ndim("visibility", "shift", shift, 2)
     check.shape("visibility", "shift", shift, (shift.shape[0], 2), "(N, 2)")
@@ -54,7 +54,7 @@ def pair_iou(box_a: Tensor, box_b: Tensor) -> Tensor:
 
     Args: box_a, box_b: (N, 4) (top, left, height, width), any numbers; sides below 0 count as 0.
     Returns: (N,) float32 (float64 for float64) in [0, 1]; 0 where the union is empty.
-    Source: Soft Augmentation, before Eq. 9.
+    Source: Soft Augmentation Sec. 4.4, IoU of Eq. 9.
     """
     check.ndim("pair_iou", "box_a", box_a, 2)
     check.shape("pair_iou", "box_a", box_a, (box_a.shape[0], 4), "(N, 4)")
@@ -79,7 +79,7 @@ def pair_weight(iou: Tensor, k: float = 4, chance: float = 0.0, variant: str = "
             ``1 - (1 - chance) iou^k``, little for pairs that share much.
         normalise: divide by the mean, so that the batch's weights have mean 1 and the learning rate keeps its meaning
             (B.4). Weights that are all 0 stay 0.
-    Source: Soft Augmentation Eq. 9 and 10.
+    Source: Soft Augmentation Eq. 9 and 10; k: Tables 4 and 9.
     """
     check.choice("pair_weight", "variant", variant, ("SA1", "SA2"))
     check.ndim("pair_weight", "iou", iou, 1)
@@ -100,7 +100,8 @@ def _to(self: Any, device: torch.device | str | int, non_blocking: bool = False)
 def _soften(self: Any, y: Tensor | SoftTarget) -> SoftTarget:
     """Class y gets ``confidence``, every other class ``rest``; an earlier mixture is softened class by class.
 
-    With rows t that sum to 1, ``(p - rest) t + rest``: for labels that is `SoftTarget.from_confidence`.
+    With rows t that sum to 1, ``(p - rest) t + rest``: for labels that is `SoftTarget.from_confidence`. Source: Soft
+    Augmentation Eq. 4.
     """
     op = f"{type(self).__name__}.target"
     y = as_target(op, y, self.confidence.shape[0])
@@ -118,6 +119,7 @@ class CropPlan(NamedTuple):
         confidence: (N,) float32, what the label's class gets.
         rest: (N,) float32, what every other class gets.
         fill: the background: a number, or (N, C) float32.
+    Source: Soft Augmentation Sec. 4.1.
     """
 
     shift: Tensor
@@ -141,6 +143,7 @@ class ResizedCropPlan(NamedTuple):
         boxes: (N, 4) float32 (top, left, height, width) in pixels; may leave the image.
         confidence, rest, fill: as in `CropPlan`.
         size: (height, width) of the output.
+    Source: Soft Augmentation B.3.
     """
 
     boxes: Tensor
@@ -165,6 +168,7 @@ class NoisePlan(NamedTuple):
         noise: (N, C, H, W) float32, a standard pattern per image.
         amount: (N,) float32, its factor.
         confidence, rest: as in `CropPlan`.
+    Source: Soft Augmentation Table 6.
     """
 
     noise: Tensor
@@ -191,7 +195,7 @@ class SoftAugmentation(Mixer):
 
     Attributes:
         sigma: the strength, a number >= 0. It may be set between steps: it lives on the device, where plans read it, so
-            a decay over the last epochs (the paper divides it by 1000) recompiles and rebuilds nothing.
+            a decay over the last epochs (B.1 divides it by 1000) recompiles and rebuilds nothing.
 
     Args:
         num_classes: J. k: > 0, the power of Eq. 7. chance: the confidence where nothing is visible; None: 1 / J.
@@ -269,7 +273,7 @@ class SoftCrop(SoftAugmentation):
         fill: the background in the units of x: a number, or "random": 0.01 times a normal number per image and channel,
             the faint background of the released recipe.
         prob, generator: see `SoftAugmentation`.
-    Source: Soft Augmentation Sec. 4.1, Eq. 7, listing 1.
+    Source: Soft Augmentation Sec. 4.1, Eq. 7, Listing 1.
     """
 
     def __init__(self, num_classes: int, sigma: float = 0.3, k: float = 2, chance: float | None = None,
@@ -298,7 +302,7 @@ class SoftResizedCrop(SoftAugmentation):
         sigma: 0.3. min_size: Lm in pixels, at most the image's sides; None: half of each.
         k, chance, fill, prob, generator: as in `SoftCrop`. Where ``prob`` or ``enabled`` rule it out, the whole image
             is resized.
-    Source: Soft Augmentation B.3.
+    Source: Soft Augmentation B.3; confidence: Eq. 7.
     """
 
     def __init__(self, num_classes: int, size: int | tuple[int, int], sigma: float = 0.3, min_size: int | None = None,
@@ -340,7 +344,7 @@ class SoftNoise(SoftAugmentation):
         num_classes: J. sigma: of a (0.1), in the units of x. k: 1. chance: None: 1 / J.
         noise_sigma: of a pixel (0.1), as Table 6 has it.
         prob, generator: see `SoftAugmentation`.
-    Source: Soft Augmentation Table 6.
+    Source: Soft Augmentation Table 6; confidence: Eq. 7.
     """
 
     def __init__(self, num_classes: int, sigma: float = 0.1, k: float = 1, chance: float | None = None,

@@ -5,7 +5,7 @@ what is left, the law of a Dirichlet vector given one of its entries. The anchor
 share in pixels is the same in all mixtures, and what varies is which part of it is hidden, and by what. Images whose
 loss varies much against its mean (the coefficient of variation) are easy or hard depending on the mixture.
 
-Source: K-image mixing, Eq. 8 and the supplement's section on data subsampling.
+Source: K-image mixing Eq. 8, the text after it, and the supplement's section on data subsampling.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ Progress = Callable[[int, int, int], None]
 
 class Uncertainty(NamedTuple):
     """Of the losses of every image: mean, standard deviation (divided by their number) and std / mean (0 where the
-    mean is 0). (n,) float64 each, on the CPU."""
+    mean is 0). (n,) float64 each, on the CPU. Source: K-image mixing, L_i after Eq. 8 and the CV below it."""
 
     mean: Tensor
     std: Tensor
@@ -159,7 +159,7 @@ def uncertainty(model: nn.Module, dataset: Any, anchor: float = 0.5, others: int
     Returns: Uncertainty, in the order of the data set, on every process.
     Raises: ValueError for arguments and for a loss that is not finite, `OtherSettings` for a state of other settings,
         CommandError for a state file that is damaged.
-    Source: K-image mixing Eq. 8; the defaults are the supplement's.
+    Source: K-image mixing Eq. 8; the defaults are the supplement's (anchor: its Fig. 3c).
     """
     op = "uncertainty"
     check.at_least(op, "samples", samples, 2)
@@ -253,7 +253,8 @@ def subsample(cv: Tensor, labels: Tensor, ratio: float, interval: int = 1) -> Te
         interval: 1 takes the first images in descending order of cv; i every i-th of that order, from the first.
     Returns: sorted int64 indices for `torch.utils.data.Subset`.
     Raises: ValueError for arguments, for cv that is NaN, and for an interval that runs past the end of a class.
-    Source: K-image mixing, supplement Eq. 1: the deterministic and the interval-based selection.
+    Source: K-image mixing, supplement Eq. 1: the deterministic and the interval-based selection (Fig. 4a; supplement
+        Fig. 3a and 3b).
     """
     op = "subsample"
     check.ndim(op, "cv", cv, 1)

@@ -20,6 +20,7 @@ class SoftTarget(NamedTuple):
 
     A NamedTuple, hence a pytree: it passes through ``torch.compile``, DataLoader workers and ``pickle``.
     The (N, J) matrix is built by :meth:`dense` only.
+    Source: K-image mixing, the label l_c of Eq. 6; refined data augmentation Eq. 1-2; base: Soft Augmentation Eq. 4.
     """
 
     index: Tensor
@@ -41,7 +42,7 @@ class SoftTarget(NamedTuple):
             y: (N,) int64 labels.
             p: (N,) float confidences in [0, 1].
             num_classes: J; at J = 1 there is no other class and the target is p itself.
-        Source: Soft Augmentation, Eq. 4.
+        Source: Soft Augmentation Eq. 4, written out before Eq. 15.
         """
         op = "SoftTarget.from_confidence"
         check.ndim(op, "y", y, 1)
@@ -84,7 +85,11 @@ class SoftTarget(NamedTuple):
         return torch.where(total == best, classes, big).amin(1)
 
     def smooth(self, eps: float, num_classes: int) -> SoftTarget:
-        """Label smoothing: ``(1 - eps) * t + eps / J``."""
+        """Label smoothing: ``(1 - eps) * t + eps / J``.
+
+        Source: Szegedy et al. 2016. Soft Augmentation Eq. 3 takes alpha from the label's class and gives it to the
+        others alone: for labels the same at ``alpha = eps (J - 1) / J``, or ``from_confidence(y, 1 - alpha, J)``.
+        """
         base = 0.0 if self.base is None else self.base * (1 - eps)
         filled = torch.zeros(self.index.shape[0], dtype=torch.float32, device=self.index.device)
         return SoftTarget(self.index, self.weight * (1 - eps), filled + base + eps / num_classes)

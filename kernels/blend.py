@@ -1,4 +1,5 @@
-"""blend on Triton: ``out[n] = sum_k weight[n, k] x[index[n, k]]``, and its gradient.
+"""blend on Triton: ``out[n] = sum_k weight[n, k] x[index[n, k]]``, and its gradient. K-image mixing
+Eq. 2.
 
 d out[n] / d x[m] = sum over k with index[n, k] = m of weight[n, k], so
 

@@ -1,4 +1,4 @@
-"""crop and resized_crop on Triton, and the transposed interpolation.
+"""crop and resized_crop on Triton, and the transposed interpolation. Soft Augmentation Sec. 4.1 and B.3.
 
 crop moves words: a tile of the output is the same tile of the image, shifted, where that lies inside, else the
 background. Shifted rows are not aligned, so loads are one element wide (a warp still reads whole lines); stores are

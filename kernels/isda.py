@@ -1,4 +1,5 @@
-"""isda_logits on Triton: the table of quadratic forms, its addition to the logits, and the gradient of the weight.
+"""isda_logits on Triton: the table of quadratic forms, its addition to the logits, and the gradient of the weight:
+ISDA Eq. 7.
 
     out[n, j] = z[n, j] + strength/2 T[y_n, j]           T[c, j] = v^T Sigma_c v,  v = w_j - w_c
 

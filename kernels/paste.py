@@ -1,4 +1,5 @@
-"""paste on Triton: every pixel copied from the one image that shows there, and the gradient.
+"""paste on Triton: every pixel copied from the one image that shows there, and the gradient. K-image mixing
+Eq. 4-5.
 
 Images are rows: (C*H) rows of W elements, or with channels last H rows of W*C. A box is a range of rows and a range
 of elements of a row (its columns times the elements of a pixel), so neither layout needs a division by pixel.

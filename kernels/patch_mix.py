@@ -1,4 +1,4 @@
-"""patch_mix on Triton: two images mixed cell by cell, the realised weights, and the gradient.
+"""patch_mix on Triton: two images mixed cell by cell, the realised weights, and the gradient. R-Mix Eq. 5-7.
 
 With a the own share of a cell (lam where both masks agree, 1 where only the own is set, 0 where only the other is)
 

@@ -1,4 +1,5 @@
 """plan_blend, plan_paste, plan_cutout, plan_patch and plan_crop on Triton: a whole plan in one launch.
+K-image mixing Eq. 2-5, R-Mix Sec. 3, Soft Augmentation Sec. 4.1 and Eq. 7.
 
 A program holds a block of images. The partner of image n is how many keys of its column come before key n, ties by row:
 counted against all N keys, N^2 comparisons that take a few microseconds at N = 1024 and need no second launch, where a

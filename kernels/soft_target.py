@@ -1,4 +1,4 @@
-"""soft_target on Triton: loss and gradient of a row of logits in one read of it.
+"""soft_target on Triton: loss and gradient of a row of logits in one read of it. Soft Augmentation Eq. 12-15.
 
 With m = max z, S = sum_j exp(z_j - m), T = sum_j t_j and t_j = base + sum_k weight_k [index_k == j]
 

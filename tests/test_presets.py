@@ -82,12 +82,27 @@ def test_hyper_parameters_of_the_other_papers():
     for model, row in table_9.items():
         own = PRESETS[f"paper/isda-{model}-c10"].options
         assert tuple(own[key] for key in ("epochs", "batch", "weight_decay", "lr", "milestones", "gamma")) == row
+    # Appendix A: ImageNet with the weight decay of CIFAR.
+    for model, decay in {"rn50": 1e-4, "densenet121": 1e-4, "resnext50": 5e-4, "resnext101": 5e-4}.items():
+        assert PRESETS[f"paper/isda-{model}-imagenet"].options["weight_decay"] == decay
     shake = PRESETS["paper/isda-shake-shake-2x32d-c100"].options
     assert (shake["epochs"], shake["batch"], shake["schedule"]) == (1800, 64, "cosine")
     refined = PRESETS["paper/refined-mixup-parn18-c100"].options
     assert (refined["epochs"], refined["refine_epochs"], refined["milestones"]) == (450, 50, (150, 275))
     assert PRESETS["paper/refined-cutmix-wrn28-10-c10"].options["prob"] == 0.5
     assert PRESETS["paper/refined-mixup-alpha0.2-rn50-imagenet"].options["refine_lr"] == 1e-4
+
+
+def test_notes_say_what_the_tables_do_not():
+    for name, preset in PRESETS.items():
+        method, own, note = preset.options["method"], preset.options, preset.note
+        if method == "manifold-mixup":
+            assert "layers are not stated" in note, name
+        if preset.source.startswith("R-Mix"):
+            assert ("steps, rate and batch are not stated" if "imagenet" in name else "weight decay") in note, name
+            assert ("400 epochs as Section 4.1" in note) == (own["epochs"] == 400 and method != "cutmix"), name
+        if preset.source.startswith("ISDA") and own["model"] == "wrn28-10":
+            assert "without dropout" in note, name  # Section 6.2.2: there every WRN-28-10 has it
 
 
 NAME = "paper/refined-cutmix-parn18-c100"

@@ -1,4 +1,4 @@
-// blend and its gradient on the CPU: checks, the inverse of the gather, registration.
+// blend and its gradient on the CPU: checks, the inverse of the gather, registration. K-image mixing Eq. 2.
 
 #include "cpu/blend.h"
 

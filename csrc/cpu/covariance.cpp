@@ -1,4 +1,5 @@
-// covariance_update_ on the CPU: checks, rows sorted by class, blocks of rows merged into the state, registration.
+// covariance_update_ on the CPU (ISDA Eq. 1-3): checks, rows sorted by class, blocks of rows merged into the state,
+// registration.
 
 #include "cpu/covariance.h"
 

@@ -1,4 +1,4 @@
-// crop, resized_crop and its gradient on the CPU: layouts, the background, registration.
+// crop, resized_crop and its gradient on the CPU: layouts, background, registration. Soft Augmentation Sec. 4.1, B.3.
 
 #include "cpu/crop.h"
 

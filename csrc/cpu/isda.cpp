@@ -1,4 +1,4 @@
-// isda_logits and its backward on the CPU: checks, the table, its gradient, registration.
+// isda_logits and its backward on the CPU: checks, the table, its gradient, registration. ISDA Eq. 7.
 
 #include "cpu/isda.h"
 

@@ -1,4 +1,4 @@
-// isda_consistency on the CPU: pseudo labels, a J x J table of exponents per pseudo class, loss and gradient.
+// isda_consistency on the CPU: pseudo labels, a J x J table of exponents for each, loss and gradient. ISDA Eq. 15.
 
 #include "cpu/isda_consistency.h"
 

@@ -1,4 +1,4 @@
-// paste and its gradient on the CPU: checks, clipped boxes, registration.
+// paste and its gradient on the CPU: checks, clipped boxes, registration. K-image mixing Eq. 4-5.
 
 #include "cpu/paste.h"
 

@@ -1,4 +1,4 @@
-// patch_mix and its backward on the CPU: arguments, registration.
+// patch_mix and its backward on the CPU: arguments, registration. R-Mix Eq. 5-7.
 
 #include "cpu/patch_mix.h"
 

@@ -1,4 +1,4 @@
-// plan_blend, plan_paste, plan_cutout, plan_patch and plan_crop on the CPU.
+// plan_blend, plan_paste, plan_cutout, plan_patch and plan_crop on the CPU. K-image mixing Eq. 2-5, R-Mix Sec. 3.
 //
 // Cost: a batch of 100 is a few thousand operations, so what counts is one call instead of fifty. Partners take a
 // pass over their keys by buckets, O(N): the keys are uniform, so a bucket holds one or two; equal keys, which would

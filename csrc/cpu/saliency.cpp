@@ -1,4 +1,4 @@
-// saliency_map, saliency_mask, saliency_peak and percentile_mask on the CPU: arguments, scratch memory, registration.
+// saliency_map, _mask, _peak and percentile_mask on the CPU: arguments, scratch memory, registration. R-Mix Eq. 2-4.
 
 #include "cpu/saliency.h"
 

@@ -1,4 +1,4 @@
-// soft_target and soft_target_dense on the CPU: checks, reduction, registration.
+// soft_target and soft_target_dense on the CPU: checks, reduction, registration. Soft Augmentation Eq. 12-15.
 
 #include "cpu/soft_target.h"
 

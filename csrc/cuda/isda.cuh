@@ -1,5 +1,5 @@
 // isda_logits on the GPU, diagonal and identity covariance: the table added to rows or pixels of logits, and the
-// weight's gradient. Not yet run on a GPU.
+// weight's gradient. ISDA Eq. 7. Not yet run on a GPU.
 //
 // bytes: N*J*size read + written, 16 at a time; backward N*J*size read, J A written. flops backward: 5 U J A.
 // Shape: lines of elements side by side (the classes of a row, the pixels of a plane) are divided among blocks; the

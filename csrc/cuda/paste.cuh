@@ -1,4 +1,4 @@
-// paste on the GPU, and its backward. Not yet run on a GPU.
+// paste on the GPU, and its backward. K-image mixing Eq. 4-5. Not yet run on a GPU.
 //
 // bytes: N*C*H*W*size read once (one source per pixel) and written once; no flops. Backward the same, K - 1 partial
 // packs along box edges apart, after a launch that inverts the index (by_source.cuh).

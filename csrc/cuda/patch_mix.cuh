@@ -1,4 +1,4 @@
-// patch_mix on the GPU, and its backward. Not yet run on a GPU.
+// patch_mix on the GPU, and its backward. R-Mix Eq. 5-7. Not yet run on a GPU.
 //
 // bytes: N*C*H*W*size written once; read once per cell of one source, twice per mixed cell (the second image from the
 // second-level cache where the batch fits it); flops: 3 per mixed element.

@@ -1,4 +1,4 @@
-// rmix on the GPU: saliency mask and patch mix of a batch of small images in one launch. Not yet run on a GPU.
+// rmix on the GPU: saliency mask and patch mix of small images in one launch. R-Mix Eq. 2-7. Not yet run on a GPU.
 //
 // bytes: the gradient N*C*H*W*size read twice, the second time from the second-level cache (as an image's own, and as
 // a partner's), the images as patch_mix; flops: 2 C + a square root per pixel and gradient.

@@ -1,4 +1,4 @@
-// saliency_map, saliency_mask, saliency_peak on the GPU. Not yet run on a GPU.
+// saliency_map, saliency_mask, saliency_peak on the GPU. R-Mix Eq. 2-4. Not yet run on a GPU.
 //
 // bytes: N*C*H*W*size read once, cells and masks are small; flops: 2 C + a square root per pixel.
 // Shape: a small image is one block's, cells in shared memory, one launch. A large one is divided by cell rows among

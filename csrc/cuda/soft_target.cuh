@@ -1,4 +1,5 @@
-// soft_target on the GPU: loss and gradient of a row, then the reduction over rows. Not yet run on a GPU.
+// soft_target on the GPU: loss and gradient of a row, then the reduction over rows. Soft Augmentation
+// Eq. 12-15. Not yet run on a GPU.
 //
 // bytes: N*J*size read once, N*J*size written once with a gradient; flops: about 20 N*J (two exp).
 // A row is read once from memory. Short rows stay in registers as they lie in memory (16 bytes a load, all loads of a

@@ -53,7 +53,7 @@ def fgsm(forward: Forward, x: Tensor, y: Tensor, epsilon: float = EPSILON) -> Te
         x: pixels in [0, 1]. y: (N,) int64 labels.
         epsilon: largest change of a pixel.
     Returns: images like x, within epsilon of it and in [0, 1].
-    Source: Goodfellow et al. 2014.
+    Source: Goodfellow et al. 2014; K-image mixing Table 4, R-Mix Sec. 4.4 and Table 6.
     """
     _check("fgsm", x, y, epsilon)
     return (x + epsilon * _ascent(forward, x, y)).clamp(0, 1).detach()
@@ -64,7 +64,7 @@ def pgd(forward: Forward, x: Tensor, y: Tensor, epsilon: float = EPSILON, *, ste
     """Steps of `fgsm`, each followed by the projection into the epsilon ball around x and into [0, 1].
 
     Args: as `fgsm`. step: of one iteration. steps: their number, >= 1. random_start: uniform in the ball.
-    Source: Madry et al. 2017.
+    Source: Madry et al. 2017; K-image mixing Table 4 (there on another model's attacks).
     """
     _check("pgd", x, y, epsilon)
     check.at_least("pgd", "steps", steps, 1)

@@ -25,7 +25,7 @@ def reliability(probabilities: Tensor, labels: Tensor, bins: int = 10) -> list[d
 
 
 def diagram(confidence: Tensor, correct: Tensor, bins: int) -> list[dict[str, float]]:
-    """`reliability` of confidences (n,) float64 and of whether each was right (n,)."""
+    """`reliability` of confidences (n,) float64 and of whether each was right (n,). Source: Soft Augmentation Eq. 8."""
     # Edges in float32, as those of torchmetrics' calibration error: both sort a confidence into the same bin.
     edges = torch.linspace(0, 1, bins + 1, device=confidence.device)
     place = torch.bucketize(confidence.float(), edges[1:-1], right=True)

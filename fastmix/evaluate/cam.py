@@ -40,6 +40,7 @@ def class_activation_maps(model: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
     Args: model: in evaluation mode. x: (N, C, H, W), N >= 1.
     Returns: (logits (N, J), maps (N, J, h, w) float32).
     Raises: NoMaps if no output's mean is what the last linear layer takes.
+    Source: Zhou et al. 2016; R-Mix Sec. 4.2.
     """
     check.images("class_activation_maps", "x", x)
     with _recorded(model) as seen:

@@ -23,7 +23,7 @@ def occlude(x: Tensor, share: float, generator: Generator | None = None) -> tupl
         x: normalised images (N, C, H, W); hidden pixels become 0, the mean colour.
         share: of the area, in [0, 1].
     Returns: the images, and the share that whole pixels make of it.
-    Source: Soft Augmentation Sec. 4.3.3.
+    Source: Soft Augmentation Sec. 4.3.3, Fig. 4 and 5.
     """
     check.images("occlude", "x", x)
     if not 0.0 <= share <= 1.0:

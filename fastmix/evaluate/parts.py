@@ -89,7 +89,10 @@ class Judged:
 
 @torch.no_grad()
 def judge_calibration(judged: Judged) -> dict[str, Any]:
-    """accuracy, loss, ece (torchmetrics) and the bins of the reliability diagram."""
+    """accuracy, loss, ece (torchmetrics) and the bins of the reliability diagram.
+
+    Source: Soft Augmentation Eq. 8 (10 bins), Table 3; R-Mix Table 6.
+    """
     classification = require("torchmetrics.functional.classification", "torchmetrics", "the calibration error")
     found = judged.zeros(3, len(judged.split.labels))
     for _, rows, images, y in judged.batches("calibration"):
@@ -121,7 +124,10 @@ def judge_occlusion(judged: Judged) -> dict[str, Any]:
 
 
 def judge_attacks(judged: Judged) -> dict[str, Any]:
-    """Accuracy on clean images, and on what FGSM and PGD make of all of them."""
+    """Accuracy on clean images, and on what FGSM and PGD make of all of them.
+
+    Source: K-image mixing Table 4 (its PGD: on another model's attacks), R-Mix Table 6.
+    """
     forward, epsilon = judged.trained.forward_pixels, judged.epsilon
     names = ("clean", "fgsm", "pgd")
     correct = judged.zeros(len(names))
@@ -157,7 +163,8 @@ def judge_noise(judged: Judged) -> dict[str, Any]:
 
 
 def judge_surface(judged: Judged) -> dict[str, Any]:
-    """The loss over two Hessian eigenvectors and over two random directions. Source: K-image mixing Fig. 3a."""
+    """The loss over two Hessian eigenvectors and over two random directions. Source: K-image mixing Fig. 3a; its
+    supplement's Fig. 1."""
     loss = _weight_loss(judged)
     with judged.bar("eigenvectors of the Hessian", None) as advance:
         values, vectors = surface.top_eigenvectors(loss, 2, seed=data.derived_seed(judged.seed, WEIGHTS),
@@ -178,8 +185,9 @@ def judge_cam(judged: Judged) -> dict[str, Any]:
     Where a good threshold lies depends on data and model, so curve has all of THRESHOLDS (Choe et al. 2020, MaxBoxAcc:
     the best of them), beside the one that was asked for.
 
-    top1: the class is right and the box of its map overlaps a true one by half (R-Mix Table 5); known: the map of the
+    top1: the class is right and the box of its map overlaps a true one by half; known: the map of the
     true class, whether or not it was predicted; best: known, at the best of THRESHOLDS.
+    Source: R-Mix Sec. 4.2, Table 5.
     """
     reader = judged.trained.dataset.test_boxes
     if reader is None:

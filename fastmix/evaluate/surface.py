@@ -81,6 +81,7 @@ def top_eigenvectors(loss: WeightLoss, count: int = 2, *, tolerance: float = 1e-
         advance: called after every Hessian-vector product.
     Memory: max(2 count + 1, 20) vectors of the model's size.
     Raises: CommandError without scipy or if the iteration does not converge.
+    Source: K-image mixing Fig. 3a and its supplement's Fig. 1.
     """
     linalg = require("scipy.sparse.linalg", "scipy", "the Hessian's eigenvectors")
     shapes, dtype, device = [w.shape for w in loss.origin], loss.origin[0].dtype, loss.origin[0].device

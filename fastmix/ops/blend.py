@@ -1,6 +1,6 @@
 """``out[n] = sum_k weight[n, k] * x[index[n, k]]``: Mixup at K = 2, DMixup at any K, Manifold Mixup on features.
 
-Source: K-image mixing, Eq. 2. Backward scatters ``weight[n, k] g[n]`` to the sources, gathered per source and in
+Source: K-image mixing Eq. 2. Backward scatters ``weight[n, k] g[n]`` to the sources, gathered per source and in
 the order of (n, k), so it is deterministic without atomics.
 """
 
@@ -54,7 +54,7 @@ def blend(x: Tensor, index: Tensor, weight: Tensor, *, view: View | None = None)
         float64). Differentiable in x, any order.
     Raises: ValueError for shapes, devices and a weight that requires grad; TypeError for dtypes; IndexError for an
         index outside the batch (CPU; on a GPU the row is NaN).
-    Source: Mixup; K-image mixing Eq. 2.
+    Source: refined data augmentation Eq. 1 (Mixup); K-image mixing Eq. 2.
     """
     if view is not None:
         check_view("blend", x, view)

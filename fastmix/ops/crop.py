@@ -93,7 +93,7 @@ def crop(x: Tensor, shift: Tensor, *, fill: float | Tensor = 0.0) -> Tensor:
         fill: what lies outside the image: a number, or (N, C) float, a colour per image (rounded to x's dtype).
     Returns: images like x, every pixel bit for bit its source's. Differentiable in x, any order.
     Raises: ValueError for shapes, devices and a fill that requires grad; TypeError for dtypes.
-    Source: Soft Augmentation Sec. 4.1.
+    Source: Soft Augmentation Sec. 4.1, Listing 1.
     """
     check.images("crop", "x", x)
     check.shape("crop", "shift", shift, (x.shape[0], 2), "(N, 2)")

@@ -3,7 +3,7 @@
 ``out[n, j] = z[n, j] + strength/2 * v^T Sigma_y v`` with ``v = w_j - w_y``: the quadratic form depends on the sample
 only through its label, so it is a table T over (present class c, j). Backward: with ``e_cj = strength * sum of the
 incoming gradient over the samples of class c``, ``dW_j += e_cj Sigma_c (w_j - w_c)`` and ``dW_c -=`` their sum over j.
-Source: ISDA Eq. 7.
+Source: ISDA Eq. 7, Eq. 15. They are printed without lambda (strength), which their proofs' variance has.
 """
 
 # flops, U present classes: full 2 U J A^2 forward (half of it, Sigma is symmetric) and 2 U J A^2 backward;
@@ -175,7 +175,7 @@ def isda_logits(logits: Tensor, weight: Tensor, cov: Tensor | None, labels: Tens
         (present classes, J) and a few (J, A).
     Raises: ValueError for shapes and devices, TypeError for dtypes, IndexError for a label outside [0, J) (CPU; on a
         GPU the row is NaN).
-    Source: ISDA Eq. 7.
+    Source: ISDA Eq. 7, with the lambda that Eq. 4 has and its print leaves out.
     """
     op = "isda_logits"
     weight, cov, tensor, factor, kind = _check(op, logits, weight, cov, strength, kind)
@@ -218,7 +218,7 @@ def isda_consistency(logits: Tensor, weight: Tensor, cov: Tensor | None, strengt
     Returns: float32 (float64 for float64 logits). Gradients flow to logits, weight, and to cov if it requires one.
         Memory: one J x J table a thread, two with a gradient.
     Raises: ValueError for shapes, devices and options, TypeError for dtypes.
-    Source: ISDA Eq. 12-15.
+    Source: ISDA Eq. 12-15 (lambda as in `isda_logits`).
     """
     op = "isda_consistency"
     check.ndim(op, "logits", logits, 2)
@@ -247,7 +247,7 @@ def explicit_sda(features: Tensor, weight: Tensor, bias: Tensor | None, cov: Ten
         generator: of the draws.
     Returns: 0-d float32 (float64 for float64 features), differentiable in features, weight and bias.
     Raises: ValueError for shapes and devices, TypeError for dtypes, IndexError for labels outside [0, J).
-    Source: ISDA Eq. 4-5.
+    Source: ISDA Eq. 4-5; against the bound: Sec. 6.5.2 and 6.5.3, Fig. 9 and 10.
     """
     op = "explicit_sda"
     check.ndim(op, "features", features, 2)

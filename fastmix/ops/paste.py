@@ -58,7 +58,7 @@ def paste(x: Tensor, index: Tensor, boxes: Tensor, *, view: View | None = None) 
         Differentiable in x, any order.
     Raises: ValueError for shapes and devices, TypeError for dtypes, IndexError for an index outside the batch
         (CPU; on a GPU the image is NaN).
-    Source: K-image mixing, Eq. 4-5.
+    Source: K-image mixing Eq. 4-5; refined data augmentation Eq. 2 (CutMix).
     """
     if view is not None:
         check_view("paste", x, view)
@@ -85,7 +85,7 @@ def paste_areas(boxes: Tensor, size: tuple[int, int]) -> Tensor:
         boxes: (N, K-1, 4) int32 (top, left, height, width).
         size: (H, W) of the images.
     Returns: (N, K) float32 label weights, differences of areas over H * W; rows sum to exactly 1.
-    Source: K-image mixing, Algorithm 1 of the supplement.
+    Source: K-image mixing, Algorithm 1 of the supplement, lines 19 and 25.
     """
     check.ndim("paste_areas", "boxes", boxes, 3)
     check.shape("paste_areas", "boxes", boxes, (*boxes.shape[:2], 4), "(N, K-1, 4)")

@@ -7,6 +7,7 @@ one operator does the rest.
 Every function takes ``bits``, `count` int64 numbers uniform in [0, 2^63 - 1), and ``active``, a 0-d bool: where it is
 False, or where ``prob`` decides so (per image with ``each``, else for the batch), the plan is the identity. ``rows`` is
 N. Results depend on nothing but the arguments.
+Source: K-image mixing Eq. 2-5, R-Mix Sec. 3, Soft Augmentation Sec. 4.1 and Eq. 7.
 """
 
 # bytes: 8 a random number and a few a result, kilobytes: the floor is the launch. No flops to speak of
@@ -96,7 +97,8 @@ def plan_paste(bits: Tensor, shares: Tensor, active: Tensor, peaks: Tensor | Non
         centred: one box of side ``int(side * sqrt(1 - lam))``, centred on a uniform pixel, clipped at the border.
     Returns: index as in `plan_blend`; boxes (N, K-1, 4) int32 (top, left, height, width); weight (N, K) float32, rows
         sum to exactly 1.
-    Source: K-image mixing Eq. 3-5; CutMix (Yun et al. 2019) for centred boxes.
+    Source: K-image mixing Eq. 3-5 (sides rounded as in Algorithm 1 of its supplement); CutMix (Yun et al. 2019) for
+        centred boxes.
     """
     backend = select("plan", bits)
     if backend == "reference":
@@ -127,7 +129,7 @@ def plan_patch(bits: Tensor, shares: Tensor, active: Tensor, rows: int, levels: 
         levels: q is one of so many percentiles, ``linspace(0, 0.99, levels)``. grids: to choose from.
         flip: partners are the batch reversed, no permutation.
     Returns: index (N, 2) int64, q (N,) float64, lam () float32, 1 where not active, and grid () int64.
-    Source: R-Mix Eq. 4-5, 7.
+    Source: R-Mix Sec. 3: grid at Eq. 3, q at Eq. 4, lam at Eq. 6, partner after Eq. 7.
     """
     backend = select("plan", bits)
     if backend == "reference":
@@ -147,7 +149,7 @@ def plan_crop(bits: Tensor, sigma: Tensor, active: Tensor, rows: int, size: tupl
         classes: J. power, chance: ``1 - (1 - chance) (1 - v)^power`` is the confidence at visibility v.
         prob: drawn per image.
     Returns: shift (N, 2) int64; confidence (N,) float32; rest (N,) float32, what every other class gets.
-    Source: Soft Augmentation Sec. 4.1, Eq. 7, listing 1.
+    Source: Soft Augmentation Sec. 4.1, Eq. 7, Listing 1.
     """
     backend = select("plan", bits)
     if backend == "reference":

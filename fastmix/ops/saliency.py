@@ -110,7 +110,7 @@ def saliency_peak(grad: Tensor) -> Tensor:
     Args: grad: (N, C, H, W) as in `saliency_map`.
     Returns: (N, 2) int64 (row, column) of the largest ``mean_c grad^2``, first in row-major order; NaN counts as
         largest.
-    Source: K-image mixing, Saliency-DCutMix.
+    Source: K-image mixing, supplement, Saliency-DCutMix (there on SaliencyMix's map, here on that of R-Mix Eq. 2).
     """
     check.images("saliency_peak", "grad", grad)
     if grad.shape[2] < 1 or grad.shape[3] < 1:

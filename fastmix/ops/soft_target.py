@@ -2,7 +2,8 @@
 
 With ``T = sum_j t_j``, ``m = max z`` and ``lse = log sum_j exp(z_j - m)`` a row's loss is
 ``T lse - base sum_j (z_j - m) - sum_k weight_k (z[index_k] - m)`` and its gradient ``T softmax(z) - t``
-(shifting by m keeps the difference of large terms exact). Sources: Soft Augmentation Eq. 4-6, 15-18; R-Mix Sec. 3.
+(shifting by m keeps the difference of large terms exact). Source: K-image mixing Eq. 8; Soft Augmentation Eq. 4-6,
+12-15, 17 and 18; R-Mix Sec. 3.
 
 The gradient is computed in the forward pass when the logits require one: one read and one write of (N, J)
 instead of two reads and a write. Backward hands it on as it is where the incoming gradient is 1.
@@ -236,7 +237,8 @@ def soft_cross_entropy(logits: Tensor, target: SoftTarget | Tensor, *, sample_we
     Returns: 0-d, or (N,) for "none"; float32 (float64 for float64 logits).
     Raises: ValueError for shapes and options, TypeError for dtypes, IndexError for a class outside [0, J) (CPU; on
         a GPU the row's loss is NaN).
-    Source: Soft Augmentation Eq. 4 with the weights of any mixing method.
+    Source: K-image mixing Eq. 8, the cross-entropy against sum_k phi_k l_k; of hard labels Soft Augmentation Eq. 14;
+        R-Mix Eq. 1 (as its released code has it). label_smoothing: see `SoftTarget.smooth`.
     """
     return _call("soft_cross_entropy", logits, target, sample_weight, label_smoothing, ignore_index,
                  "cross_entropy", reduction)
@@ -247,6 +249,7 @@ def soft_kl(logits: Tensor, target: SoftTarget | Tensor, *, sample_weight: Tenso
     """KL(t || softmax(z)): soft_cross_entropy plus ``sum_j t_nj log t_nj`` (0 log 0 = 0).
 
     Arguments, result and errors as `soft_cross_entropy`; same gradient, another value.
+    Source: Soft Augmentation Eq. 12-13, where w is sample_weight.
     """
     return _call("soft_kl", logits, target, sample_weight, label_smoothing, ignore_index, "kl", reduction)
 
@@ -261,9 +264,9 @@ def soft_target_kl(logits: Tensor, label: Tensor, confidence: Tensor, *, weighti
         confidence: (N,) float in [0, 1], p of Eq. 7.
         weighting: "sample" ``mean_n p_n KL_n`` (Eq. 6, 18, the default); "none" ``mean_n KL_n`` (Eq. 4, 15);
             "weight" the one-hot loss ``mean_n -p_n log softmax_y`` (Eq. 5, 17); "batch_mean"
-            ``mean(p) * mean(KL)``, what the published listing computes because an (N, 1) weight meets an (N,) loss.
+            ``mean(p) * mean(KL)``, what Listing 2 computes because an (N, 1) weight meets an (N,) loss.
         reduction: "mean", "sum" or "none".
-    Source: Soft Augmentation Eq. 4-6 and Appendix C.
+    Source: Soft Augmentation Eq. 4-6, Appendix C (Eq. 15, 17, 18), Listing 2; compared in Fig. 3.
     """
     op = "soft_target_kl"
     check.choice(op, "weighting", weighting, WEIGHTINGS)
@@ -290,7 +293,7 @@ def soft_bce(logits: Tensor, target: SoftTarget | Tensor, *, reduction: str = "m
         logits: (N, J).
         target: as for `soft_cross_entropy`.
         reduction: "mean" over N * J, "sum", or "none": the (N,) sums over the classes.
-    Source: R-Mix Sec. 3 (the paper names a multi-label BCE; its released code uses soft cross-entropy).
+    Source: R-Mix Sec. 3, after Eq. 7 (the paper names a multi-label BCE; its released code uses soft cross-entropy).
     """
     return _call("soft_bce", logits, target, None, 0.0, _NO_IGNORE, "bce", reduction)
 

@@ -1,4 +1,4 @@
-"""Windows of images, moved by whole pixels or resized: the crops of Soft Augmentation."""
+"""Windows of images, moved by whole pixels or resized: the crops of Soft Augmentation Sec. 4.1 and B.3."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 ``bits`` are random int64 in [0, 2^63 - 1) in the order of `fastmix.ops.plan.count`: the keys of the permutations, what
 ``prob`` is compared with, the exponents of the shares, then positions (or levels). Arithmetic is float64.
+Source: K-image mixing Eq. 2-5, R-Mix Sec. 3, Soft Augmentation Sec. 4.1 and Eq. 7.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ def nested_sides(phi: Tensor, size: tuple[int, int]) -> Tensor:
     """(height, width) of the canvas and of boxes 1 .. K-1: (N, K, 2) float64, whole numbers.
 
     Box k has side ``round(previous side * sqrt(1 - v_k))``, half to even, relative to the rounded box before it.
-    Source: K-image mixing Eq. 4.
+    Source: K-image mixing Eq. 4; rounding: Algorithm 1 of its supplement, line 16.
     """
     rows = phi.shape[0]
     side = torch.stack([torch.full((rows,), float(s), dtype=torch.float64, device=phi.device) for s in size], 1)

@@ -1,6 +1,7 @@
 """Losses against soft targets: cross-entropy, KL divergence, binary cross-entropy.
 
-Soft Augmentation Eq. 4-6, R-Mix's multi-label BCE. The (N, J) target is not built.
+K-image mixing Eq. 8, Soft Augmentation Eq. 12-15, 17 and 18, R-Mix's multi-label BCE (Sec. 3).
+The (N, J) target is not built.
 """
 
 from __future__ import annotations

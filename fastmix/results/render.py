@@ -91,7 +91,7 @@ RISKS = ("method", "before: augmented", "before: clean", "after: augmented", "af
 
 
 def risks(results: dict[str, Any]) -> list[list[str]]:
-    """The risks of the refined rows as in Table 2 of refined data augmentation; empty without such a row."""
+    """The risks of the refined rows as in refined data augmentation Table 2; empty without such a row."""
     refined = [row for row in rows(results) if all("risk" in one for one in row["runs"])]
     return [list(RISKS), *(report.risk_row(row["name"], row["runs"]) for row in refined)] if refined else []
 

@@ -29,6 +29,7 @@ class MixEnv(gymnasium.Env):
             equal: start from the same weights, give the mixer a generator of that seed.
         mixer: of the episodes; gives the spaces.
         classes: number of logits.
+    Source: R-Mix Sec. 5.2.
     """
 
     metadata = {"render_modes": []}  # noqa: RUF012 - gymnasium's own attribute
@@ -59,6 +60,7 @@ class MixVecEnv(VecEnv):
         rows: sub-environments, at most the size of the smallest batch.
         episodes: what to play, one after the other. With none left the last observation stays after an episode, and
             ``reset`` raises RuntimeError.
+    Source: R-Mix Sec. 5.2.
     """
 
     def __init__(self, mixer: RLMix, classes: int, rows: int, episodes: Iterable[Episode] = ()) -> None:

@@ -46,6 +46,7 @@ def shared_reward(rewards: Tensor, partner: Tensor) -> Tensor:
     Args: rewards: (N,) of the mixed images, see `saliency_reward`. partner: (N,) int64, the image that each is mixed
         with; itself where it is not mixed.
     Returns: (N,); with a permutation of partners of the same mean.
+    Source: ours, on the reward of R-Mix Sec. 5.2; see the top of this file.
     """
     mixed = partner != torch.arange(len(partner), device=partner.device)
     total = rewards.index_add(0, partner[mixed], rewards[mixed])
@@ -64,6 +65,7 @@ class Episode:
             mixed, a leaf that requires a gradient: the reward is read from mixed.grad.
         context: entered around the saliency pass (autocast).
         mark: called with the name of every phase that has ended: "saliency", "policy", "mix".
+    Source: R-Mix Sec. 5.2, where an episode is an epoch.
     """
 
     def __init__(self, model: nn.Module, mixer: RLMix, batches: Iterator[tuple[Tensor, Tensor]], steps: int,
@@ -144,6 +146,7 @@ def look(model: nn.Module, mixer: RLMix, x: Tensor, y: Tensor,
 
     Returns: the input gradient, and (N, p * p + J) float32 on the CPU: the saliency map of mean 1, then the logits.
         What is not finite is 0, so that a training that diverges is reported by its loss.
+    Source: R-Mix Sec. 5.2, with the map of Eq. 3.
     """
     logits: list[Tensor] = []
 

@@ -52,6 +52,7 @@ class Policy:
             reward does not follow from this action. With 0.99 the return is a sum over the rest of the epoch, which
             the value network cannot predict, as observations do not tell how much is left of it, and beside that sum
             the 0.02 that an action decides are lost.
+    Source: R-Mix Sec. 5.2, which takes its hyper-parameters from Andrychowicz et al. 2021 and lists none.
     """
 
     def __init__(self, mixer: RLMix, classes: int, rows: int, steps: int,

@@ -19,8 +19,8 @@ UNUSED = {*METHOD_FLAGS, "label_smoothing", "augment"}
 
 @dataclass(frozen=True)
 class SslOptions(Options):
-    """Defaults are those of Soft Augmentation B.4 (learning rate, batch, crops, k, the linear layer's epochs) except
-    the epochs, there 500, and linear_lr, there 10 (see `linear.linear_evaluation`).
+    """Defaults are those of Soft Augmentation B.4 (batch, crops, the linear layer's epochs), Table 8 (learning rate)
+    and Table 9 (k), except the epochs, there 500, and linear_lr, there 10 (see `linear.linear_evaluation`).
 
     lr: None is 0.2 for 512 images a step of all processes, in proportion for others.
     """

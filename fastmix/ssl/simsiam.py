@@ -28,6 +28,7 @@ class SimSiam(nn.Module):
         dim: of the projections; None: 4 * features, which is SimSiam's 2048 for ResNet-18. The predictor's hidden layer
             has a quarter of it, as there.
         layers: of the projector; SimSiam has 2 for CIFAR and 3 for ImageNet.
+    Source: SimSiam (Chen and He 2021), as Soft Augmentation Sec. 4.4 and B.4 train it.
     """
 
     def __init__(self, backbone: nn.Module, features: int, dim: int | None = None, layers: int = 2) -> None:
@@ -56,7 +57,7 @@ def simsiam_loss(p1: Tensor, p2: Tensor, z1: Tensor, z2: Tensor, weight: Tensor 
         weight: (N,) float, see `fastmix.pair_weight`; None: 1. The mean divides by N, not by the sum of weights.
     Returns: 0-d float32 (float64 for float64), in [-1, 1] for weights of mean 1. Minimum -1.
     Raises: ValueError for shapes.
-    Source: SimSiam Eq. 1-4; weights: Soft Augmentation Sec. 4.4.
+    Source: SimSiam Eq. 1-4; weights: Soft Augmentation Sec. 4.4, Eq. 9-10.
     """
     check.ndim("simsiam_loss", "p1", p1, 2)
     for name, value in (("p2", p2), ("z1", z1), ("z2", z2)):

@@ -22,6 +22,7 @@ class Pair(NamedTuple):
         first, second: (N, C, H, W) float32 in [0, 255].
         boxes: (N, 2, 4) float32 (top, left, height, width) in pixels of the image.
         iou: (N,) float32, of the two boxes.
+    Source: Soft Augmentation Sec. 4.4, IoU of Eq. 9.
     """
 
     first: Tensor
@@ -41,6 +42,7 @@ def random_boxes(rows: int, size: tuple[int, int], scale: tuple[float, float] = 
 
     Args: rows: N. size: (H, W). scale: within (0, 1]. ratio: above 0. generator: on the device.
     Returns: (N, 4) float32 (top, left, height, width), inside the image.
+    Source: Soft Augmentation B.3 (the standard crop); scale and ratio: B.4.
     """
     if not 0 < scale[0] <= scale[1] <= 1:
         raise ValueError(f"random_boxes: scale is {scale}, want 0 < low <= high <= 1")

@@ -34,7 +34,7 @@ def curves(history: list[dict[str, Any]], title: str, path: Path) -> None:
     """Loss, accuracy and learning rate of a run by epoch.
 
     With a refinement, whose beginning is a dashed line, the loss of the clean training images too, and that of the
-    augmented ones ends there: Figure 1 of refined data augmentation. With a policy (rlmix) two more: its reward beside
+    augmented ones ends there: refined data augmentation Fig. 1. With a policy (rlmix) two more: its reward beside
     that of the images that drew at random, and how often it chooses each level.
     """
     augmented = [entry for entry in history if entry.get("phase") != "refinement"]

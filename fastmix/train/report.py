@@ -46,7 +46,7 @@ RISK_TITLE = "cross-entropy of the training images x 1000, before and after the 
 
 
 def risk_row(name: str, reports: list[dict[str, Any]]) -> list[str]:
-    """A line as in Table 2 of refined data augmentation, from the reports of one method's seeds."""
+    """A line as in refined data augmentation Table 2, from the reports of one method's seeds."""
     return [name, *(spread([1e3 * report["risk"][phase][kind] for report in reports], 1)
                     for phase in ("augmentation", "refinement") for kind in ("augmented", "clean"))]
 

@@ -32,7 +32,7 @@ def refinement(options: Options) -> Refinement:
 def scheduler(options: Options, optimizer: torch.optim.Optimizer, steps: int) -> lr_scheduler.LRScheduler:
     """Stepped after every update before the refinement. steps: of an epoch.
 
-    onecycle with the rates of R-Mix: from lr / 100 to lr to lr / 10,000.
+    onecycle with the rates of R-Mix Sec. 4: from lr / 100 to lr to lr / 10,000.
     """
     epochs = options.epochs - options.refine_epochs
     total = epochs * steps

@@ -21,7 +21,7 @@ from .trained import Inputs, Trained
 
 EPILOG = """\
 Every training image is mixed with others --samples times, keeping its share; the loss of the trained model on these
-mixtures has a mean, a standard deviation and a coefficient of variation, cv = std / mean (K-image mixing, Eq. 8).
+mixtures has a mean, a standard deviation and a coefficient of variation, cv = std / mean (K-image mixing, after Eq. 8).
 --how: top, the largest cv of every class; interval, every --interval-th in that order; std, the largest standard
 deviation; easy and hard, the smallest and the largest mean; random.
 
