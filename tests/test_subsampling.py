@@ -1,5 +1,6 @@
 """Uncertainty of images by anchored mixtures, the selections made from it, the subsample command."""
 
+import io
 import json
 import signal
 import subprocess
@@ -313,8 +314,12 @@ def test_a_model_that_diverged_is_a_failure(scorer, tmp_path, capsys):
     assert status == FAILURE and "is not a finite number" in err
 
 
-def test_a_damaged_table_is_named(scorer, tmp_path, capsys):
-    (tmp_path / "idx.table.npz").write_bytes(b"PK no table")
+@pytest.mark.parametrize("damage", [lambda b: b"PK no table", lambda b: b[:len(b) // 2],
+                                    lambda b: b[:200] + bytes(100) + b[300:]])
+def test_a_damaged_table_is_named(scorer, tmp_path, capsys, damage):
+    whole = io.BytesIO()
+    np.savez(whole, settings=np.array("{}"), mean=np.zeros(99), std=np.zeros(99), cv=np.zeros(99))
+    (tmp_path / "idx.table.npz").write_bytes(damage(whole.getvalue()))
     code, _, err = call(capsys, "subsample", "--checkpoint", scorer, "--out", tmp_path / "idx.npy")
     assert code == USAGE and "idx.table.npz is damaged" in err
 
