@@ -142,6 +142,8 @@ def test_a_loss_that_is_no_number_is_named():
         uncertainty(model, dataset, samples=2)
     with pytest.raises(ValueError, match="samples is 1, want at least 2"):
         uncertainty(model, dataset, samples=1)
+    with pytest.raises(ValueError, match="batch_size is 1, want at least 2"):
+        uncertainty(model, dataset, samples=2, batch_size=1)
 
 
 def test_selection_by_hand():
@@ -265,6 +267,7 @@ def test_killed_and_taken_up_by_two_processes_equals_one(scorer, tmp_path, capsy
     (["--ratio", "0"], USAGE, "--ratio: is 0"),
     (["--ratio", "1.5"], USAGE, "is 1.5, want a share above 0"),
     (["--samples", "1"], USAGE, "--samples is 1"),
+    (["--batch", "1"], USAGE, "--batch is 1, want at least 2"),
     (["--anchor", "1"], USAGE, "anchor is 1.0"),
     (["--out", "idx.txt"], USAGE, "want a name ending in .npy"),
     (["--out", "no/where/idx.npy"], USAGE, "there is no directory"),

@@ -200,6 +200,8 @@ def _write_index(path: Path, index: Tensor) -> None:
 def _check(args: argparse.Namespace) -> None:
     if args.samples < 2:
         raise UsageError("--samples is 1, want at least 2: one loss has no spread")
+    if args.batch < 2:
+        raise UsageError("--batch is 1, want at least 2: an image's partners are the others of its batch")
     try:
         AnchoredDCutMix(args.anchor, args.others, args.alpha)
     except ValueError as error:
