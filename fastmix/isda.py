@@ -76,10 +76,10 @@ class ISDACovariance(nn.Module):
         """Enter features (N, A) or (N, A, ...) with labels (N,) or (N, ...). Errors as `covariance_update_`."""
         state = (self.count, self.mean, self.cov)
         if dist.is_available() and dist.is_initialized() and dist.get_world_size(self.process_group) > 1:
-            skipped = update_over_ranks(*state, features.detach(), labels, ignore_index, self.kind,
+            skipped = update_over_ranks(*state, features, labels, ignore_index, self.kind,
                                         self.process_group)
         else:
-            skipped = functional.covariance_update_(*state, features.detach(), labels, ignore_index, kind=self.kind)
+            skipped = functional.covariance_update_(*state, features, labels, ignore_index, kind=self.kind)
         self.skipped.add_(skipped)
 
     forward = update
@@ -118,13 +118,19 @@ class ISDALoss(nn.Module):
             strength: lambda of this step, a float or a 0-d tensor; see `isda_strength`.
             update: whether to enter the features into the covariances first; None: while training.
         """
-        logits = fc(features)
-        weight: Any = fc.weight
+        weight: Any = getattr(fc, "weight", None)
+        if not isinstance(weight, Tensor):
+            raise TypeError(f"ISDALoss: fc is {type(fc).__name__} without a weight, want nn.Linear or nn.Conv2d")
         weight = weight.flatten(1)
         covariance = self.covariance
         if tuple(weight.shape) != (covariance.num_classes, covariance.num_features):
             raise ValueError(f"ISDALoss: fc.weight has shape {tuple(fc.weight.shape)}, want "
                              f"({covariance.num_classes}, {covariance.num_features}) or with a 1x1 kernel")
+        check.tensor("ISDALoss", "features", features)
+        if features.ndim < 2 or features.shape[1] != covariance.num_features:
+            raise ValueError(f"ISDALoss: features has shape {tuple(features.shape)}, want (N, "
+                             f"{covariance.num_features}) or (N, {covariance.num_features}, h, w)")
+        logits = fc(features)
         if self.training if update is None else update:
             covariance.update(features, labels, self.ignore_index)
         augmented = functional.isda_logits(logits, weight, covariance.cov, labels, strength,

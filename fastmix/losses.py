@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from . import functional
+from .backend import must_check_values
 from .ops import _checks as check
 from .targets import SoftTarget
 
@@ -59,7 +60,8 @@ class FocalLoss(nn.Module):
     """``-(1 - p_y)^gamma log p_y`` with p = softmax(logits): samples that are right already count little.
 
     ``criterion(logits, label)``: logits (N, J) float, label (N,) int64. Returns float32 (float64 for float64), 0-d, or
-    (N,) with reduction "none". In plain torch: a baseline, not an operator of ours.
+    (N,) with reduction "none"; the mean of no rows is 0. In plain torch: a baseline, not an operator of ours.
+    A label outside [0, J) is an IndexError on a CPU, a row of NaN on a GPU.
 
     Args: gamma: >= 0; 0 is cross-entropy. reduction: "mean", "sum" or "none".
     Source: focal loss (Lin et al. 2017, Eq. 4, without its class weights); a baseline of Soft Augmentation Table 1,
@@ -77,9 +79,17 @@ class FocalLoss(nn.Module):
         check.ndim("FocalLoss", "logits", logits, 2)
         check.shape("FocalLoss", "label", label, logits.shape[:1], "(N,)")
         check.dtype("FocalLoss", "label", label, torch.int64)
+        check.dtype("FocalLoss", "logits", logits, *check.FLOATS)
+        check.same_device("FocalLoss", logits=logits, label=label)
+        classes = logits.shape[1]
+        if must_check_values("reference", logits):
+            check.rows_in_range("FocalLoss", "label", label, 0, classes)
+        valid = (label >= 0) & (label < classes)
         dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
-        log_p = logits.to(dtype).log_softmax(1).gather(1, label.unsqueeze(1)).squeeze(1)
+        log_p = logits.to(dtype).log_softmax(1).gather(1, torch.where(valid, label, 0).unsqueeze(1)).squeeze(1)
         # 1 - p without cancellation. Kept above 0, where the derivative of a power below 1 is infinite.
         missing = (-torch.expm1(log_p)).clamp_min(torch.finfo(dtype).tiny)
-        loss = -(missing**self.gamma) * log_p
-        return loss if self.reduction == "none" else loss.sum() if self.reduction == "sum" else loss.mean()
+        loss = torch.where(valid, -(missing**self.gamma) * log_p, float("nan"))
+        if self.reduction == "none":
+            return loss
+        return loss.sum() if self.reduction == "sum" else loss.sum() / max(loss.shape[0], 1)

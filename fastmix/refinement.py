@@ -51,6 +51,7 @@ class Refinement(nn.Module):
 
     def __init__(self, epochs: int, refine_epochs: int, lr: float | None = None) -> None:
         super().__init__()
+        check.at_least("Refinement", "epochs", epochs, 1)
         check.at_least("Refinement", "refine_epochs", refine_epochs, 0)
         if refine_epochs >= epochs:
             raise ValueError(f"Refinement: refine_epochs is {refine_epochs}, want less than epochs, {epochs}")

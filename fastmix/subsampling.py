@@ -151,7 +151,7 @@ def uncertainty(model: nn.Module, dataset: Any, anchor: float = 0.5, others: int
             ``len`` and ``batches(indices)`` yielding (x (N, C, H, W) float, y (N,) int64) for index tensors.
         anchor: share of the image itself, in (0, 1). others, alpha: see `AnchoredDCutMix`.
         samples: M, the number of mixtures of every image, >= 2.
-        batch_size: most images of a batch, whose other images are its partners.
+        batch_size: most images of a batch, whose other images are its partners; >= 2.
         device: of a map-style dataset's batches; None takes that of the model's first parameter.
         state: a file for partial statistics, written atomically by the first process every few seconds and after each
             pass. If it exists it is continued, by any number of processes.
@@ -163,7 +163,7 @@ def uncertainty(model: nn.Module, dataset: Any, anchor: float = 0.5, others: int
     """
     op = "uncertainty"
     check.at_least(op, "samples", samples, 2)
-    check.at_least(op, "batch_size", batch_size, 1)
+    check.at_least(op, "batch_size", batch_size, 2)
     rows = len(dataset)
     check.at_least(op, "len(dataset)", rows, 1)
     if device is None:

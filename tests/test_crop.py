@@ -361,6 +361,9 @@ X, S, B = torch.randn(3, 1, 4, 4), torch.zeros(3, 2, dtype=torch.long), torch.ra
     (lambda: F.resized_crop(X, B.int(), (4, 4)), TypeError, "resized_crop: box has dtype int32, want float32 or"),
     (lambda: F.resized_crop(X, B.requires_grad_(), (4, 4)), ValueError, "resized_crop: box requires grad"),
     (lambda: F.resized_crop(X, B.detach(), (4, 0)), ValueError, r"resized_crop: size is \(4, 0\), want \(height,"),
+    (lambda: F.resized_crop(X, B.detach(), 4), ValueError, r"resized_crop: size is 4, want \(height, width\)"),
+    (lambda: F.resized_crop(X, B.detach(), "ab"), ValueError, "resized_crop: size is 'ab', want"),
+    (lambda: F.resized_crop(X, B.detach(), (4.0, 4)), ValueError, r"resized_crop: size is \(4.0, 4\), want"),
     (lambda: F.resized_crop(X, B.detach(), (4,)), ValueError, r"resized_crop: size is \(4,\), want \(height,"),
     (lambda: F.resized_crop(X, B.detach().to("meta"), (4, 4)), ValueError, "resized_crop: box is on meta, want cpu"),
 ])

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 
@@ -221,3 +222,10 @@ def test_a_model_or_data_without_localisation_is_judged_without(tmp_path, capsys
                            "--points", 3)
     assert status == 0 and "cam: left out, --data digits has no boxes" in text
     assert "cam" not in json.loads((folder / "evaluation.json").read_text())["parts"]
+
+
+def test_ticks_of_a_flat_surface_differ():
+    from fastmix.evaluate.plots import distinct
+
+    assert distinct(np.array([2.301, 2.302, 2.303])) == ["2.301", "2.302", "2.303"]
+    assert distinct(np.array([0.01, 1.0, 1000.0])) == ["0.01", "1", "1e+03"]

@@ -29,8 +29,19 @@ def test_focal_loss_of_a_certain_answer_is_finite(gamma):
     assert loss.item() == pytest.approx(100) and z.grad.isfinite().all()
 
 
+def test_focal_loss_of_no_rows_is_zero():
+    z = torch.zeros(0, 3, requires_grad=True)
+    loss = FocalLoss()(z, torch.zeros(0, dtype=torch.int64))
+    loss.backward()
+    assert loss.item() == 0 and z.grad.shape == (0, 3)
+
+
 @pytest.mark.parametrize("call,error,text", [
     (lambda: FocalLoss(-1), ValueError, "FocalLoss: gamma is -1, want a number >= 0"),
+    (lambda: FocalLoss()(torch.zeros(2, 3), torch.tensor([0, 3])), IndexError,
+     r"FocalLoss: label of row 1 is 3, want a value in \[0, 3\)"),
+    (lambda: FocalLoss()(torch.zeros(2, 3).long(), torch.zeros(2).long()), TypeError, "logits has dtype int64"),
+    (lambda: FocalLoss()(torch.zeros(2, 3), torch.zeros(2, device="meta").long()), ValueError, "label is on meta"),
     (lambda: FocalLoss()(torch.zeros(2, 3), torch.zeros(3).long()), ValueError, r"FocalLoss: label has shape \(3,\)"),
 ])
 def test_errors(call, error, text):

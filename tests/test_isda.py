@@ -294,7 +294,14 @@ def test_labels_out_of_range(variant, index_errors):
     (lambda z, w, c, y: F.isda_consistency(z.unsqueeze(2), w, c, 1), ValueError, "logits has shape"),
     (lambda z, w, c, y: F.isda_consistency(z, w, c, 1, reduction="avg"), ValueError, "reduction is 'avg'"),
     (lambda z, w, c, y: F.explicit_sda(z, w, None, c, y, 1, 0), ValueError, r"weight has shape|samples is 0"),
+    (lambda z, w, c, y: F.explicit_sda(w, w, None, c, y[:3], -1, 2), ValueError, "strength is -1, want at least 0"),
+    (lambda z, w, c, y: F.explicit_sda(w, w.long(), None, c, y[:3], 1, 2), TypeError, "weight has dtype int64"),
+    (lambda z, w, c, y: F.isda_logits(z, w, c, y, None), TypeError, "strength is NoneType, want a float or a 0-d"),
+    (lambda z, w, c, y: F.isda_consistency(z, w, c, "1"), TypeError, "strength is str, want a float or a 0-d"),
     (lambda z, w, c, y: ISDALoss(5, 4)(torch.randn(4, 5), torch.nn.Linear(5, 3), y, 1), ValueError, "fc.weight has"),
+    (lambda z, w, c, y: ISDALoss(5, 3)(torch.randn(4, 6), torch.nn.Linear(5, 3), y, 1), ValueError,
+     r"features has shape \(4, 6\), want \(N, 5\) or"),
+    (lambda z, w, c, y: ISDALoss(5, 3)(torch.randn(4, 5), torch.nn.Identity(), y, 1), TypeError, "fc is Identity"),
 ])
 def test_errors(call, error, text):
     z, w, cov, y = make("diag", 4, 3, 5)

@@ -70,6 +70,16 @@ def test_gradcheck(variant, kind):
             lambda w, cov: F.isda_consistency(z, w, symmetric(cov), 0.7, kind=kind), (w, cov), **fast)
 
 
+@pytest.mark.parametrize("kind", ["full", "shared"])
+def test_a_covariance_descends_as_a_symmetric_matrix(variant, kind):
+    """cov - rate * gradient must stay a covariance: the gradient is that of the differences, (w_j - w_k) twice."""
+    z, w, cov, _ = make(kind, 5, 3, 4, torch.float64)
+    (got,) = torch.autograd.grad(F.isda_consistency(z, w, cov.requires_grad_(), 0.7, kind=kind), cov)
+    (want,) = torch.autograd.grad(oracle_consistency(z, w, cov, 0.7, kind).mean(), cov)
+    torch.testing.assert_close(got, want)
+    torch.testing.assert_close(got, got.mT)
+
+
 def test_rows_of_any_stride_and_weights_of_any_order(variant):
     _, w, cov, _ = make("diag", 6, 5, 9)
     rows, turned_w = torch.randn(6, 10)[:, ::2], w.t().contiguous().t()

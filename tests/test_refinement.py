@@ -62,6 +62,8 @@ def test_a_rate_on_the_device_is_written_in_place():
 def test_bad_arguments(arguments, words):
     with pytest.raises(ValueError, match=f"Refinement: {words}"):
         Refinement(*arguments)
+    with pytest.raises(TypeError, match="Refinement: epochs is '5', want a whole number"):
+        Refinement("5", 2)
     for epoch in (0, 6):
         with pytest.raises(ValueError, match=f"Refinement: epoch is {epoch}, want 1 to 5"):
             Refinement(5, 1).begin(epoch)

@@ -1,5 +1,6 @@
 """Uncertainty of images by anchored mixtures, the selections made from it, the subsample command."""
 
+import io
 import json
 import signal
 import subprocess
@@ -141,6 +142,8 @@ def test_a_loss_that_is_no_number_is_named():
         uncertainty(model, dataset, samples=2)
     with pytest.raises(ValueError, match="samples is 1, want at least 2"):
         uncertainty(model, dataset, samples=1)
+    with pytest.raises(ValueError, match="batch_size is 1, want at least 2"):
+        uncertainty(model, dataset, samples=2, batch_size=1)
 
 
 def test_selection_by_hand():
@@ -264,6 +267,7 @@ def test_killed_and_taken_up_by_two_processes_equals_one(scorer, tmp_path, capsy
     (["--ratio", "0"], USAGE, "--ratio: is 0"),
     (["--ratio", "1.5"], USAGE, "is 1.5, want a share above 0"),
     (["--samples", "1"], USAGE, "--samples is 1"),
+    (["--batch", "1"], USAGE, "--batch is 1, want at least 2"),
     (["--anchor", "1"], USAGE, "anchor is 1.0"),
     (["--out", "idx.txt"], USAGE, "want a name ending in .npy"),
     (["--out", "no/where/idx.npy"], USAGE, "there is no directory"),
@@ -313,8 +317,12 @@ def test_a_model_that_diverged_is_a_failure(scorer, tmp_path, capsys):
     assert status == FAILURE and "is not a finite number" in err
 
 
-def test_a_damaged_table_is_named(scorer, tmp_path, capsys):
-    (tmp_path / "idx.table.npz").write_bytes(b"PK no table")
+@pytest.mark.parametrize("damage", [lambda b: b"PK no table", lambda b: b[:len(b) // 2],
+                                    lambda b: b[:200] + bytes(100) + b[300:]])
+def test_a_damaged_table_is_named(scorer, tmp_path, capsys, damage):
+    whole = io.BytesIO()
+    np.savez(whole, settings=np.array("{}"), mean=np.zeros(99), std=np.zeros(99), cv=np.zeros(99))
+    (tmp_path / "idx.table.npz").write_bytes(damage(whole.getvalue()))
     code, _, err = call(capsys, "subsample", "--checkpoint", scorer, "--out", tmp_path / "idx.npy")
     assert code == USAGE and "idx.table.npz is damaged" in err
 

@@ -253,6 +253,9 @@ def test_usage(digits):
         main(["--method", "mixup", "--sigma", "0.1", *training.TINY])
     with pytest.raises(UsageError, match="--focal-gamma means nothing to soft-crop; it is for focal"):
         main(["--method", "soft-crop", "--focal-gamma", "1", *training.TINY])
+    for method in ("soft-noise", "focal"):
+        with pytest.raises(UsageError, match=f"--label-smoothing means nothing to {method}, whose loss is another"):
+            main(["--method", method, "--label-smoothing", "0.1", *training.TINY])
     with pytest.raises(UsageError, match=r"fill.* is 'grey', want a number or random"):
         main(["--method", "soft-crop", "--fill", "grey", *training.TINY])
     with pytest.raises(UsageError, match="invalid choice: 'all'"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -57,7 +58,7 @@ def read_index(path: Path, count: int) -> Tensor:
     want = f"want a .npy file of distinct indices from 0 to {count - 1}"
     try:
         index = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise CommandError(f"{path} cannot be read ({first_line(error)}), {want}") from None
     if not isinstance(index, np.ndarray) or index.ndim != 1 or not np.issubdtype(index.dtype, np.integer):
         given = f"{index.dtype} {index.shape}" if isinstance(index, np.ndarray) else "several arrays"

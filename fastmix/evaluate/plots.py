@@ -67,6 +67,16 @@ def _noise(axis: Any, part: dict[str, Any]) -> None:
     grid(axis, "loss around the minimum", "standard deviation of the noise on every weight", "loss")
 
 
+def distinct(values: np.ndarray) -> list[str]:
+    """The numbers with as few digits, at least two, as tell them apart: a flat surface is not 2.3 everywhere."""
+    texts: list[str] = []
+    for digits in range(2, 9):
+        texts = [f"{value:.{digits}g}" for value in values]
+        if len(set(texts)) == len(texts):
+            break
+    return texts
+
+
 def _surface(axis: Any, part: dict[str, Any], which: str) -> None:
     ticker = require("matplotlib.ticker", "matplotlib", "drawing")
     steps = part[which]["steps"]
@@ -76,8 +86,9 @@ def _surface(axis: Any, part: dict[str, Any], which: str) -> None:
     shades = axis.contourf(steps, steps, losses.T.clip(low), levels=np.geomspace(low, max(high, 1.001 * low), 24),
                            cmap="viridis", locator=ticker.LogLocator())
     axis.plot(0, 0, "+", color="white", markersize=9)
-    bar = axis.figure.colorbar(shades, ax=axis, format="%.2g")
-    bar.set_ticks(np.geomspace(low, max(high, 1.001 * low), 6))
+    bar = axis.figure.colorbar(shades, ax=axis)
+    ticks = np.geomspace(low, max(high, 1.001 * low), 6)
+    bar.set_ticks(ticks, labels=distinct(ticks))
     bar.ax.tick_params(labelsize=7)
     if which == "hessian":
         names = [f"along the eigenvector of {value:.3g}" for value in part["eigenvalues"]]

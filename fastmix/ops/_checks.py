@@ -56,7 +56,15 @@ def no_grad_needed(op: str, name: str, value: Tensor) -> None:
         raise ValueError(f"{op}: {name} requires grad, want a tensor that does not: no gradient flows to it")
 
 
+def contiguous(op: str, name: str, value: Tensor) -> None:
+    if not value.is_contiguous():
+        raise ValueError(f"{op}: {name} has strides {value.stride()}, want a contiguous tensor of shape "
+                         f"{tuple(value.shape)}")
+
+
 def at_least(op: str, name: str, value: int, low: int) -> None:
+    if not hasattr(value, "__index__"):
+        raise TypeError(f"{op}: {name} is {value!r}, want a whole number")
     if value < low:
         raise ValueError(f"{op}: {name} is {value}, want at least {low}")
 

@@ -61,7 +61,7 @@ def covariance_update_(count: Tensor, mean: Tensor, cov: Tensor, features: Tenso
     """Enter a batch into the running statistics of its classes, in place.
 
     Args:
-        count: (J,) int64, rows seen of every class; changed.
+        count: (J,) int64, rows seen of every class; changed. It, mean and cov are contiguous.
         mean: (J, A) float32 or float64; changed.
         cov: population covariance (divided by the count) in mean's dtype; changed. (J, A, A) full, (J, A) diagonal,
             (A, A) one matrix around the mean of all rows, (0,) none (identity).
@@ -93,6 +93,8 @@ def covariance_update_(count: Tensor, mean: Tensor, cov: Tensor, features: Tenso
     check.dtype(op, "cov", cov, mean.dtype)
     for name, state in (("mean", mean), ("cov", cov)):
         check.no_grad_needed(op, name, state)
+    for name, state in (("count", count), ("mean", mean), ("cov", cov)):
+        check.contiguous(op, name, state)
     check.same_device(op, features=features, labels=labels, count=count, mean=mean, cov=cov)
     backend = select("covariance", features)
     if must_check_values(backend, features):

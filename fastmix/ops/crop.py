@@ -131,8 +131,9 @@ def resized_crop(x: Tensor, box: Tensor, size: tuple[int, int], *, fill: float |
     check.dtype(op, "box", box, torch.float32, torch.float64)
     check.no_grad_needed(op, "box", box)
     check.same_device(op, x=x, box=box)
-    if len(size) != 2 or min(size) < 1:
-        raise ValueError(f"{op}: size is {tuple(size)}, want (height, width), each at least 1")
+    if not isinstance(size, (tuple, list)) or len(size) != 2 or any(
+            not isinstance(side, (int, torch.SymInt)) or side < 1 for side in size):
+        raise ValueError(f"{op}: size is {size!r}, want (height, width), each at least 1")
     height, width = size
     colour, value = _check_fill(op, fill, x)
     backend = select("crop", x)

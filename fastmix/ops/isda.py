@@ -151,9 +151,15 @@ def _check(op: str, logits: Tensor, weight: Tensor, cov: Tensor | None, strength
         check.no_grad_needed(op, "strength", strength)
         tensor = strength
     else:
-        factor = float(strength)
+        factor = _number(op, strength)
     check.same_device(op, logits=logits, weight=weight, cov=cov, strength=tensor)
     return weight.to(dtype), cov.to(dtype), tensor, factor, kind
+
+
+def _number(op: str, strength: object) -> float:
+    if isinstance(strength, (int, float)) or hasattr(strength, "__float__"):
+        return float(strength)  # type: ignore[arg-type]
+    raise TypeError(f"{op}: strength is {type(strength).__name__}, want a float or a 0-d tensor")
 
 
 def isda_logits(logits: Tensor, weight: Tensor, cov: Tensor | None, labels: Tensor, strength: Strength, *,
@@ -253,12 +259,18 @@ def explicit_sda(features: Tensor, weight: Tensor, bias: Tensor | None, cov: Ten
     check.ndim(op, "features", features, 2)
     check.dtype(op, "features", features, *check.FLOATS)
     check.ndim(op, "weight", weight, 2)
+    check.dtype(op, "weight", weight, *check.FLOATS)
     check.shape(op, "weight", weight, (weight.shape[0], features.shape[1]), "(J, A) with A of features")
     if bias is not None:
         check.shape(op, "bias", bias, weight.shape[:1], "(J,) like weight")
+        check.dtype(op, "bias", bias, *check.FLOATS)
     check.shape(op, "labels", labels, features.shape[:1], "(N,) like features")
     check.dtype(op, "labels", labels, torch.int64)
     check.at_least(op, "samples", samples, 1)
+    if isinstance(strength, Tensor):
+        check.shape(op, "strength", strength, (), "0-d, or a float")
+    elif not _number(op, strength) >= 0:
+        raise ValueError(f"{op}: strength is {strength}, want at least 0: the features vary by its root")
     if cov is None:
         cov = features.new_empty((0,))
     kind = kind_of(op, cov, *weight.shape, kind)

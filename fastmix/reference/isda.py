@@ -83,7 +83,8 @@ def isda_consistency(logits: Tensor, weight: Tensor, cov: Tensor, strength: Tens
             weight @ (cov if kind == "shared" else cov[c][0]))
         gram = product @ weight.T
         norm = gram.diagonal()
-        q = norm.unsqueeze(1) + norm.unsqueeze(0) - 2 * gram
+        # Both triangles, so that the gradient with respect to a covariance is symmetric like it.
+        q = norm.unsqueeze(1) + norm.unsqueeze(0) - gram - gram.mT
         q = q.masked_fill(torch.eye(weight.shape[0], dtype=torch.bool, device=q.device), 0.0)
         rows.append((p[n] * (torch.logsumexp(z[n].unsqueeze(1) + half * q, 0) - z[n])).sum())
     loss = torch.stack(rows) if rows else z.sum(1) + weight[:0].sum(1)

@@ -25,6 +25,8 @@ class Recipe:
     @classmethod
     def of(cls, options: Options, processes: int) -> Recipe:
         unread = {flag for flag in METHOD_FLAGS if flag not in METHODS[options.method].flags}
+        if not METHODS[options.method].smooths:
+            unread.add("label_smoothing")
         unread |= {flag for flag, schedule in SCHEDULE_FLAGS.items() if schedule != options.schedule}
         reset = unread.union(FREE_ON_RESUME, ("seed", "preset"))
         default = Options()

@@ -50,6 +50,11 @@ class Method:
     crops: bool = False
     policy: bool = False
 
+    @property
+    def smooths(self) -> bool:
+        """Whether the loss reads --label-smoothing."""
+        return self.loss is None or self is METHODS["label-smoothing"]
+
 
 def _k(options: Options, default: int) -> int:
     return default if options.k is None else options.k
@@ -156,6 +161,9 @@ def check_flags(methods: list[str], given: set[str]) -> None:
         if flag in given and not any(flag in METHODS[name].flags for name in methods):
             readers = ", ".join(name for name, method in METHODS.items() if flag in method.flags)
             raise UsageError(f"--{flag.replace('_', '-')} means nothing to {', '.join(methods)}; it is for {readers}")
+    if "label_smoothing" in given and not any(METHODS[name].smooths for name in methods):
+        raise UsageError(f"--label-smoothing means nothing to {', '.join(methods)}, whose loss is another than "
+                         "cross-entropy")
 
 
 def needs_saliency(options: Options, shape: Shape = (3, 32, 32)) -> bool:

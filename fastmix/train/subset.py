@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -179,7 +181,7 @@ class Table:
             with np.load(self.path, allow_pickle=False) as file:
                 settings = json.loads(str(file["settings"]))
                 columns = [torch.from_numpy(file[name]) for name in Uncertainty._fields]
-        except (OSError, ValueError, KeyError, EOFError) as error:
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise UsageError(f"{self.path} is damaged or no table of statistics ({error}); --overwrite replaces it"
                              ) from None
         for name, value in self.settings.items():
@@ -198,6 +200,8 @@ def _write_index(path: Path, index: Tensor) -> None:
 def _check(args: argparse.Namespace) -> None:
     if args.samples < 2:
         raise UsageError("--samples is 1, want at least 2: one loss has no spread")
+    if args.batch < 2:
+        raise UsageError("--batch is 1, want at least 2: an image's partners are the others of its batch")
     try:
         AnchoredDCutMix(args.anchor, args.others, args.alpha)
     except ValueError as error:
