@@ -78,8 +78,9 @@ def test_value_and_gradient(variant, shape, k, channels_last, dtype):
     within_budget(grad, truth[1], stock[1], "gradient")
 
 
-def test_many_images_in_one(variant):
-    x, (index, boxes) = torch.randn(3, 2, 12, 19), cuts(3, 40, 12, 19)
+@pytest.mark.parametrize("width", [19, 24])  # odd, and of whole vectors
+def test_many_images_in_one(variant, width):
+    x, (index, boxes) = torch.randn(3, 2, 12, width), cuts(3, 12, 12, width)
     assert same_bits(F.paste(x, index, boxes), oracle(x, index, boxes))
 
 
@@ -88,9 +89,11 @@ def test_many_images_in_one(variant):
     ((-5, -5, 5, 5), "none"), ((4, 0, 2, 2), "none"), ((0, 6, 2, 2), "none"), ((-2, -1, BIG, BIG), "all"),
     ((BIG, BIG, BIG, BIG), "none"), ((-BIG - 1, 0, BIG, 6), "none"), ((0, 0, BIG, BIG), "all"),
     ((0, 0, -BIG - 1, -BIG - 1), "none"), ((-BIG - 1, 0, -1, 6), "none"),
-    ((0, -1 - BIG, 4, -1), "none"), ((-BIG - 1, -BIG - 1, -BIG - 1, -BIG - 1), "none")])
-def test_edges_of_a_box(variant, box, visible):
-    x = torch.randn(2, 1, 4, 6)
+    ((0, -1 - BIG, 4, -1), "none"), ((-BIG - 1, -BIG - 1, -BIG - 1, -BIG - 1), "none"), ((0, BIG, 4, 6), "none"),
+    ((0, -BIG - 1, 4, BIG), "none")])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_edges_of_a_box(variant, channels_last, box, visible):
+    x = LAYOUTS["channels_last" if channels_last else "contiguous"](torch.randn(2, 2, 4, 6))
     boxes = torch.tensor([[box]] * 2, dtype=torch.int32)
     y, grad = value_and_grad(lambda v: F.paste(v, torch.tensor([[0, 1], [1, 0]]), boxes), x, x + 1)
     assert same_bits(y, x.flip(0) if visible == "all" else x)

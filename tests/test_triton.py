@@ -189,6 +189,19 @@ def test_an_index_outside_the_batch_makes_its_image_nan(bad, dtype):
         assert same_bits(got + 0.0, torch.autograd.grad(want, u, quiet)[0] + 0.0)
 
 
+@pytest.mark.parametrize("columns", [3, 9])  # unrolled, and in a loop
+def test_a_bad_index_in_any_column_makes_its_image_nan(columns):
+    x, weight = torch.randn(2, 1, 2, 4), torch.rand(2, columns)
+    bytes_, view = torch.randint(0, 256, x.shape, dtype=torch.uint8), fastmix.View(torch.zeros(1), torch.ones(1))
+    boxes = torch.tensor([[[0, 0, 1, 2]] * (columns - 1)] * 2, dtype=torch.int32)
+    for column in range(columns):
+        index = torch.zeros(2, columns, dtype=torch.int64)
+        index[1, column] = 2
+        for y in (F.blend(x, index, weight), F.blend(bytes_, index, weight, view=view), F.paste(x, index, boxes),
+                  F.paste(bytes_, index, boxes, view=view)):
+            assert y[1].isnan().all() and not y[0].isnan().any(), column
+
+
 @pytest.mark.parametrize("rows,columns", [(1, 1), (5, 3), (70, 2), (33, 4)])
 def test_counting_and_sorting_invert_a_gather_alike(rows, columns, monkeypatch):
     kernels = _library.kernels("_by_source")
