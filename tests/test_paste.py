@@ -125,6 +125,11 @@ def test_special_values_stay_where_they_are(variant):
     assert grad[1].isnan().sum() == 0 and (grad[1] != 0).sum() == 4  # what it shows of the first image's gradient
     y = F.paste(x, torch.tensor([[0, 1], [0, 0]]), boxes)
     assert y[0].isnan().sum() == 4 and not y[1].isnan().any()
+    beside = torch.ones(2, 1, 4, 4)
+    beside[0, 0, 1, 0], beside[0, 0, 1, 3] = float("nan"), float("inf")  # left and right of the box: the canvas shows
+    _, grad = value_and_grad(lambda v: F.paste(v, torch.tensor([[0, 1], [1, 1]]), boxes), x, beside)
+    assert torch.equal(grad[1, 0], 1 + (grad[0, 0] == 0)) and grad[0, 0, 1].isfinite().tolist() == [False, True, True,
+                                                                                                   False]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=dtype_id)

@@ -161,6 +161,18 @@ def test_extreme_logits(variant):
         assert loss.isnan() and grad.isnan().any()
 
 
+@pytest.mark.parametrize("classes", [5, 130, 301])
+def test_the_largest_logit_and_nan_are_found_wherever_they_lie(variant, classes):
+    """exp of a logit above what was taken for the maximum would overflow."""
+    label, z = torch.arange(classes), 200 * torch.eye(classes)
+    for target in (label, torch.eye(classes)):
+        loss, grad = value_and_grad(lambda v, t=target: F.soft_cross_entropy(v, t, reduction="none"), z)
+        assert (loss == 0).all() and (grad == 0).all()
+        broken = torch.where(z > 0, float("nan"), z)
+        loss, grad = value_and_grad(lambda v, t=target: F.soft_cross_entropy(v, t, reduction="none"), broken)
+        assert loss.isnan().all() and grad.isnan().any(1).all()
+
+
 def test_second_derivative(variant):
     target = make_target(4, 5)
     sample_weight = torch.rand(4)
