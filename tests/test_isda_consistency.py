@@ -38,6 +38,17 @@ def test_consistency_and_gradients(variant, kind, dtype):
                 within_budget(got, want, torchs, f"{name} {reduction} {n}x{j}x{a}", units=8)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_more_classes_than_a_block_holds(variant, kind):
+    z, w, cov, _ = make(kind, 3, 35, 4, torch.float64)
+    z[0, 34] = z[1, 33] = 9.0  # pseudo labels beyond the first block
+    w, g = w * 0.3, torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
+    ours = with_grads(lambda z, w: F.isda_consistency(z, w, cov, 0.4, reduction="none", kind=kind), z, w, g)
+    truth = with_grads(lambda z, w: oracle_consistency(z, w, cov, 0.4, kind), z, w, g)
+    for name, got, want in zip(("loss", "d logits", "d weight"), ours, truth, strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-11, msg=name)
+
+
 def test_consistency_with_a_masked_class(variant):
     z, w, cov, _ = make("full", 5, 6, 4)
     z[:, 2] = -float("inf")

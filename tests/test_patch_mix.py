@@ -287,6 +287,18 @@ def test_functorch_grad():
     torch.testing.assert_close(got, want)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=dtype_id)
+def test_every_half_is_read_and_rounded_as_torch_does(variant, dtype):
+    """Denormals, ties, overflow, infinities, NaN."""
+    x = torch.zeros(2, 1, 64, 1024, dtype=dtype)
+    x[0] = torch.arange(-2**15, 2**15).to(torch.int16).view(dtype).view(1, 64, 1024)
+    for lam in (1 / 3, 2.0**-9, 300.0):
+        y, _ = F.patch_mix(x, torch.tensor([1, 1]), torch.ones(2, 1, 1, dtype=torch.bool), torch.tensor(lam))
+        want = (x[0].float() * lam).to(dtype)
+        number = ~want.isnan()
+        assert y[0][~number].isnan().all() and torch.equal(y[0][number], want[number])
+
+
 def test_partner_out_of_range(variant, index_errors):
     x, partner, mask, lam = make((8, 3, 4, 4), (2, 2))
     for bad in (9, 8, -1, 2**40):

@@ -188,6 +188,29 @@ def test_nan_counts_as_largest(variant):
         assert got[0].isnan().all() and got[1].isfinite().all()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=dtype_id)
+@pytest.mark.parametrize("cells", [(4, 4), (20, 30)])
+def test_every_nan_is_the_same_largest_value(variant, cells, dtype):
+    """Of either sign and any payload: they tie. Sums of a NaN may have either."""
+    integer = {torch.float32: torch.int32, torch.float64: torch.int64}[dtype]
+    map = torch.rand(1, *cells).to(dtype)
+    bits = map.view(integer)
+    bits[0, 0, 1], bits[0, 2, 3] = torch.tensor(NAN).to(dtype).view(integer), torch.tensor(-1).to(integer)
+    bits[0, 3, 0] = torch.tensor(INF).to(dtype).view(integer) + 1
+    map[0, 1, 1], map[0, 1, 2] = INF, -INF
+    count = cells[0] * cells[1]
+    for below, held in ((count - 1, 3), (count - 3, 3), (count - 4, 4), (1, count - 1)):
+        mask = F.percentile_mask(map, torch.tensor(below / (count - 1), dtype=torch.float64))
+        assert mask.sum() == held and mask[map.isnan()].all()
+        assert mask[0, 1, 1] == (held > 3) and not mask[0, 1, 2]
+
+
+def test_a_percentile_outside_the_unit_interval_is_the_nearest(variant):
+    map = torch.arange(16.0).view(1, 4, 4)
+    for q, held in ((-0.5, 16), (1.0, 1), (1.5, 1)):
+        assert F.percentile_mask(map, torch.tensor(q)).sum() == held
+
+
 def test_infinity(variant):
     grad = gradient((2, 3, 8, 8))
     grad[0, 1, 6, 3] = -INF
