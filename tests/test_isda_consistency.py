@@ -49,6 +49,21 @@ def test_more_classes_than_a_block_holds(variant, kind):
         torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-11, msg=name)
 
 
+@pytest.mark.parametrize("reduction,code", [("mean", 1), ("sum", 2)])
+def test_a_gradient_that_the_forward_pass_did_not_compute(variant, operators, reduction, code):
+    """The registered operator, told that none is needed: backward computes it."""
+    if variant == "reference":
+        pytest.skip("no operator")
+    z, w, cov, _ = make("diag", 6, 5, 9)
+
+    def late(z, w):
+        return operators.isda_consistency.default(z, w, cov, None, None, 0.4, code, KINDS["diag"], False)[0]
+
+    g = torch.tensor(0.7)
+    torch.testing.assert_close(with_grads(late, z, w, g), with_grads(
+        lambda z, w: F.isda_consistency(z, w, cov, 0.4, reduction=reduction), z, w, g))
+
+
 def test_consistency_with_a_masked_class(variant):
     z, w, cov, _ = make("full", 5, 6, 4)
     z[:, 2] = -float("inf")

@@ -201,6 +201,20 @@ def test_second_derivative(variant):
         torch.autograd.gradgradcheck(fn, z, fast_mode=variant == "triton")
 
 
+def test_second_derivative_where_the_incoming_gradient_is_one(variant):
+    """As loss.backward(create_graph=True) gives it: the stored gradient has no graph."""
+    target = make_target(4, 5)
+    z = torch.randn(4, 5, dtype=torch.float64, requires_grad=True)
+
+    def penalty(loss):
+        grad, = torch.autograd.grad(loss, z, create_graph=True)
+        return torch.autograd.grad(grad.square().sum(), z)[0]
+
+    dense = target.dense(5).double()
+    want = penalty(-(dense * z.log_softmax(1)).sum() / 4)
+    torch.testing.assert_close(penalty(F.soft_cross_entropy(z, target)), want, rtol=1e-6, atol=1e-9)
+
+
 def test_backward_twice_through_one_graph(variant):
     z = torch.randn(4, 5, requires_grad=True)
     loss = F.soft_cross_entropy(z, make_target(4, 5)) * 3
