@@ -304,9 +304,15 @@ def test_partner_out_of_range(variant, index_errors):
     for bad in (9, 8, -1, 2**40):
         partner[3] = bad
         if variant in NAN_ROWS:
-            mixed, weight = F.patch_mix(x, partner, mask, lam)
+            leaf = x.clone().requires_grad_()
+            mixed, weight = F.patch_mix(leaf, partner, mask, lam)
             rows = [i for i in range(8) if mixed[i].isnan().any()]
             assert rows == [3] and mixed[3].isnan().all() and weight.isnan().any(1).nonzero().tolist() == [[3]]
+            grad, = torch.autograd.grad(mixed, leaf, torch.ones_like(mixed))
+            quiet, fine = torch.ones_like(mixed), partner.clone()
+            quiet[3], fine[3] = 0, 0  # that image hands nothing on
+            want, = torch.autograd.grad(F.patch_mix(leaf, fine, mask, lam)[0], leaf, quiet)
+            assert torch.equal(grad, want)
             continue
         with pytest.raises(IndexError, match=rf"^patch_mix: partner of row 3 is {bad}, want a value in \[0, 8\)$"):
             F.patch_mix(x, partner, mask, lam)

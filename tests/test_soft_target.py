@@ -79,17 +79,24 @@ def test_value_and_gradient(variant, name, n, j, dtype):
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=dtype_id)
 @pytest.mark.parametrize("name", LOSSES)
-def test_dense_target(variant, name, dtype):
-    logits = torch.randn(9, 37, dtype=torch.float64).mul(4).to(dtype)
-    t = torch.rand(9, 37).softmax(1) * torch.rand(9, 1)
-    t[2] = 0
-    t[3, 4] = 0
-    loss, grad = value_and_grad(lambda z: getattr(F, name)(z, t), logits)
-    true_loss, true_grad = value_and_grad(lambda z: oracle(name, z, t.double()), logits.double())
+@pytest.mark.parametrize("n,j", [(9, 37), (3, 1301), (2, 21841)])
+@pytest.mark.parametrize("smooth", [False, True])
+def test_dense_target(variant, smooth, n, j, name, dtype):
+    logits = torch.randn(n, j, dtype=torch.float64).mul(4).to(dtype)
+    t = torch.rand(n, j).softmax(1) * torch.rand(n, 1)
+    t[0, 4] = 0
+    t[n - 1, 0] = t[n - 1, j - 1] = 0.5  # not only in the middle of a row
+    if n > 2:
+        t[1] = 0
+    options = {"label_smoothing": 0.1} if smooth and name != "soft_bce" else {}
+    loss, grad = value_and_grad(lambda z: getattr(F, name)(z, t, **options), logits)
+    true_loss, true_grad = value_and_grad(
+        lambda z: oracle(name, z, t.double(), None, options.get("label_smoothing", 0.0)), logits.double())
     with fastmix.backend("reference"):
-        stock_loss, stock_grad = value_and_grad(lambda z: getattr(F, name)(z, t), logits)
-    within_budget(loss, true_loss, stock_loss)
-    within_budget(grad, true_grad, stock_grad)
+        stock_loss, stock_grad = value_and_grad(lambda z: getattr(F, name)(z, t, **options), logits)
+    units = 2 if j == 37 else 8  # sums over a long row, four lanes at a time in the portable build
+    within_budget(loss, true_loss, stock_loss, units=units)
+    within_budget(grad, true_grad, stock_grad, units=units)
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
@@ -159,6 +166,26 @@ def test_extreme_logits(variant):
         bad = torch.tensor([[0.0, float("nan"), 1.0]])
         loss, grad = value_and_grad(lambda v, f=name: getattr(F, f)(v, torch.tensor([0])), bad)
         assert loss.isnan() and grad.isnan().any()
+
+
+def test_many_named_classes(variant):
+    """More than a warp has lanes."""
+    target, z = make_target(3, 50, k=70), torch.randn(3, 50)
+    for name in LOSSES:
+        ours = value_and_grad(lambda v, f=name: getattr(F, f)(v, target, reduction="none"), z)
+        want = value_and_grad(lambda v, f=name: getattr(F, f)(v, dense64(target, 50), reduction="none"), z.double())
+        torch.testing.assert_close(ours[0].double(), want[0], rtol=1e-5, atol=1e-4)
+        torch.testing.assert_close(ours[1].double(), want[1], rtol=1e-5, atol=1e-5)
+
+
+def test_a_base_may_be_negative(variant):
+    target = make_target(4, 37)._replace(base=-torch.rand(4) / 37)
+    z = torch.randn(4, 37)
+    for name in ("soft_cross_entropy", "soft_bce"):
+        ours = value_and_grad(lambda v, f=name: getattr(F, f)(v, target, reduction="none"), z)
+        want = value_and_grad(lambda v, f=name: getattr(F, f)(v, dense64(target, 37), reduction="none"), z.double())
+        torch.testing.assert_close(ours[0].double(), want[0], rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(ours[1].double(), want[1], rtol=1e-5, atol=1e-6)
 
 
 def test_a_weight_of_zero_counts_nothing(variant):

@@ -141,6 +141,16 @@ def test_many_tiles_of_classes_and_features(kind, monkeypatch):
         torch.set_float32_matmul_precision(before)
 
 
+@pytest.mark.parametrize("alone", [4, 8192])
+def test_present_classes_are_numbered_by_either_launch(alone, monkeypatch):
+    kernels = _library.kernels("_classes")
+    monkeypatch.setattr(kernels, "MARKED_ALONE", alone)
+    labels = torch.tensor([5, 2, -100, 5, 31, 32, -1, 0, 7])
+    present, slot = kernels.present_classes(labels, 32, 7)
+    assert present.tolist() == [0, 2, 5, 31, *[-1] * 5]
+    assert slot[[0, 2, 5, 31]].tolist() == [0, 1, 2, 3] and (slot == -1).sum() == 28
+
+
 def test_products_have_the_precision_of_torchs_own():
     """By the older setting and, in a process of its own, by the newer one, after which torch refuses the older."""
     script = """
