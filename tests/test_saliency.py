@@ -243,6 +243,17 @@ def test_peak_is_the_first(variant, layout):
             assert torch.equal(F.saliency_peak(grad), want)
 
 
+@pytest.mark.parametrize("shape,grid", [((2, 3, 96, 128), (8, 4)), ((1, 3, 96, 128), (96, 128)),
+                                        ((2, 1, 32, 32), (32, 32)), ((1, 1, 200, 200), (5, 5))])
+def test_images_that_are_divided(variant, shape, grid):
+    """More bytes or cells than one block takes, more keys than one thread has in smaller ones."""
+    grad, q = gradient(shape), torch.rand(shape[0])
+    torch.testing.assert_close(F.saliency_map(grad, grid), reference.saliency_map(grad.double(), grid).float())
+    assert torch.equal(F.saliency_mask(grad, grid, q), reference.saliency_mask(grad, grid, q))
+    grad[:, 0, -1, -2] = 99.0
+    assert F.saliency_peak(grad).tolist() == [[shape[2] - 1, shape[3] - 2]] * shape[0]
+
+
 def test_map_ignores_scale(variant):
     grad = gradient((3, 3, 8, 8))
     base = F.saliency_map(grad, (4, 4))

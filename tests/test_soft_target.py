@@ -168,6 +168,18 @@ def test_extreme_logits(variant):
         assert loss.isnan() and grad.isnan().any()
 
 
+def test_ignore_index_may_be_a_class(variant):
+    y, z = torch.tensor([0, 1, 2, 1, 0]), torch.randn(5, 3)
+    for reduction in ("mean", "sum", "none"):
+        loss, grad = value_and_grad(lambda v, r=reduction: F.soft_cross_entropy(v, y, ignore_index=1, reduction=r), z)
+        want = value_and_grad(lambda v, r=reduction: tf.cross_entropy(v, y, ignore_index=1, reduction=r), z)
+        torch.testing.assert_close((loss, grad), want)
+        assert (grad[y == 1] == 0).all()
+    named = SoftTarget(torch.tensor([[0, 1], [1, 0]]), torch.full((2, 2), 0.5))  # the first column alone decides
+    loss, grad = value_and_grad(lambda v: F.soft_cross_entropy(v, named, ignore_index=1, reduction="none"), z[:2])
+    assert loss[0] > 0 and loss[1] == 0 and (grad[0] != 0).all() and (grad[1] == 0).all()
+
+
 def test_many_named_classes(variant):
     """More than a warp has lanes."""
     target, z = make_target(3, 50, k=70), torch.randn(3, 50)
