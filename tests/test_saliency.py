@@ -250,8 +250,10 @@ def test_images_that_are_divided(variant, shape, grid):
     grad, q = gradient(shape), torch.rand(shape[0])
     torch.testing.assert_close(F.saliency_map(grad, grid), reference.saliency_map(grad.double(), grid).float())
     assert torch.equal(F.saliency_mask(grad, grid, q), reference.saliency_mask(grad, grid, q))
-    grad[:, 0, -1, -2] = 99.0
-    assert F.saliency_peak(grad).tolist() == [[shape[2] - 1, shape[3] - 2]] * shape[0]
+    for value, place in enumerate((-2, 2500, 1500, 500), start=100):  # parts of different blocks, larger each time
+        row, column = divmod(place % (shape[2] * shape[3]), shape[3])
+        grad[:, 0, row, column] = value
+        assert F.saliency_peak(grad).tolist() == [[row, column]] * shape[0]
 
 
 def test_map_ignores_scale(variant):
