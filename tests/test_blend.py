@@ -136,6 +136,17 @@ def test_any_shape(n, d, k):
     torch.testing.assert_close(ours, truth, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=dtype_id)
+def test_every_half_is_read_and_rounded_as_torch_does(variant, dtype):
+    """Denormals, ties, overflow, infinities, NaN."""
+    x = torch.arange(-2**15, 2**15).to(torch.int16).view(dtype).view(1, -1)
+    for weight in (1.0, 1 / 3, 2.0**-9, 300.0):
+        y = F.blend(x, torch.tensor([[0]]), torch.tensor([[weight]]))
+        want = (x.float() * weight).to(dtype)
+        number = ~want.isnan()
+        assert y[~number].isnan().all() and torch.equal(y[number], want[number])
+
+
 @pytest.mark.parametrize("layout", [*LAYOUTS, "expanded"])
 @pytest.mark.parametrize("grad", [False, True])
 def test_opcheck(grad, layout):

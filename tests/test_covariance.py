@@ -257,6 +257,7 @@ def test_module_checkpoints_moves_and_counts():
     other.update(x, y)
     for name, value in module.state_dict().items():
         assert same_bits(value, other.state_dict()[name])
+    assert module.skipped.item() == 2
     assert set(module.state_dict()) == {"count", "mean", "cov", "skipped"}
     assert copy.deepcopy(module).to("meta").cov.device.type == "meta"
     assert not list(module.parameters())

@@ -36,6 +36,23 @@ def test_logits_and_gradients(variant, kind, pixels, dtype):
         assert same_bits(ours[1], g)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("n,j,a,pixels", [(20, 300, 34, ()), (3, 2100, 2, ()), (1, 3, 5, (42, 50)), (3, 4, 530, ())],
+                         ids=["classes", "many_classes", "pixels", "features"])
+def test_more_than_a_block_holds(variant, n, j, a, pixels, kind):
+    """Blocks of present classes, of classes, of features, of a line of logits beyond the first."""
+    if variant == "triton":  # smaller blocks, and slow ones
+        n, j = min(n, 5), 70 if j == 300 else min(j, 1030)
+    z, w, cov, y = make(kind, n, j, a, pixels=pixels)
+    if j > 1024:
+        y[:] = torch.tensor([1023, j - 1, 1024])
+    g = torch.randn_like(z)
+    ours = with_grads(lambda z, w: F.isda_logits(z, w, cov, y, 0.7, kind=kind), z, w, g)
+    truth = with_grads(lambda z, w: oracle_logits(z, w, cov.double(), y, 0.7, kind), z.double(), w.double(), g.double())
+    for name, got, want in zip(("logits", "d logits", "d weight"), ours, truth, strict=True):
+        torch.testing.assert_close(got.double(), want, rtol=1e-4, atol=1e-5 * want.abs().max().item(), msg=name)
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=dtype_id)
 def test_pixels_in_runs(variant, dtype):
     """Regions of one class, as segmentations have them: runs of 1 to 70 pixels, some of them of an ignored class."""

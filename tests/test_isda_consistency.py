@@ -38,6 +38,59 @@ def test_consistency_and_gradients(variant, kind, dtype):
                 within_budget(got, want, torchs, f"{name} {reduction} {n}x{j}x{a}", units=8)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_more_classes_than_a_block_holds(variant, kind):
+    z, w, cov, _ = make(kind, 3, 35, 4, torch.float64)
+    z[0, 34] = z[1, 33] = 9.0  # pseudo labels beyond the first block
+    w, g = w * 0.3, torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
+    ours = with_grads(lambda z, w: F.isda_consistency(z, w, cov, 0.4, reduction="none", kind=kind), z, w, g)
+    truth = with_grads(lambda z, w: oracle_consistency(z, w, cov, 0.4, kind), z, w, g)
+    for name, got, want in zip(("loss", "d logits", "d weight"), ours, truth, strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-11, msg=name)
+
+
+def test_ties_go_to_the_first_class_and_nan_stays_in_its_row(variant):
+    z, w, cov, _ = make("full", 6, 5, 4)
+    z[0, 3] = z[0, 1] = 5.0
+    z[1, 4] = z[1, 0] = 5.0
+    loss = F.isda_consistency(z, w, cov, 0.5, reduction="none")
+    torch.testing.assert_close(loss.double(), oracle_consistency(z.double(), w.double(), cov.double(), 0.5, "full"),
+                               rtol=1e-4, atol=1e-5)
+    broken = z.clone()
+    broken[2, 1], broken[3] = float("nan"), float("nan")
+    got = F.isda_consistency(broken, w, cov, 0.5, reduction="none")
+    rows = [0, 1, 4, 5]
+    assert got[2:4].isnan().all() and torch.equal(got[rows], loss[rows])
+
+
+@pytest.mark.parametrize("kind", ["full", "diag"])
+def test_the_covariance_of_a_class_that_is_no_pseudo_label_may_be_anything(variant, kind):
+    z, w, cov, _ = make(kind, 4, 5, 6)
+    z[:, 0] = -9.0
+    broken = cov.clone()
+    broken[0] = float("nan")
+
+    def results(cov):
+        return with_grads(lambda z, w: F.isda_consistency(z, w, cov, 0.5, kind=kind), z, w, torch.ones(()))
+
+    assert all(torch.equal(a, b) for a, b in zip(results(broken), results(cov), strict=True))
+
+
+@pytest.mark.parametrize("reduction,code", [("mean", 1), ("sum", 2)])
+def test_a_gradient_that_the_forward_pass_did_not_compute(variant, operators, reduction, code):
+    """The registered operator, told that none is needed: backward computes it."""
+    if variant == "reference":
+        pytest.skip("no operator")
+    z, w, cov, _ = make("diag", 6, 5, 9)
+
+    def late(z, w):
+        return operators.isda_consistency.default(z, w, cov, None, None, 0.4, code, KINDS["diag"], False)[0]
+
+    g = torch.tensor(0.7)
+    torch.testing.assert_close(with_grads(late, z, w, g), with_grads(
+        lambda z, w: F.isda_consistency(z, w, cov, 0.4, reduction=reduction), z, w, g))
+
+
 def test_consistency_with_a_masked_class(variant):
     z, w, cov, _ = make("full", 5, 6, 4)
     z[:, 2] = -float("inf")

@@ -13,7 +13,7 @@ from support import seeded
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import fastmix
-from fastmix import Compose, CutMix, Cutout, DMixup, Mixup, SoftTarget
+from fastmix import Compose, CutMix, Cutout, DMixup, Mixup, SoftCrop, SoftTarget
 from fastmix.plans import mix_targets
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -275,3 +275,16 @@ def test_cutout_gradient_is_zero_in_the_square():
 def test_public_names():
     for name in ("Compose", "CutMix", "Cutout", "DCutMix", "DMixup", "Mixup", "RMix", "RandomChoice"):
         assert name in fastmix.__all__ and issubclass(getattr(fastmix, name), torch.nn.Module)
+
+
+def test_a_flag_that_moves_to_the_images_keeps_its_value():
+    """From any other device; meta stands in for one."""
+    x, y, _ = batch()
+    mixer = Mixup(0.4).to("meta")
+    mixer.enabled = False
+    assert torch.equal(mixer(x, y)[0], x) and mixer._flag.device == x.device
+    soft = SoftCrop(10).to("meta")
+    soft.sigma = 0.0
+    assert torch.equal(soft(x, y)[0], x)
+    soft.to("meta").sigma = 0.5
+    assert (soft.plan(x).shift != 0).any()

@@ -8,7 +8,7 @@ from mixing import batch, same
 from scipy import stats
 from support import seeded
 
-from fastmix import RMix
+from fastmix import Compose, RLMix, RMix
 from fastmix.functional import saliency_mask
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -133,3 +133,21 @@ def test_rmix_needs_no_saliency_while_disabled():
     mixer.enabled = False
     mixed, target = mixer(x, y)
     assert torch.equal(mixed, x) and torch.equal(target.dense(6), torch.eye(6))
+
+
+def test_each_of_three_grids_is_drawn():
+    x, _, saliency = batch(12, 2, (8, 8))
+    mixer, found = RMix(patches=(1, 2, 4), generator=seeded(3)), []
+    for _ in range(90):
+        mask = mixer.plan(x, saliency).mask
+        cells = mask.view(12, 2, 2, 2, 2)
+        found.append(1 if mask.all() else 2 if (cells == cells[:, :, :1, :, :1]).all() else 4)
+    assert all(found.count(p) > 15 for p in (1, 2, 4))
+
+
+def test_given_percentiles_are_not_kept():
+    x, _, saliency = batch(12, 2, (8, 8))
+    mixer = RLMix(patches=4, generator=seeded(3))
+    assert mixer.plan(x, saliency, torch.tensor(0.0)).mask.all()
+    assert not Compose(mixer).plan(x, saliency).plans[0].mask.all()
+    torch.testing.assert_close(mixer.percentiles(), torch.tensor(LEVELS, dtype=torch.float64))

@@ -78,8 +78,9 @@ def test_value_and_gradient(variant, shape, k, channels_last, dtype):
     within_budget(grad, truth[1], stock[1], "gradient")
 
 
-def test_many_images_in_one(variant):
-    x, (index, boxes) = torch.randn(3, 2, 12, 19), cuts(3, 40, 12, 19)
+@pytest.mark.parametrize("width", [19, 24])  # odd, and of whole vectors
+def test_many_images_in_one(variant, width):
+    x, (index, boxes) = torch.randn(3, 2, 12, width), cuts(3, 12, 12, width)
     assert same_bits(F.paste(x, index, boxes), oracle(x, index, boxes))
 
 
@@ -88,9 +89,11 @@ def test_many_images_in_one(variant):
     ((-5, -5, 5, 5), "none"), ((4, 0, 2, 2), "none"), ((0, 6, 2, 2), "none"), ((-2, -1, BIG, BIG), "all"),
     ((BIG, BIG, BIG, BIG), "none"), ((-BIG - 1, 0, BIG, 6), "none"), ((0, 0, BIG, BIG), "all"),
     ((0, 0, -BIG - 1, -BIG - 1), "none"), ((-BIG - 1, 0, -1, 6), "none"),
-    ((0, -1 - BIG, 4, -1), "none"), ((-BIG - 1, -BIG - 1, -BIG - 1, -BIG - 1), "none")])
-def test_edges_of_a_box(variant, box, visible):
-    x = torch.randn(2, 1, 4, 6)
+    ((0, -1 - BIG, 4, -1), "none"), ((-BIG - 1, -BIG - 1, -BIG - 1, -BIG - 1), "none"), ((0, BIG, 4, 6), "none"),
+    ((0, -BIG - 1, 4, BIG), "none")])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_edges_of_a_box(variant, channels_last, box, visible):
+    x = LAYOUTS["channels_last" if channels_last else "contiguous"](torch.randn(2, 2, 4, 6))
     boxes = torch.tensor([[box]] * 2, dtype=torch.int32)
     y, grad = value_and_grad(lambda v: F.paste(v, torch.tensor([[0, 1], [1, 0]]), boxes), x, x + 1)
     assert same_bits(y, x.flip(0) if visible == "all" else x)
@@ -122,6 +125,11 @@ def test_special_values_stay_where_they_are(variant):
     assert grad[1].isnan().sum() == 0 and (grad[1] != 0).sum() == 4  # what it shows of the first image's gradient
     y = F.paste(x, torch.tensor([[0, 1], [0, 0]]), boxes)
     assert y[0].isnan().sum() == 4 and not y[1].isnan().any()
+    beside = torch.ones(2, 1, 4, 4)
+    beside[0, 0, 1, 0], beside[0, 0, 1, 3] = float("nan"), float("inf")  # left and right of the box: the canvas shows
+    _, grad = value_and_grad(lambda v: F.paste(v, torch.tensor([[0, 1], [1, 1]]), boxes), x, beside)
+    assert torch.equal(grad[1, 0], 1 + (grad[0, 0] == 0)) and grad[0, 0, 1].isfinite().tolist() == [False, True, True,
+                                                                                                   False]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=dtype_id)
@@ -289,13 +297,15 @@ def test_areas_clip_the_outer_box():
 # ---------------------------------------------------------------- errors
 
 @pytest.mark.parametrize("bad", [3, -1, 2**40])
-def test_index_out_of_range(variant, bad, index_errors):
+@pytest.mark.parametrize("column", [0, 1])
+def test_index_out_of_range(variant, bad, column, index_errors):
     x, boxes = torch.randn(3, 1, 4, 4), torch.zeros(3, 1, 4, dtype=torch.int32)
-    index = torch.tensor([[0, 1], [2, 0], [bad, 0]])
+    index = torch.tensor([[0, 1], [2, 0], [0, 0]])
+    index[2, column] = bad
     if variant in NAN_ROWS:
         out = F.paste(x.requires_grad_(), index, boxes)
         assert out[2].isnan().all() and same_bits(out[:2].detach(), x[[0, 2]].detach())
-        grad, = torch.autograd.grad(out[:2].sum(), x)
+        grad, = torch.autograd.grad(out, x, torch.ones_like(out))  # row 2 hands nothing on
         assert grad.flatten(1).sum(1).tolist() == [16, 0, 16]
         return
     with pytest.raises(IndexError, match=rf"paste: index of row 2 is {bad}, want a value in \[0, 3\)"):

@@ -287,14 +287,32 @@ def test_functorch_grad():
     torch.testing.assert_close(got, want)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=dtype_id)
+def test_every_half_is_read_and_rounded_as_torch_does(variant, dtype):
+    """Denormals, ties, overflow, infinities, NaN."""
+    x = torch.zeros(2, 1, 64, 1024, dtype=dtype)
+    x[0] = torch.arange(-2**15, 2**15).to(torch.int16).view(dtype).view(1, 64, 1024)
+    for lam in (1 / 3, 2.0**-9, 300.0):
+        y, _ = F.patch_mix(x, torch.tensor([1, 1]), torch.ones(2, 1, 1, dtype=torch.bool), torch.tensor(lam))
+        want = (x[0].float() * lam).to(dtype)
+        number = ~want.isnan()
+        assert y[0][~number].isnan().all() and torch.equal(y[0][number], want[number])
+
+
 def test_partner_out_of_range(variant, index_errors):
     x, partner, mask, lam = make((8, 3, 4, 4), (2, 2))
     for bad in (9, 8, -1, 2**40):
         partner[3] = bad
         if variant in NAN_ROWS:
-            mixed, weight = F.patch_mix(x, partner, mask, lam)
+            leaf = x.clone().requires_grad_()
+            mixed, weight = F.patch_mix(leaf, partner, mask, lam)
             rows = [i for i in range(8) if mixed[i].isnan().any()]
             assert rows == [3] and mixed[3].isnan().all() and weight.isnan().any(1).nonzero().tolist() == [[3]]
+            grad, = torch.autograd.grad(mixed, leaf, torch.ones_like(mixed))
+            quiet, fine = torch.ones_like(mixed), partner.clone()
+            quiet[3], fine[3] = 0, 0  # that image hands nothing on
+            want, = torch.autograd.grad(F.patch_mix(leaf, fine, mask, lam)[0], leaf, quiet)
+            assert torch.equal(grad, want)
             continue
         with pytest.raises(IndexError, match=rf"^patch_mix: partner of row 3 is {bad}, want a value in \[0, 8\)$"):
             F.patch_mix(x, partner, mask, lam)

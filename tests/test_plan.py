@@ -272,6 +272,8 @@ def test_nothing_left_of_the_stick(variant):
     bits = torch.randint(2**63 - 1, (2 * 4 + 4 * 4,))
     _, boxes, weight = plan_paste(bits, shares, on(), None, 4, (8, 6), 0.0)
     assert weight[:3].tolist() == shares[:3].tolist() and (boxes[3, 1, 2:] == 0).all()
+    with fastmix.backend("reference"):
+        assert torch.equal(boxes, plan_paste(bits, shares, on(), None, 4, (8, 6), 0.0)[1])
 
 
 def test_images_without_pixels(variant):

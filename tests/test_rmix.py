@@ -71,8 +71,12 @@ def test_one_launch_works_or_says_why(variant):
             F.rmix(x, grad, (2, 2), q, partner, lam, one_launch=True)
         return
     wide = torch.randn(2, 3, 128, 128)
-    with pytest.raises(RuntimeError, match="one launch takes images of up to 65536 bytes"):
-        F.rmix(wide, wide, (2, 2), q, partner, lam, one_launch=True)
+    fine = torch.randn(2, 1, 40, 40)
+    for images, grid in ((wide, (2, 2)), (fine, (40, 40))):
+        with pytest.raises(RuntimeError, match="one launch takes images of up to 65536 bytes and 1024 cells"):
+            F.rmix(images, images, grid, q, partner, lam, one_launch=True)
+    mixed, weight, mask = F.rmix(x.requires_grad_(), grad, (2, 2), q, partner, lam, one_launch=True)
+    assert mixed.requires_grad and not weight.requires_grad and not mask.requires_grad
     for change, error, text in (({"grad": grad.bfloat16()}, TypeError, "grad has dtype bfloat16"),
                                 ({"grid": (3, 2)}, ValueError, r"grid is \(3, 2\)"),
                                 ({"partner": partner[:1]}, ValueError, "partner has shape"),

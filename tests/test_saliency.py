@@ -188,6 +188,29 @@ def test_nan_counts_as_largest(variant):
         assert got[0].isnan().all() and got[1].isfinite().all()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=dtype_id)
+@pytest.mark.parametrize("cells", [(4, 4), (20, 30)])
+def test_every_nan_is_the_same_largest_value(variant, cells, dtype):
+    """Of either sign and any payload: they tie. Sums of a NaN may have either."""
+    integer = {torch.float32: torch.int32, torch.float64: torch.int64}[dtype]
+    map = torch.rand(1, *cells).to(dtype)
+    bits = map.view(integer)
+    bits[0, 0, 1], bits[0, 2, 3] = torch.tensor(NAN).to(dtype).view(integer), torch.tensor(-1).to(integer)
+    bits[0, 3, 0] = torch.tensor(INF).to(dtype).view(integer) + 1
+    map[0, 1, 1], map[0, 1, 2] = INF, -INF
+    count = cells[0] * cells[1]
+    for below, held in ((count - 1, 3), (count - 3, 3), (count - 4, 4), (1, count - 1)):
+        mask = F.percentile_mask(map, torch.tensor(below / (count - 1), dtype=torch.float64))
+        assert mask.sum() == held and mask[map.isnan()].all()
+        assert mask[0, 1, 1] == (held > 3) and not mask[0, 1, 2]
+
+
+def test_a_percentile_outside_the_unit_interval_is_the_nearest(variant):
+    map = torch.arange(16.0).view(1, 4, 4)
+    for q, held in ((-0.5, 16), (1.0, 1), (1.5, 1)):
+        assert F.percentile_mask(map, torch.tensor(q)).sum() == held
+
+
 def test_infinity(variant):
     grad = gradient((2, 3, 8, 8))
     grad[0, 1, 6, 3] = -INF
@@ -218,6 +241,19 @@ def test_peak_is_the_first(variant, layout):
             first = places.amin(1)
             want = torch.stack([first // shape[3], first % shape[3]], 1)
             assert torch.equal(F.saliency_peak(grad), want)
+
+
+@pytest.mark.parametrize("shape,grid", [((2, 3, 96, 128), (8, 4)), ((1, 3, 96, 128), (96, 128)),
+                                        ((2, 1, 32, 32), (32, 32)), ((1, 1, 200, 200), (5, 5))])
+def test_images_that_are_divided(variant, shape, grid):
+    """More bytes or cells than one block takes, more keys than one thread has in smaller ones."""
+    grad, q = gradient(shape), torch.rand(shape[0])
+    torch.testing.assert_close(F.saliency_map(grad, grid), reference.saliency_map(grad.double(), grid).float())
+    assert torch.equal(F.saliency_mask(grad, grid, q), reference.saliency_mask(grad, grid, q))
+    for value, place in enumerate((-2, 2500, 1500, 500), start=100):  # parts of different blocks, larger each time
+        row, column = divmod(place % (shape[2] * shape[3]), shape[3])
+        grad[:, 0, row, column] = value
+        assert F.saliency_peak(grad).tolist() == [[row, column]] * shape[0]
 
 
 def test_map_ignores_scale(variant):

@@ -84,16 +84,17 @@ def test_rows_that_are_not_ignored_are_counted_by_either_launch(rows):
     assert same_bits(ours[1][::3], torch.zeros(len(y[::3]), 3))
 
 
-def test_a_long_row_that_starts_masked():
+@pytest.mark.parametrize("classes", [33333, 33344])  # with an edge, which is read first, and without
+def test_a_long_row_that_starts_masked(classes):
     """The running maximum of a row longer than one pass is -inf for a while."""
-    z = torch.randn(2, 33333, dtype=torch.float64)
+    z = torch.randn(2, classes, dtype=torch.float64)
     z[0, :30000] = -float("inf")
     target = SoftTarget(torch.tensor([[33000, 31000], [5, 6]]), torch.tensor([[0.25, 0.5], [0.5, 0.5]]))
     ours = grad_of(lambda v: F.soft_cross_entropy(v, target, reduction="none"), z)
     with fastmix.backend("reference"):
         torch.testing.assert_close(ours, grad_of(lambda v: F.soft_cross_entropy(v, target, reduction="none"), z))
     assert (ours[1][0, :30000] == 0).all()
-    dense = target.dense(33333)
+    dense = target.dense(classes)
     torch.testing.assert_close(grad_of(lambda v: F.soft_cross_entropy(v, dense, reduction="none"), z), ours)
 
 
@@ -139,6 +140,16 @@ def test_many_tiles_of_classes_and_features(kind, monkeypatch):
         torch.testing.assert_close(results(), want, rtol=1e-2, atol=1e-1)
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+@pytest.mark.parametrize("alone", [4, 8192])
+def test_present_classes_are_numbered_by_either_launch(alone, monkeypatch):
+    kernels = _library.kernels("_classes")
+    monkeypatch.setattr(kernels, "MARKED_ALONE", alone)
+    labels = torch.tensor([5, 2, -100, 5, 31, 32, -1, 0, 7])
+    present, slot = kernels.present_classes(labels, 32, 7)
+    assert present.tolist() == [0, 2, 5, 31, *[-1] * 5]
+    assert slot[[0, 2, 5, 31]].tolist() == [0, 1, 2, 3] and (slot == -1).sum() == 28
 
 
 def test_products_have_the_precision_of_torchs_own():
@@ -187,6 +198,19 @@ def test_an_index_outside_the_batch_makes_its_image_nan(bad, dtype):
         quiet = g.clone()
         quiet[~rows] = 0
         assert same_bits(got + 0.0, torch.autograd.grad(want, u, quiet)[0] + 0.0)
+
+
+@pytest.mark.parametrize("columns", [3, 9])  # unrolled, and in a loop
+def test_a_bad_index_in_any_column_makes_its_image_nan(columns):
+    x, weight = torch.randn(2, 1, 2, 4), torch.rand(2, columns)
+    bytes_, view = torch.randint(0, 256, x.shape, dtype=torch.uint8), fastmix.View(torch.zeros(1), torch.ones(1))
+    boxes = torch.tensor([[[0, 0, 1, 2]] * (columns - 1)] * 2, dtype=torch.int32)
+    for column in range(columns):
+        index = torch.zeros(2, columns, dtype=torch.int64)
+        index[1, column] = 2
+        for y in (F.blend(x, index, weight), F.blend(bytes_, index, weight, view=view), F.paste(x, index, boxes),
+                  F.paste(bytes_, index, boxes, view=view)):
+            assert y[1].isnan().all() and not y[0].isnan().any(), column
 
 
 @pytest.mark.parametrize("rows,columns", [(1, 1), (5, 3), (70, 2), (33, 4)])
