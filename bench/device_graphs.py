@@ -8,6 +8,7 @@ crashes, hangs or breaks the device loses itself alone (`bench.worker`).
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib
 import sys
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ import fastmix
 import fastmix.functional as F
 
 from . import step_graph, worker
+from .cuda_graph import capture
 
 BACKENDS = ("cuda", "triton")
 backend = importlib.import_module("fastmix.backend")
@@ -70,14 +72,7 @@ def isda_replay() -> None:
     values = {name: make() for name, make in fresh.items()}
     values["logits"].requires_grad_()
     values["weight"].requires_grad_()
-    stream = torch.cuda.Stream()
-    with torch.cuda.stream(stream):
-        for _ in range(2):
-            isda_step(state, **values, kind=kind, update=update)
-    stream.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        out = isda_step(state, **values, kind=kind, update=update)
+    graph, out = capture(lambda: isda_step(state, **values, kind=kind, update=update))
     for _ in range(3):
         with torch.no_grad():
             for name, make in fresh.items():
@@ -93,14 +88,7 @@ def isda_replay() -> None:
 
 def graph_replay() -> None:
     values = inputs()
-    stream = torch.cuda.Stream()
-    with torch.cuda.stream(stream):
-        for _ in range(2):
-            step(**values)
-    stream.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        out = step(**values)
+    graph, out = capture(lambda: step(**values))
     for _ in range(3):
         for name, fresh in inputs().items():
             values[name].copy_(fresh)
@@ -130,14 +118,19 @@ def last_device() -> None:
     check_equal(out, expected(values))
 
 
-def no_synchronisation() -> None:
-    values = inputs()
-    step(**values)
+def call_without_waiting(call: Callable[[], object]) -> None:
+    """RuntimeError if a second call synchronises; the first one compiles kernels."""
+    call()
     torch.cuda.set_sync_debug_mode("error")
     try:
-        step(**values)
+        call()
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+def no_synchronisation() -> None:
+    values = inputs()
+    call_without_waiting(lambda: step(**values))
 
 
 MIXERS: dict[str, Callable[[], fastmix.Mixup]] = {
@@ -168,19 +161,9 @@ def _mixers_replay() -> None:
     for name, make in MIXERS.items():
         mixer = make()
         saliency = (torch.randn_like(x),) if mixer.needs_saliency else ()
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            mixer(x, y, *saliency)
-            torch.cuda.set_sync_debug_mode("error")
-            try:
-                mixer(x, y, *saliency)
-            finally:
-                torch.cuda.set_sync_debug_mode("default")
-        torch.cuda.current_stream().wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            mixed, target = mixer(x, y, *saliency)
+        mix = functools.partial(mixer, x, y, *saliency)
+        call_without_waiting(mix)
+        graph, (mixed, target) = capture(mix)
         seen = []
         for _ in range(3):
             graph.replay()

@@ -14,6 +14,8 @@ import torch
 import fastmix.functional as F
 from fastmix import ISDACovariance
 
+from .cuda_graph import capture
+
 Step = Callable[[], object]
 
 
@@ -80,16 +82,7 @@ def measure(step: Step, device: str) -> dict[str, float | None]:
     if device == "cpu":
         step()
         return {"graph_us": None, "eager_us": median_us(step, device, 1, 3)}
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(3):
-            step()
-    torch.cuda.current_stream().wait_stream(stream)
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        step()
+    graph, _ = capture(step)
     graph.replay()
     torch.cuda.synchronize()
     once = median_us(graph.replay, device, 1, 3)

@@ -8,7 +8,6 @@ that Manifold Mixup chose, all numbers of the host.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -20,6 +19,8 @@ from fastmix.train import methods, run
 from fastmix.train.distributed import Processes
 from fastmix.train.loop import Seen, Setup, mix, update
 from fastmix.train.options import Options
+
+from .cuda_graph import capture
 
 # rlmix asks its policy on the host; isda-semi is a step of two batches.
 METHODS = tuple(name for name in methods.METHODS if name not in ("rlmix", "isda-semi"))
@@ -69,20 +70,6 @@ class Step:
         if isinstance(target, Tensor):
             target = fastmix.SoftTarget.from_labels(target)
         return Result(loss, mixed.images, target.dense(CLASSES))
-
-
-def capture(step: Callable[[], Result]) -> tuple[torch.cuda.CUDAGraph, Result]:
-    """The graph of a step, and where its replays leave their result."""
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(3):
-            step()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        out = step()
-    return graph, out
 
 
 def check_replays(method: str, device: torch.device, replays: int = 3) -> None:

@@ -20,6 +20,8 @@ from typing import Any
 
 import torch
 
+from .cuda_graph import capture
+
 INNER_SECONDS = 0.5e-3
 GRAPH_BELOW = 100e-6
 MAX_INNER = 1000
@@ -133,19 +135,11 @@ class CudaTimer:
         return seconds
 
     def _capture(self) -> torch.cuda.CUDAGraph | None:
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
         try:
-            with torch.cuda.stream(stream):
-                self._loop()
-            torch.cuda.current_stream().wait_stream(stream)
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
-                self._loop()
+            return capture(self._loop, warm=1)[0]
         except RuntimeError:  # a call that synchronises cannot be captured and is timed with its launches
             torch.cuda.synchronize()
             return None
-        return graph
 
     def __call__(self) -> float:
         start, end = self._events

@@ -59,12 +59,16 @@ class Tiles:
 
 
 @device
-def tile(batch, column_chunks, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """(n, rows (R, 1), columns (1, L)) of this program. Images innermost: programs in flight cover the same tile of
-    every image, so a source that several images share comes from the L2 cache."""
+def tile(batch, rows, length, column_chunks, VEC: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """(n, rows (R, 1), columns (1, L), length as a multiple of VEC, inside (R, L)) of this program.
+
+    Images innermost: programs in flight cover the same tile of every image, so a source that several images share
+    comes from the L2 cache.
+    """
     pid = tl.program_id(0)
     n = (pid % batch).to(tl.int64)
     chunk = pid // batch
     row = (chunk // column_chunks) * ROWS + tl.arange(0, ROWS)[:, None]
     column = (chunk % column_chunks) * COLUMNS + tl.arange(0, COLUMNS)[None, :]
-    return n, row, column
+    length = length // VEC * VEC
+    return n, row, column, length, (row < rows) & (column < length)

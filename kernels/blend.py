@@ -47,6 +47,16 @@ def weighted_source(index_ptr, weight_ptr, entry, batch, ACC: tl.constexpr):
     return tl.where(inside, m, 0), inside, tl.load(weight_ptr + entry).to(ACC)
 
 
+@device
+def _piece(rows, elements, VEC: tl.constexpr, BLOCK: tl.constexpr):
+    """(image, its elements as a multiple of VEC, those of this program, which of them there are)."""
+    pid = tl.program_id(0)
+    n = (pid % rows).to(tl.int64)
+    length = elements // VEC * VEC
+    at = (pid // rows).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    return n, length, at, at < length
+
+
 @triton.jit
 def _blend_kernel(
     out_ptr, x_ptr, index_ptr, weight_ptr,                      # (N, D), (N, D), (N, K), (N, K)
@@ -54,11 +64,7 @@ def _blend_kernel(
     K: tl.constexpr, ACC: tl.constexpr, VEC: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """K: columns where they are unrolled, else 0."""
-    pid = tl.program_id(0)
-    n = (pid % rows).to(tl.int64)
-    length = elements // VEC * VEC
-    at = (pid // rows).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    held = at < length
+    n, length, at, held = _piece(rows, elements, VEC, BLOCK)
     total = tl.zeros((BLOCK,), ACC)
     valid = n >= 0
     if K > 0:
@@ -81,11 +87,7 @@ def _blend_backward_kernel(
     rows, elements, row_stride, columns,
     ACC: tl.constexpr, VEC: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    pid = tl.program_id(0)
-    m = (pid % rows).to(tl.int64)
-    length = elements // VEC * VEC
-    at = (pid // rows).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    held = at < length
+    m, length, at, held = _piece(rows, elements, VEC, BLOCK)
     total = tl.zeros((BLOCK,), ACC)
     for i in range(tl.load(offset_ptr + m), tl.load(offset_ptr + m + 1)):
         place = tl.load(place_ptr + i).to(tl.int64)

@@ -51,9 +51,7 @@ def _crop_kernel(
     CHANNELS: tl.constexpr, PIXEL: tl.constexpr, COLOURED: tl.constexpr, VEC: tl.constexpr, ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    n, row, column = tile(batch, column_chunks, ROWS, COLUMNS)
-    length = length // VEC * VEC
-    inside = (row < rows) & (column < length)
+    n, row, column, length, inside = tile(batch, rows, length, column_chunks, VEC, ROWS, COLUMNS)
     # Clamped in int64: adding a row's number to any of them could wrap.
     down = tl.minimum(tl.maximum(tl.load(shift_ptr + 2 * n), -height), height).to(tl.int32)
     right = tl.minimum(tl.maximum(tl.load(shift_ptr + 2 * n + 1), -width), width).to(tl.int32) * PIXEL
@@ -126,9 +124,7 @@ def _resized_crop_kernel(
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, FILL_STRIDE: tl.constexpr,
 ):  # fmt: skip
     """row_stride, channel_stride: elements of x between image rows, and between the channels of a row-major image."""
-    n, row, column = tile(batch, column_chunks, ROWS, COLUMNS)
-    length = length // VEC * VEC
-    inside = (row < rows) & (column < length)
+    n, row, column, length, inside = tile(batch, rows, length, column_chunks, VEC, ROWS, COLUMNS)
     top, left, tall, wide, finite = _box(box_ptr, n)
     channel = _channel(row, column, out_height, CHANNELS, PIXEL)
     y, down = _position(top, tall, out_height, height, row % out_height)

@@ -51,6 +51,12 @@ class Config:
 CONFIG = Config()
 
 
+@device
+def _logits(z_ptr, n, j, classes, row_stride, ACC: tl.constexpr):
+    """z[n, j], -inf beyond the classes."""
+    return to_float(tl.load(z_ptr + n * row_stride + j, mask=j < classes, other=-float("inf")), ACC)
+
+
 @triton.jit
 def _rows_kernel(label_ptr, lse_ptr, z_ptr, classes, row_stride, BLOCK: tl.constexpr):
     """The class of the largest logit, the first on ties, NaN the largest; log sum exp z."""
@@ -60,7 +66,7 @@ def _rows_kernel(label_ptr, lse_ptr, z_ptr, classes, row_stride, BLOCK: tl.const
     broken = tl.full((BLOCK,), classes, tl.int32)  # the first NaN
     for start in range(0, classes, BLOCK):
         j = start + tl.arange(0, BLOCK)
-        z = to_float(tl.load(z_ptr + n * row_stride + j, mask=j < classes, other=-float("inf")), ACC)
+        z = _logits(z_ptr, n, j, classes, row_stride, ACC)
         broken = tl.minimum(broken, tl.where(z != z, j, classes))
         largest = tl.where(z > largest, z, largest)
     most = tl.max(largest)
@@ -68,7 +74,7 @@ def _rows_kernel(label_ptr, lse_ptr, z_ptr, classes, row_stride, BLOCK: tl.const
     total = tl.zeros((BLOCK,), ACC)
     for start in range(0, classes, BLOCK):
         j = start + tl.arange(0, BLOCK)
-        z = to_float(tl.load(z_ptr + n * row_stride + j, mask=j < classes, other=-float("inf")), ACC)
+        z = _logits(z_ptr, n, j, classes, row_stride, ACC)
         found = tl.minimum(found, tl.where((z == most) & (j < classes), j, classes))
         total += tl.where(j < classes, tl.exp(z - most), 0.0)
     first = tl.min(broken)
@@ -116,14 +122,14 @@ def _bounds_kernel(
         total = tl.zeros((1, SIDE), ACC)
         for start in range(0, classes, SIDE):
             j = start + tl.arange(0, SIDE)[:, None]
-            z = to_float(tl.load(z_ptr + n * row_stride + j, mask=j < classes, other=-float("inf")), ACC)
+            z = _logits(z_ptr, n, j, classes, row_stride, ACC)
             x = z + _exponents(table, j, k, half, classes)
             larger = tl.maximum(most, tl.max(x, 0)[None, :])
             shift = tl.where(larger == -float("inf"), 0.0, larger)
             total = total * tl.exp(most - shift) + tl.sum(tl.exp(x - shift), 0)[None, :]
             most = larger
         bound = most + tl.log(total)
-        zk = to_float(tl.load(z_ptr + n * row_stride + k, mask=k < classes, other=-float("inf")), ACC)
+        zk = _logits(z_ptr, n, k, classes, row_stride, ACC)
         p = tl.exp(zk - tl.load(lse_ptr + n))
         tl.store(bound_ptr + n * classes + k, bound, mask=k < classes)
         loss = tl.where(k < classes, weighted(p, bound - tl.where(p == 0, 0.0, zk)), 0.0)
@@ -133,8 +139,8 @@ def _bounds_kernel(
 @device
 def _terms(z_ptr, bound_ptr, lse_ptr, table, n, j, k, half, classes, row_stride, ACC: tl.constexpr):
     """p_k s_jk of sample n."""
-    z = to_float(tl.load(z_ptr + n * row_stride + j, mask=j < classes, other=-float("inf")), ACC)
-    zk = to_float(tl.load(z_ptr + n * row_stride + k, mask=k < classes, other=-float("inf")), ACC)
+    z = _logits(z_ptr, n, j, classes, row_stride, ACC)
+    zk = _logits(z_ptr, n, k, classes, row_stride, ACC)
     p = tl.exp(zk - tl.load(lse_ptr + n))
     bound = tl.load(bound_ptr + n * classes + k, mask=k < classes, other=0.0)
     s = tl.exp(z + _exponents(table, j, k, half, classes) - bound)
@@ -158,7 +164,7 @@ def _logits_kernel(
             k = start + tl.arange(0, SIDE)[None, :]
             total += tl.sum(_terms(z_ptr, bound_ptr, lse_ptr, table, n, j, k, half, classes, row_stride, ACC),
                             1)[:, None]
-        z = to_float(tl.load(z_ptr + n * row_stride + j, mask=j < classes, other=-float("inf")), ACC)
+        z = _logits(z_ptr, n, j, classes, row_stride, ACC)
         g = _row_grad(row_grad_ptr, uniform, n, ACC)
         grad = (total - tl.exp(z - tl.load(lse_ptr + n))) * g
         tl.store(grad_ptr + n * classes + j, to_storage(grad, grad_ptr.dtype.element_ty), mask=j < classes)

@@ -68,9 +68,7 @@ def _paste_kernel(
     COLUMNS: tl.constexpr,
 ):  # fmt: skip
     """K: columns where they are unrolled, else 0."""
-    n, row, column = tile(batch, column_chunks, ROWS, COLUMNS)
-    length = length // VEC * VEC
-    inside = (row < rows) & (column < length)
+    n, row, column, length, inside = tile(batch, rows, length, column_chunks, VEC, ROWS, COLUMNS)
     i = row % height
     at = row.to(tl.int64) * length + column
     todo = inside  # elements that no box has claimed yet, from the last box to the first
@@ -107,9 +105,7 @@ def _paste_backward_kernel(
     batch, rows, length, height, column_chunks, image_stride, columns,
     PIXEL: tl.constexpr, ACC: tl.constexpr, VEC: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    m, row, column = tile(batch, column_chunks, ROWS, COLUMNS)
-    length = length // VEC * VEC
-    inside = (row < rows) & (column < length)
+    m, row, column, length, inside = tile(batch, rows, length, column_chunks, VEC, ROWS, COLUMNS)
     i = row % height
     at = row.to(tl.int64) * length + column
     total = tl.zeros((ROWS, COLUMNS), ACC)

@@ -82,9 +82,7 @@ def _view_blend_kernel(
     VEC: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     """K: columns where they are unrolled, else 0."""
-    n, row, column = tile(batch, column_chunks, ROWS, COLUMNS)
-    length = length // VEC * VEC
-    held = (row < rows) & (column < length)
+    n, row, column, length, held = tile(batch, rows, length, column_chunks, VEC, ROWS, COLUMNS)
     mixed = tl.zeros((ROWS, COLUMNS), ACC)
     total = tl.zeros((1, 1), ACC)
     valid = n >= 0
@@ -117,9 +115,7 @@ def _view_paste_kernel(
     HAS_INDEX: tl.constexpr, ACC: tl.constexpr, PIXEL: tl.constexpr, HAS_FLIP: tl.constexpr, HAS_SHIFT: tl.constexpr,
     VEC: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    n, row, column = tile(batch, column_chunks, ROWS, COLUMNS)
-    length = length // VEC * VEC
-    held = (row < rows) & (column < length)
+    n, row, column, length, held = tile(batch, rows, length, column_chunks, VEC, ROWS, COLUMNS)
     todo = held  # elements that no box has claimed yet, from the last box to the first
     byte = tl.zeros((ROWS, COLUMNS), tl.uint8)
     valid = n >= 0

@@ -92,5 +92,31 @@ def compiled(fn: Callable) -> Callable:
     return torch.compile(fn, fullgraph=True, backend="aot_eager")
 
 
+def check_compiled(step: Callable, x: Tensor, *args: Tensor) -> None:
+    """step(x, *args) and its gradient in x under torch.compile are those of the eager call."""
+    torch.testing.assert_close(compiled(step)(x, *args), step(x, *args))
+    got, = torch.autograd.grad(compiled(step)(x, *args).square().sum(), x)
+    want, = torch.autograd.grad(step(x, *args).square().sum(), x)
+    torch.testing.assert_close(got, want)
+
+
+def check_registered(eager: Callable[[Tensor], Tensor], registered: Callable[[Tensor], Tensor], x: Tensor) -> None:
+    """Values, gradients and their gradients are the same bits; x float64 that requires grad."""
+    assert same_bits(registered(x), eager(x))
+    g = torch.randn_like(eager(x)).requires_grad_()
+    first = [torch.autograd.grad(fn(x), x, g, create_graph=True)[0] for fn in (eager, registered)]
+    assert same_bits(*first)
+    assert same_bits(*[torch.autograd.grad(grad.square().sum(), g)[0] for grad in first])
+    torch.autograd.gradgradcheck(registered, x)
+
+
+def check_functorch(loss: Callable[[Tensor], Tensor], x: Tensor) -> None:
+    """torch.func.grad of a loss is torch.autograd's."""
+    got = torch.func.grad(loss)(x)
+    x = x.detach().requires_grad_()
+    want, = torch.autograd.grad(loss(x), x)
+    torch.testing.assert_close(got, want)
+
+
 def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)

@@ -28,6 +28,7 @@ from bench.timing import (
 from fastmix.backend import OPERATORS
 
 CPU = torch.device("cpu")
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def scaled(x, factor):
@@ -41,15 +42,6 @@ def tiny_case(**changes):
     fields = {"op": "scale", "name": "4x8", "make": make, "ours": scaled, "reference": scaled, "moved": 256,
               "formula": "2 N D s", "operators": ("blend",), "goals": {"cpu": {"eager": 1.0}, "cuda": {"eager": 9.0}}}
     return Case(**(fields | changes))
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Two threads on a busy machine wait for each other's time slices."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

@@ -4,7 +4,19 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from support import DTYPES, LAYOUTS, OFFSETS, compiled, dtype_id, embedded, expanded, same_bits, within_budget
+from support import (
+    DTYPES,
+    LAYOUTS,
+    OFFSETS,
+    check_compiled,
+    check_functorch,
+    check_registered,
+    dtype_id,
+    embedded,
+    expanded,
+    same_bits,
+    within_budget,
+)
 
 import fastmix
 import fastmix.functional as F
@@ -162,10 +174,7 @@ def test_compiled_equals_eager(variant):
     def step(v, i, w):
         return F.blend(v * 2, i, w) * 3
 
-    torch.testing.assert_close(compiled(step)(x, index, weight), step(x, index, weight))
-    got, = torch.autograd.grad(compiled(step)(x, index, weight).square().sum(), x)
-    want, = torch.autograd.grad(step(x, index, weight).square().sum(), x)
-    torch.testing.assert_close(got, want)
+    check_compiled(step, x, index, weight)
 
 
 def test_inductor_keeps_channels_last():
@@ -180,21 +189,12 @@ def test_inductor_keeps_channels_last():
 def test_registered_operator_equals_the_eager_way():
     x = torch.randn(4, 6, dtype=torch.float64, requires_grad=True)
     index, weight = mixing(4, 3)
-    assert same_bits(OP(x, index, weight), F.blend(x, index, weight))
-    g = torch.randn(4, 6, dtype=torch.float64, requires_grad=True)
-    ours, = torch.autograd.grad(F.blend(x, index, weight), x, g, create_graph=True)
-    theirs, = torch.autograd.grad(OP(x, index, weight), x, g, create_graph=True)
-    assert same_bits(ours, theirs)
-    assert same_bits(torch.autograd.grad(ours.square().sum(), g)[0], torch.autograd.grad(theirs.square().sum(), g)[0])
-    torch.autograd.gradgradcheck(lambda v: OP(v, index, weight), x)
+    check_registered(lambda v: F.blend(v, index, weight), lambda v: OP(v, index, weight), x)
 
 
 def test_functorch_grad():
-    x = torch.randn(4, 6)
     index, weight = mixing(4, 2)
-    got = torch.func.grad(lambda v: F.blend(v, index, weight).square().sum())(x)
-    want, = torch.autograd.grad(F.blend(x.requires_grad_(), index, weight).square().sum(), x)
-    torch.testing.assert_close(got, want)
+    check_functorch(lambda v: F.blend(v, index, weight).square().sum(), torch.randn(4, 6))
 
 
 @pytest.mark.parametrize("bad", [3, -1, 2**40])
@@ -205,7 +205,6 @@ def test_index_out_of_range(variant, bad, index_errors):
     if variant != "triton":
         with pytest.raises(IndexError, match=rf"blend_backward: index of row 1 is {bad}, want"):
             BACKWARD(torch.randn(3, 4), index, torch.rand(3, 2))
-
 
 
 @pytest.mark.parametrize("call,error,text", [

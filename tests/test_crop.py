@@ -6,7 +6,19 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from support import DTYPES, LAYOUTS, OFFSETS, compiled, dtype_id, embedded, expanded, same_bits, within_budget
+from support import (
+    DTYPES,
+    LAYOUTS,
+    OFFSETS,
+    check_compiled,
+    check_functorch,
+    check_registered,
+    dtype_id,
+    embedded,
+    expanded,
+    same_bits,
+    within_budget,
+)
 
 import fastmix
 import fastmix.functional as F
@@ -299,10 +311,7 @@ def test_compiled_equals_eager(variant):
     def step(v, s, b, f):
         return F.resized_crop(F.crop(v * 2, s, fill=f) * 3, b, (4, 8), fill=0.5)
 
-    torch.testing.assert_close(compiled(step)(x, shift, box, fill), step(x, shift, box, fill))
-    got, = torch.autograd.grad(compiled(step)(x, shift, box, fill).square().sum(), x)
-    want, = torch.autograd.grad(step(x, shift, box, fill).square().sum(), x)
-    torch.testing.assert_close(got, want)
+    check_compiled(step, x, shift, box, fill)
 
 
 def test_inductor_keeps_channels_last():
@@ -319,28 +328,17 @@ def test_inductor_keeps_channels_last():
 def test_registered_operators_equal_the_eager_way():
     x = torch.randn(4, 2, 3, 6, dtype=torch.float64, requires_grad=True)
     shift, box = shifts(4, 3, 6), windows(4, 3, 6).double()
-    pairs = ((lambda v: F.crop(v, shift), lambda v: OP(v, shift, None, 0.0)),
-             (lambda v: F.resized_crop(v, box, (3, 6)), lambda v: RESIZED(v, box, 3, 6, None, 0.0)))
-    for eager, registered in pairs:
-        assert same_bits(eager(x), registered(x))
-        g = torch.randn(4, 2, 3, 6, dtype=torch.float64, requires_grad=True)
-        ours, = torch.autograd.grad(eager(x), x, g, create_graph=True)
-        theirs, = torch.autograd.grad(registered(x), x, g, create_graph=True)
-        assert same_bits(ours, theirs)
-        second = [torch.autograd.grad(first.square().sum(), g)[0] for first in (ours, theirs)]
-        assert same_bits(*second)
-        torch.autograd.gradgradcheck(registered, x)
+    check_registered(lambda v: F.crop(v, shift), lambda v: OP(v, shift, None, 0.0), x)
+    check_registered(lambda v: F.resized_crop(v, box, (3, 6)), lambda v: RESIZED(v, box, 3, 6, None, 0.0), x)
 
 
 def test_functorch_grad():
-    x, shift, box = torch.randn(4, 2, 3, 6), shifts(4, 3, 6), windows(4, 3, 6)
+    shift, box = shifts(4, 3, 6), windows(4, 3, 6)
 
     def loss(v):
         return (F.crop(v, shift).square() + F.resized_crop(v, box, (3, 6)).square()).sum()
 
-    got = torch.func.grad(loss)(x)
-    want, = torch.autograd.grad(loss(x.requires_grad_()), x)
-    torch.testing.assert_close(got, want)
+    check_functorch(loss, torch.randn(4, 2, 3, 6))
 
 
 X, S, B = torch.randn(3, 1, 4, 4), torch.zeros(3, 2, dtype=torch.long), torch.rand(3, 4)

@@ -12,14 +12,7 @@ import fastmix
 from fastmix import RMix, SoftTarget, input_saliency
 from fastmix.functional import soft_cross_entropy
 
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """The tensors are tiny: threads would only wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def make_model(norm=nn.BatchNorm2d):

@@ -9,7 +9,9 @@ from support import (
     LAYOUTS,
     NAN_ROWS,
     OFFSETS,
-    compiled,
+    check_compiled,
+    check_functorch,
+    check_registered,
     dtype_id,
     embedded,
     expanded,
@@ -222,10 +224,7 @@ def test_compiled_equals_eager(variant):
     def step(v, i, b):
         return F.paste(v * 2, i, b) * 3
 
-    torch.testing.assert_close(compiled(step)(x, index, boxes), step(x, index, boxes))
-    got, = torch.autograd.grad(compiled(step)(x, index, boxes).square().sum(), x)
-    want, = torch.autograd.grad(step(x, index, boxes).square().sum(), x)
-    torch.testing.assert_close(got, want)
+    check_compiled(step, x, index, boxes)
 
 
 def test_inductor_keeps_channels_last():
@@ -240,21 +239,12 @@ def test_inductor_keeps_channels_last():
 def test_registered_operator_equals_the_eager_way():
     x = torch.randn(4, 2, 3, 6, dtype=torch.float64, requires_grad=True)
     index, boxes = cuts(4, 3, 3, 6)
-    assert same_bits(OP(x, index, boxes), F.paste(x, index, boxes))
-    g = torch.randn(4, 2, 3, 6, dtype=torch.float64, requires_grad=True)
-    ours, = torch.autograd.grad(F.paste(x, index, boxes), x, g, create_graph=True)
-    theirs, = torch.autograd.grad(OP(x, index, boxes), x, g, create_graph=True)
-    assert same_bits(ours, theirs)
-    assert same_bits(torch.autograd.grad(ours.square().sum(), g)[0], torch.autograd.grad(theirs.square().sum(), g)[0])
-    torch.autograd.gradgradcheck(lambda v: OP(v, index, boxes), x)
+    check_registered(lambda v: F.paste(v, index, boxes), lambda v: OP(v, index, boxes), x)
 
 
 def test_functorch_grad():
-    x = torch.randn(4, 2, 3, 6)
     index, boxes = cuts(4, 2, 3, 6)
-    got = torch.func.grad(lambda v: F.paste(v, index, boxes).square().sum())(x)
-    want, = torch.autograd.grad(F.paste(x.requires_grad_(), index, boxes).square().sum(), x)
-    torch.testing.assert_close(got, want)
+    check_functorch(lambda v: F.paste(v, index, boxes).square().sum(), torch.randn(4, 2, 3, 6))
 
 
 # ---------------------------------------------------------------- paste_areas

@@ -4,7 +4,18 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from support import DTYPES, LAYOUTS, NAN_ROWS, compiled, dtype_id, embedded, expanded, same_bits, within_budget
+from support import (
+    DTYPES,
+    LAYOUTS,
+    NAN_ROWS,
+    check_functorch,
+    compiled,
+    dtype_id,
+    embedded,
+    expanded,
+    same_bits,
+    within_budget,
+)
 
 import fastmix.functional as F
 from fastmix import reference
@@ -281,10 +292,7 @@ def test_registered_operator_equals_the_eager_way():
 
 def test_functorch_grad():
     x, *args = make((4, 3, 8, 8), (2, 4))
-    got = torch.func.grad(lambda v: F.patch_mix(v, *args)[0].square().sum())(x)
-    x.requires_grad_()
-    want, = torch.autograd.grad(F.patch_mix(x, *args)[0].square().sum(), x)
-    torch.testing.assert_close(got, want)
+    check_functorch(lambda v: F.patch_mix(v, *args)[0].square().sum(), x)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=dtype_id)

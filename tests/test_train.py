@@ -29,14 +29,7 @@ from fastmix.train.options import Options
 from fastmix.train.timing import PHASES, StepTimer
 
 HERE = Processes(0, 1, torch.device("cpu"))
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -46,16 +46,6 @@ struct Background {
   }
 };
 
-void describe(CropArgs& a, const Rows& in, const Tensor& x) {
-  a.src = in.data;
-  a.src_stride = in.stride;
-  a.planes = in.channels_last ? 1 : x.size(1);
-  a.height = x.size(2);
-  a.width = x.size(3);
-  a.pixel = in.channels_last ? x.size(1) : 1;
-  a.element_size = static_cast<int64_t>(x.element_size());
-}
-
 Tensor crop_cpu(const Tensor& x, const Tensor& shift_in, const std::optional<Tensor>& fill, double value) {
   RowsLike rows = rows_like(x, RowOrder::kImage);
   const Tensor shift = dense(shift_in);

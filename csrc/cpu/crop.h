@@ -3,19 +3,13 @@
 
 #include <cstdint>
 
+#include "cpu/image_args.h"
 #include "cpu/isa.h"
 
 namespace fastmix {
 
-// An image is `planes` of height x width pixels of `pixel` elements side by side: NCHW has C planes of one-element
-// pixels, NHWC one plane of C-element pixels.
-struct CropArgs {
-  const void* src;
-  int64_t src_stride;  // elements between images of src
-  void* dst;           // images follow each other
-  int64_t planes, height, width, pixel;
+struct CropArgs : ImageArgs {
   int64_t out_height, out_width;
-  int64_t element_size;
   const int64_t* shift;  // crop: (N, 2)
   const double* box;     // resized_crop: (N, 4)
   const void* fill;      // (N, planes * pixel) in the type of src

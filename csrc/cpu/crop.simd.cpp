@@ -18,6 +18,7 @@
 
 #include "core/boxes.h"
 #include "core/window.h"
+#include "cpu/image_rows.h"
 #include "cpu/resize_sixteen.h"
 #include "cpu/simd.h"
 #include "cpu/spans.h"
@@ -81,10 +82,7 @@ void move(const CropArgs& a, const CropScratch& scratch, int64_t item, int64_t e
   const char* fill = static_cast<const char*>(a.fill);
   char* background = static_cast<char*>(scratch.background);
   bool filled = false;
-  while (item < end) {
-    const int64_t n = item / a.height, row = item % a.height;
-    const int64_t stop = a.height - row < end - item ? a.height : row + end - item;
-    item += stop - row;
+  for_each_rows(item, end, a.height, a.height, [&](int64_t n, int64_t row, int64_t stop) {
     // Clamped first: adding a row's number to any int64 could wrap.
     const int64_t down = clamp_between(a.shift[2 * n], -a.height, a.height);
     const int64_t right = clamp_between(a.shift[2 * n + 1], -a.width, a.width);
@@ -109,7 +107,7 @@ void move(const CropArgs& a, const CropScratch& scratch, int64_t item, int64_t e
       }
       for (int64_t r = bottom; r < stop; ++r) copy_span(dst + r * row_bytes, background, row_bytes);
     }
-  }
+  });
 }
 
 // ---------------------------------------------------------------- resized_crop
@@ -229,10 +227,7 @@ void resize(const CropArgs& a, const CropScratch& scratch, int64_t item, int64_t
   const int64_t length = a.out_width * a.pixel;
   A* background = static_cast<A*>(scratch.background);
   bool filled = false;
-  while (item < end) {
-    const int64_t n = item / a.out_height, row = item % a.out_height;
-    const int64_t stop = a.out_height - row < end - item ? a.out_height : row + end - item;
-    item += stop - row;
+  for_each_rows(item, end, a.out_height, a.out_height, [&](int64_t n, int64_t row, int64_t stop) {
     const double* box = a.box + 4 * n;
     const bool finite = is_finite(box);
 #ifdef FASTMIX_SIXTEEN
@@ -274,7 +269,7 @@ void resize(const CropArgs& a, const CropScratch& scratch, int64_t item, int64_t
 #endif
       resize_plane_by_row(a, scratch, src, dst, row, stop, left, right);
     }
-  }
+  });
 }
 
 template <typename T, typename A>
@@ -326,10 +321,7 @@ void adjoint_plane_by_row(const CropArgs& a, const CropScratch& scratch, const T
 template <typename T>
 void resize_adjoint(const CropArgs& a, const CropScratch& scratch, int64_t item, int64_t end) {
   using A = accumulator_t<T>;
-  while (item < end) {
-    const int64_t n = item / a.out_height, row = item % a.out_height;
-    const int64_t stop = a.out_height - row < end - item ? a.out_height : row + end - item;
-    item += stop - row;
+  for_each_rows(item, end, a.out_height, a.out_height, [&](int64_t n, int64_t row, int64_t stop) {
     const double* box = a.box + 4 * n;
     const T* grad = static_cast<const T*>(a.src) + n * a.src_stride;
     T* dst = static_cast<T*>(a.dst) + n * a.planes * a.out_height * a.out_width * a.pixel;
@@ -339,7 +331,7 @@ void resize_adjoint(const CropArgs& a, const CropScratch& scratch, int64_t item,
         std::memset(dst + p * plane + row * a.out_width * a.pixel, 0,
                     static_cast<size_t>((stop - row) * a.out_width * a.pixel) * sizeof(T));
       }
-      continue;
+      return;
     }
 #ifdef FASTMIX_SIXTEEN
     if constexpr (std::is_same_v<A, float>) {
@@ -347,7 +339,7 @@ void resize_adjoint(const CropArgs& a, const CropScratch& scratch, int64_t item,
       if (adjoint_tables(a, scratch, box, &taps)) {
         const auto go = a.width * a.pixel >= 32 ? adjoint_of<true, T>(taps) : adjoint_of<false, T>(taps);
         for (int64_t p = 0; p < a.planes; ++p) go(a, scratch, taps, grad + p * grad_plane, dst + p * plane, row, stop);
-        continue;
+        return;
       }
     }
 #endif
@@ -356,7 +348,7 @@ void resize_adjoint(const CropArgs& a, const CropScratch& scratch, int64_t item,
     for (int64_t p = 0; p < a.planes; ++p) {
       adjoint_plane_by_row(a, scratch, grad + p * grad_plane, dst + p * plane, row, stop);
     }
-  }
+  });
 }
 
 }  // namespace

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 
+#include "cpu/image_args.h"
 #include "cpu/tensor.h"
 
 namespace fastmix {
@@ -92,6 +93,18 @@ inline Rows read_rows(const Tensor& x, RowOrder order) {
   const Dims sizes = t.sizes(), strides = t.strides();
   return {t, t.const_data_ptr(), row_elements(sizes), strides[0],
           !is_row_major(sizes, strides, 1) && is_channels_last(sizes, strides)};
+}
+
+// Images of the sizes and the dtype of x in the order of `in`. Not dst.
+inline void describe(ImageArgs& a, const Rows& in, const Tensor& x) {
+  const Dims sizes = x.sizes();
+  a.src = in.data;
+  a.src_stride = in.stride;
+  a.planes = in.channels_last ? 1 : sizes[1];
+  a.height = sizes[2];
+  a.width = sizes[3];
+  a.pixel = in.channels_last ? sizes[1] : 1;
+  a.element_size = static_cast<int64_t>(x.element_size());
 }
 
 // An input and an output of the same shape, for a kernel that writes rows in the order in which it reads them.

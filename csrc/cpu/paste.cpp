@@ -14,20 +14,13 @@ namespace {
 // Rows of all images, by a kernel that needs sum_size bytes for each element of a tile (0: no tile).
 Tensor run(const Tensor& x, const Tensor& boxes_in, PasteArgs a, PasteRows kernel, size_t sum_size) {
   RowsLike rows = rows_like(x, RowOrder::kImage);
-  const Dims sizes = x.sizes();
-  a.src = rows.in.data;
-  a.src_stride = rows.in.stride;
+  describe(a, rows.in, x);
   a.dst = rows.out();
-  a.planes = rows.in.channels_last ? 1 : sizes[1];
-  a.height = sizes[2];
-  a.width = sizes[3];
-  a.pixel = rows.in.channels_last ? sizes[1] : 1;
-  a.element_size = static_cast<int64_t>(x.element_size());
-  if (sizes[0] > 0 && rows.in.elements > 0) {
+  if (x.size(0) > 0 && rows.in.elements > 0) {
     const std::vector<Box> boxes = clip_boxes(boxes_in, a.height, a.width);
     a.boxes = boxes.data();
     const size_t tile = sum_size * static_cast<size_t>(tile_rows(a) * a.planes * a.width * a.pixel);
-    parallel_items(sizes[0] * a.height, 2 * a.planes * a.width * a.pixel, [&](int64_t begin, int64_t end) {
+    parallel_items(x.size(0) * a.height, 2 * a.planes * a.width * a.pixel, [&](int64_t begin, int64_t end) {
       std::vector<Span> spans(static_cast<size_t>(2 * a.k));
       std::vector<char> sums(tile);
       kernel(a, {spans.data(), sums.data()}, begin, end);

@@ -4,18 +4,12 @@
 #include <cstdint>
 
 #include "core/boxes.h"
+#include "cpu/image_args.h"
 #include "cpu/isa.h"
 
 namespace fastmix {
 
-// An image is `planes` of height x width pixels of `pixel` elements side by side: NCHW has C planes of one-element
-// pixels, NHWC one plane of C-element pixels.
-struct PasteArgs {
-  const void* src;
-  int64_t src_stride;  // elements between images of src
-  void* dst;           // images follow each other
-  int64_t planes, height, width, pixel;
-  int64_t element_size;
+struct PasteArgs : ImageArgs {
   int64_t k;
   const int64_t* index;  // (N, K)
   const Box* boxes;      // (N, K - 1), clipped

@@ -9,6 +9,7 @@
 #include <cstring>
 #include <type_traits>
 
+#include "cpu/image_rows.h"
 #include "cpu/simd.h"
 #include "cpu/spans.h"
 
@@ -19,11 +20,7 @@ namespace {
 void copy(const PasteArgs& a, const PasteScratch& scratch, int64_t item, int64_t end) {
   const int64_t pixel = a.pixel * a.element_size, row_bytes = a.width * pixel, plane_bytes = a.height * row_bytes;
   const char* src = static_cast<const char*>(a.src);
-  while (item < end) {
-    const int64_t n = item / a.height;
-    int64_t row = item % a.height;
-    const int64_t stop = a.height - row < end - item ? a.height : row + end - item;
-    item += stop - row;
+  for_each_rows(item, end, a.height, a.height, [&](int64_t n, int64_t row, int64_t stop) {
     const Box* boxes = a.boxes + n * (a.k - 1);
     const int64_t* index = a.index + n * a.k;
     char* dst = static_cast<char*>(a.dst) + n * a.planes * plane_bytes;
@@ -47,7 +44,7 @@ void copy(const PasteArgs& a, const PasteScratch& scratch, int64_t item, int64_t
         }
       }
     }
-  }
+  });
 }
 
 template <typename T, typename A = accumulator_t<T>>
@@ -101,11 +98,7 @@ void add(const PasteArgs& a, const PasteScratch& scratch, int64_t item, int64_t 
   using A = accumulator_t<T>;
   constexpr bool kDirect = sizeof(T) == sizeof(A);
   const int64_t length = a.width * a.pixel, plane_elements = a.height * length, tile = tile_rows(a);
-  while (item < end) {
-    const int64_t m = item / a.height, row = item % a.height;
-    int64_t stop = a.height - row < end - item ? a.height : row + end - item;
-    if (stop - row > tile) stop = row + tile;
-    item += stop - row;
+  for_each_rows(item, end, a.height, tile, [&](int64_t m, int64_t row, int64_t stop) {
     T* dst = static_cast<T*>(a.dst) + m * a.planes * plane_elements + row * length;
     A* sums = static_cast<A*>(scratch.sums);
     int64_t sum_plane = tile * length;
@@ -122,7 +115,7 @@ void add(const PasteArgs& a, const PasteScratch& scratch, int64_t item, int64_t 
         store_block(dst + plane * plane_elements, sums + plane * sum_plane, (stop - row) * length);
       }
     }
-  }
+  });
 }
 
 }  // namespace

@@ -11,6 +11,7 @@
 #include <cmath>
 
 #include "core/order_keys.h"
+#include "cpu/image_rows.h"
 #include "cpu/simd.h"
 
 namespace fastmix {
@@ -19,8 +20,6 @@ namespace {
 
 // Up to this many cells every cell counts the others, which costs a register's worth of comparisons each.
 constexpr int64_t kCountedCells = 64;
-
-int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
 // s[i] = sum_c g[c, at + i]^2 of n <= kBlock pixels of an image (C, H, W).
 template <typename T, typename A = accumulator_t<T>>

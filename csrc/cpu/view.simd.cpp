@@ -10,14 +10,13 @@
 #include <type_traits>
 
 #include "core/patch_rule.h"
+#include "cpu/image_rows.h"
 #include "cpu/simd.h"
 #include "cpu/view_bytes.h"
 
 namespace fastmix {
 namespace FASTMIX_ISA {
 namespace {
-
-int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
 // dst[i] = value(i), rounded once.
 template <typename T, typename F>
@@ -49,17 +48,6 @@ FASTMIX_INLINE void normalise(const ViewArgs& a, int64_t plane, T* dst, int64_t 
   for (int64_t at = 0; at < n; at += a.period) {
     write(dst + at, smaller(n - at, a.period),
           [&](int64_t i) { return scales[i] * mixed(at + i) + offsets[i] * total; });
-  }
-}
-
-// run(image, row, stop) for tiles of the rows [item, end) of all images.
-template <typename F>
-void for_each_tile(const ViewArgs& a, int64_t item, int64_t end, const F& run) {
-  while (item < end) {
-    const int64_t n = item / a.height, row = item % a.height;
-    const int64_t stop = row + smaller(smaller(a.height - row, a.tile_rows), end - item);
-    run(n, row, stop);
-    item += stop - row;
   }
 }
 
@@ -113,7 +101,7 @@ template <typename T>
 void blend(const ViewArgs& a, const ViewScratch& scratch, int64_t begin, int64_t end) {
   const int64_t tile = a.tile_rows * a.width * a.channels;
   TileBytes* tiles = static_cast<TileBytes*>(scratch.more);
-  for_each_tile(a, begin, end, [&](int64_t n, int64_t row, int64_t stop) {
+  for_each_rows(begin, end, a.height, a.tile_rows, [&](int64_t n, int64_t row, int64_t stop) {
     const float* weight = a.weight + n * a.k;
     for (int64_t k = 0; k < a.k; ++k) {
       tiles[k] = tile_bytes(a, a.index[n * a.k + k], row, stop, scratch.tiles + k * tile, scratch.row);
@@ -141,7 +129,7 @@ void write_tile(const ViewArgs& a, int64_t n, int64_t row, int64_t stop, const T
 
 template <typename T>
 void paste(const ViewArgs& a, const ViewScratch& scratch, int64_t begin, int64_t end) {
-  for_each_tile(a, begin, end, [&](int64_t n, int64_t row, int64_t stop) {
+  for_each_rows(begin, end, a.height, a.tile_rows, [&](int64_t n, int64_t row, int64_t stop) {
     const Box* boxes = a.boxes + n * (a.k - 1);
     const int64_t* index = a.index == nullptr ? &n : a.index + n * a.k;
     for (int64_t at = row, next; at < stop; at = next) {
@@ -184,7 +172,7 @@ template <typename T, typename A = accumulator_t<T>>
 void patch_mix(const ViewArgs& a, const ViewScratch& scratch, int64_t begin, int64_t end) {
   A* shares = static_cast<A*>(scratch.more);
   const int64_t tile = a.tile_rows * a.width * a.channels;
-  for_each_tile(a, begin, end, [&](int64_t n, int64_t row, int64_t stop) {
+  for_each_rows(begin, end, a.height, a.tile_rows, [&](int64_t n, int64_t row, int64_t stop) {
     lay_out_shares(a, n, row, stop, shares);
     const TileBytes own = tile_bytes(a, n, row, stop, scratch.tiles, scratch.row);
     const TileBytes other = tile_bytes(a, a.index[n], row, stop, scratch.tiles + tile, scratch.row);

@@ -77,43 +77,23 @@ FASTMIX_KERNEL void __launch_bounds__(kTileThreads) paste_backward_kernel(const 
   store_tile<T, N>(s, t, static_cast<T*>(a.dst) + t.image * s.image_elements(), sums);
 }
 
-template <typename T, int N>
-LaunchShape paste_shape(PasteParams& a) {
-  const int64_t per_image = blocks_per_image<N>(a.shape);
-  a.per_image = static_cast<int>(per_image);
-  return {per_image * a.shape.images, kTileThreads, static_cast<size_t>(a.k - 1) * sizeof(Box)};
-}
-
-template <typename T, int N>
-void launch_paste(PasteParams a, Stream stream) {
-  const LaunchShape shape = paste_shape<T, N>(a);
-  launch(paste_kernel<T, N>, shape, stream, a);
-}
-
-template <typename T, int N>
-void launch_paste_backward(PasteParams a, Stream stream) {
-  LaunchShape shape = paste_shape<T, N>(a);
-  shape.shared = 0;
-  launch(paste_backward_kernel<T, N>, shape, stream, a);
-}
-
 template <typename T>
-void paste(const PasteParams& a, Stream stream) {
-  if (can_pack<T>(a.shape, a.src, a.src_stride, a.dst)) {
-    launch_paste<T, kPack<T>>(a, stream);
-  } else {
-    launch_paste<T, 1>(a, stream);
-  }
+void paste(PasteParams a, Stream stream) {
+  with_pack<T>(a.shape, a.src, a.src_stride, a.dst, [&](auto n) {
+    constexpr int kN = decltype(n)::value;
+    const LaunchShape shape = tile_shape<kN>(a, static_cast<size_t>(a.k - 1) * sizeof(Box));
+    launch(paste_kernel<T, kN>, shape, stream, a);
+  });
 }
 
 // a.first and a.next are linked by link_sources before.
 template <typename T>
-void paste_backward(const PasteParams& a, Stream stream) {
-  if (can_pack<T>(a.shape, a.src, a.src_stride, a.dst)) {
-    launch_paste_backward<T, kPack<T>>(a, stream);
-  } else {
-    launch_paste_backward<T, 1>(a, stream);
-  }
+void paste_backward(PasteParams a, Stream stream) {
+  with_pack<T>(a.shape, a.src, a.src_stride, a.dst, [&](auto n) {
+    constexpr int kN = decltype(n)::value;
+    const LaunchShape shape = tile_shape<kN>(a);
+    launch(paste_backward_kernel<T, kN>, shape, stream, a);
+  });
 }
 
 }  // namespace fastmix

@@ -97,26 +97,18 @@ FASTMIX_KERNEL void __launch_bounds__(kTileThreads, 5)
   store_tile<T, N>(s, t, static_cast<T*>(a.dst) + m * s.image_elements(), sums);
 }
 
-template <typename T, int N>
-void launch_patch_mix(PatchMixParams a, bool backward, Stream stream) {
-  const int64_t per_image = blocks_per_image<N>(a.shape);
-  a.per_image = static_cast<int>(per_image);
-  const LaunchShape shape{per_image * a.shape.images, kTileThreads};
-  if (backward) {
-    launch(patch_mix_backward_kernel<T, N>, shape, stream, a);
-  } else {
-    launch(patch_mix_kernel<T, N>, shape, stream, a);
-  }
-}
-
 // backward: src is the gradient, and a.first and a.next are linked by link_sources before.
 template <typename T>
-void patch_mix(const PatchMixParams& a, bool backward, Stream stream) {
-  if (can_pack<T>(a.shape, a.src, a.src_stride, a.dst)) {
-    launch_patch_mix<T, kPack<T>>(a, backward, stream);
-  } else {
-    launch_patch_mix<T, 1>(a, backward, stream);
-  }
+void patch_mix(PatchMixParams a, bool backward, Stream stream) {
+  with_pack<T>(a.shape, a.src, a.src_stride, a.dst, [&](auto n) {
+    constexpr int kN = decltype(n)::value;
+    const LaunchShape shape = tile_shape<kN>(a);
+    if (backward) {
+      launch(patch_mix_backward_kernel<T, kN>, shape, stream, a);
+    } else {
+      launch(patch_mix_kernel<T, kN>, shape, stream, a);
+    }
+  });
 }
 
 }  // namespace fastmix

@@ -85,11 +85,8 @@ void rmix(RmixParams a, Stream stream) {
     plan_cells<T, kLoad>(a.image);
     const size_t count = static_cast<size_t>(a.image.cells());
     const LaunchShape shape{a.mix.shape.images, kCellThreads, column_bytes<A>(a.image) + count * sizeof(A) + 2 * count};
-    if (can_pack<T>(a.mix.shape, a.mix.src, a.mix.src_stride, a.mix.dst)) {
-      launch(rmix_kernel<T, kLoad, kPack<T>>, shape, stream, a);
-    } else {
-      launch(rmix_kernel<T, kLoad, 1>, shape, stream, a);
-    }
+    with_pack<T>(a.mix.shape, a.mix.src, a.mix.src_stride, a.mix.dst,
+                 [&](auto n) { launch(rmix_kernel<T, kLoad, decltype(n)::value>, shape, stream, a); });
   });
 }
 

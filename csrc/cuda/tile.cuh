@@ -2,6 +2,8 @@
 // Box and cell arithmetic is done once for all of them, and their loads are in flight together.
 #pragma once
 
+#include <type_traits>
+
 #include "cuda/pack.cuh"
 
 namespace fastmix {
@@ -31,9 +33,12 @@ struct Tile {
   }
 };
 
-template <int N>
-inline int64_t blocks_per_image(const ImageShape& s) {
-  return ceil_div(s.plane_elements() / N, kTileThreads) * s.plane_groups();
+// The launch of a kernel on tiles of a.shape, by blocks with `shared` bytes; tells them how many an image has.
+template <int N, typename P>
+LaunchShape tile_shape(P& a, size_t shared = 0) {
+  const int64_t per_image = ceil_div(a.shape.plane_elements() / N, kTileThreads) * a.shape.plane_groups();
+  a.per_image = static_cast<int>(per_image);
+  return {per_image * a.shape.images, kTileThreads, shared};
 }
 
 // first >= plane_elements(): this thread has none.
@@ -69,10 +74,15 @@ FASTMIX_DEVICE void for_each_row(const ImageShape& s, const Tile& t, const F& f)
 // Bits [low, high) of a set of elements.
 FASTMIX_INLINE uint32_t element_bits(int low, int high) { return high > low ? (1u << high) - (1u << low) : 0u; }
 
-// Whether packs of T can be used: rows of both tensors start at multiples of 16 bytes, planes are whole packs.
-template <typename T>
-bool can_pack(const ImageShape& s, const void* a, int64_t a_stride, const void* b) {
-  return is_aligned(a) && is_aligned(b) && a_stride % kPack<T> == 0 && s.plane_elements() % kPack<T> == 0;
+// f(elements that a thread takes at a time, an integral constant): packs of T where rows of both tensors start at
+// multiples of 16 bytes and planes are whole packs, else one.
+template <typename T, typename F>
+void with_pack(const ImageShape& s, const void* a, int64_t a_stride, const void* b, const F& f) {
+  if (is_aligned(a) && is_aligned(b) && a_stride % kPack<T> == 0 && s.plane_elements() % kPack<T> == 0) {
+    f(std::integral_constant<int, kPack<T>>());
+  } else {
+    f(std::integral_constant<int, 1>());
+  }
 }
 
 template <typename T, int N>
@@ -86,34 +96,32 @@ FASTMIX_DEVICE void fill_tile(const ImageShape& s, const Tile& t, T* image, T va
   }
 }
 
-// to's elements in `bits` from the planes of an image.
-template <typename T, int N>
-FASTMIX_DEVICE void load_tile(const ImageShape& s, const Tile& t, const T* image, uint32_t bits,
-                              Elements<T, N> (&to)[kTilePlanes]) {
+// f(plane, element, value) for a tile's elements in `bits`; all of them are loaded.
+template <typename T, int N, typename F>
+FASTMIX_DEVICE void for_each_input(const ImageShape& s, const Tile& t, const T* image, uint32_t bits, const F& f) {
 #pragma unroll
   for (int i = 0; i < kTilePlanes; ++i) {
     if (t.plane + i >= s.planes) continue;
     const Elements<T, N> e = load_input<T, N>(image + t.offset(s, i));
 #pragma unroll
     for (int l = 0; l < N; ++l) {
-      if (bits >> l & 1u) to[i].v[l] = e.v[l];
+      if (bits >> l & 1u) f(i, l, e.v[l]);
     }
   }
+}
+
+// to's elements in `bits` from the planes of an image.
+template <typename T, int N>
+FASTMIX_DEVICE void load_tile(const ImageShape& s, const Tile& t, const T* image, uint32_t bits,
+                              Elements<T, N> (&to)[kTilePlanes]) {
+  for_each_input<T, N>(s, t, image, bits, [&](int i, int l, T value) { to[i].v[l] = value; });
 }
 
 // sums += weight * image on the elements in `bits`; nothing of the others leaks in, not even 0 * inf.
 template <typename T, int N, typename A = accumulator_t<T>>
 FASTMIX_DEVICE void add_tile(const ImageShape& s, const Tile& t, const T* image, uint32_t bits, A weight,
                              A (&sums)[kTilePlanes][N]) {
-#pragma unroll
-  for (int i = 0; i < kTilePlanes; ++i) {
-    if (t.plane + i >= s.planes) continue;
-    const Elements<T, N> e = load_input<T, N>(image + t.offset(s, i));
-#pragma unroll
-    for (int l = 0; l < N; ++l) {
-      if (bits >> l & 1u) sums[i][l] += weight * to_float(e.v[l]);
-    }
-  }
+  for_each_input<T, N>(s, t, image, bits, [&](int i, int l, T value) { sums[i][l] += weight * to_float(value); });
 }
 
 template <typename T, int N, typename A = accumulator_t<T>>

@@ -35,27 +35,10 @@ struct ViewParams {
   int per_image;  // blocks of an image; set by the launcher
 };
 
-template <int N>
-struct WordOf;
-template <>
-struct WordOf<1> {
-  using type = uint8_t;
-};
-template <>
-struct WordOf<2> {
-  using type = uint16_t;
-};
-template <>
-struct WordOf<4> {
-  using type = uint32_t;
-};
-template <>
-struct WordOf<8> {
-  using type = uint64_t;
-};
 // N bytes, the first one lowest.
 template <int N>
-using Word = typename WordOf<N>::type;
+using Word = std::conditional_t<N == 1, uint8_t,
+                                std::conditional_t<N == 2, uint16_t, std::conditional_t<N == 4, uint32_t, uint64_t>>>;
 
 template <typename A, int N>
 FASTMIX_DEVICE A byte_of(Word<N> word, int l) {
@@ -235,20 +218,13 @@ size_t view_shared(const ViewParams& a) {
   return 2 * static_cast<size_t>(a.channels) * sizeof(accumulator_t<T>) + static_cast<size_t>(a.k - 1) * sizeof(Box);
 }
 
-template <typename T, int N, ViewMix kMix>
-void launch_view(ViewParams a, Stream stream) {
-  const int64_t per_image = blocks_per_image<N>(a.shape);
-  a.per_image = static_cast<int>(per_image);
-  launch(view_kernel<T, N, kMix>, {per_image * a.shape.images, kTileThreads, view_shared<T>(a)}, stream, a);
-}
-
 template <typename T, ViewMix kMix>
-void view(const ViewParams& a, Stream stream) {
-  if (can_pack<T>(a.shape, a.dst, 0, a.dst)) {
-    launch_view<T, kPack<T>, kMix>(a, stream);
-  } else {
-    launch_view<T, 1, kMix>(a, stream);
-  }
+void view(ViewParams a, Stream stream) {
+  with_pack<T>(a.shape, a.dst, 0, a.dst, [&](auto n) {
+    constexpr int kN = decltype(n)::value;
+    const LaunchShape shape = tile_shape<kN>(a, view_shared<T>(a));
+    launch(view_kernel<T, kN, kMix>, shape, stream, a);
+  });
 }
 
 }  // namespace fastmix

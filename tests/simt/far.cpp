@@ -48,23 +48,36 @@ struct Batch {
   bf16* last(bf16* batch) const { return batch + (kImages - 1) * kImage; }
 };
 
-// The last image is 2 with a box of the first one, which is 1.
-void far_paste() {
-  const Batch b;
-  fill(b.src, 1);
-  fill(b.last(b.src), 2);
-  PasteParams a{};
+// The parameters of paste and patch_mix begin alike.
+template <typename P>
+P image_params(const Batch& b) {
+  P a{};
   a.shape = b.shape;
   a.src = b.src;
   a.src_stride = kImage;
   a.dst = b.dst;
-  a.k = 2;
+  return a;
+}
+
+// The last image with a box of 4 x 4 pixels of the first one.
+template <typename P>
+void paste_first_on_last(P& a) {
   int64_t* index = reserve<int64_t>(kImages * 2);
   int32_t* boxes = reserve<int32_t>(kImages * 4);
   index[(kImages - 1) * 2] = kImages - 1;
   boxes[(kImages - 1) * 4 + 2] = boxes[(kImages - 1) * 4 + 3] = 4;
+  a.k = 2;
   a.index = index;
   a.boxes = boxes;
+}
+
+// The last image is 2, the first one 1.
+void far_paste() {
+  const Batch b;
+  fill(b.src, 1);
+  fill(b.last(b.src), 2);
+  PasteParams a = image_params<PasteParams>(b);
+  paste_first_on_last(a);
   paste<uint16_t>(a, nullptr);
   check(b.last(b.dst), 0, 1, "paste");
   check(b.last(b.dst), 4, 2, "paste");
@@ -74,11 +87,7 @@ void far_paste() {
 PatchMixParams mix_params(const Batch& b) {
   fill(b.src, 1);
   fill(b.last(b.src), 3);
-  PatchMixParams a{};
-  a.shape = b.shape;
-  a.src = b.src;
-  a.src_stride = kImage;
-  a.dst = b.dst;
+  PatchMixParams a = image_params<PatchMixParams>(b);
   a.partner = reserve<int64_t>(kImages);  // the first image, of all
   float* lam = reserve<float>(kImages);
   lam[kImages - 1] = 0.5f;
@@ -116,11 +125,7 @@ void link_last(int k, const int*& first, const int*& next) {
 void far_paste_backward() {
   const Batch b;
   fill(b.last(b.src), 2);
-  PasteParams a{};
-  a.shape = b.shape;
-  a.src = b.src;
-  a.src_stride = kImage;
-  a.dst = b.dst;
+  PasteParams a = image_params<PasteParams>(b);
   a.k = 2;
   a.boxes = reserve<int32_t>(kImages * 4);
   link_last(2, a.first, a.next);
@@ -141,7 +146,7 @@ void far_patch_mix_backward() {
   check(b.last(b.dst), kImage - 1, 3, "patch_mix_backward");
 }
 
-// Bytes of 255 are images of 1; the canvas is the last image, its box the first one, which is 0.
+// Bytes of 255 are images of 1, the last one; the first one is 0.
 void far_view() {
   const Batch b;
   uint8_t* src = reserve<uint8_t>(kImages * kImage);
@@ -159,13 +164,7 @@ void far_view() {
   const float mean[kChannels] = {}, std[kChannels] = {1, 1, 1};
   a.mean = mean;
   a.std = std;
-  a.k = 2;
-  int64_t* index = reserve<int64_t>(kImages * 2);
-  int32_t* boxes = reserve<int32_t>(kImages * 4);
-  index[(kImages - 1) * 2] = kImages - 1;
-  boxes[(kImages - 1) * 4 + 2] = boxes[(kImages - 1) * 4 + 3] = 4;
-  a.index = index;
-  a.boxes = boxes;
+  paste_first_on_last(a);
   view<bf16, ViewMix::kPaste>(a, nullptr);
   check(b.last(b.dst), 0, 0, "view");
   check(b.last(b.dst), 4, 1, "view");
