@@ -165,6 +165,19 @@ def test_resized_crop_and_its_gradient(variant, shape, size, channels_last, dtyp
         assert y.is_contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=dtype_id)
+def test_a_few_pixels_enlarged(variant, dtype):
+    """Every pixel of the image has many of the gradient."""
+    x, g = (torch.randn(2, 2, *side, dtype=torch.float64).to(dtype) for side in ((20, 40), (48, 64)))
+    box, fill = torch.tensor([[3.0, 5, 2, 3], [10.5, 30.25, 2.5, 3]]), torch.zeros(2, 2)
+    y, grad = value_and_grad(lambda v: F.resized_crop(v, box, (48, 64)), x, g)
+    truth = value_and_grad(lambda v: resized(v, box, (48, 64), fill), x.double(), g.double())
+    with fastmix.backend("reference"):
+        stock = value_and_grad(lambda v: F.resized_crop(v, box, (48, 64)), x, g)
+    within_budget(y, truth[0], stock[0], "value")
+    within_budget(grad, truth[1], stock[1], "gradient")
+
+
 @pytest.mark.parametrize("size", [(7, 9), (16, 16), (3, 40), (1, 1)])
 def test_whole_pixels_are_torch_s_interpolation(variant, size):
     """Inside the image a box is a window that torch resizes; outside, one of the image padded."""
@@ -187,6 +200,9 @@ def test_the_whole_image_is_the_image(variant, dtype):
         got = F.resized_crop(same, torch.tensor([[0.0, 0, 6, 21]] * 3), (6, 21))
         assert torch.equal(got.isnan(), same.isnan())
         assert same_bits(got.where(~got.isnan(), 7.0), same.where(~same.isnan(), 7.0))
+        _, grad = value_and_grad(lambda v: F.resized_crop(v, torch.tensor([[0.0, 0, 6, 21]] * 3), (6, 21)),
+                                 torch.zeros_like(same), same)
+        assert torch.equal(grad.where(~grad.isnan(), 7.0), same.where(~same.isnan(), 7.0))
 
 
 @pytest.mark.parametrize("box", [

@@ -37,12 +37,14 @@ def test_logits_and_gradients(variant, kind, pixels, dtype):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("n,j,a,pixels", [(20, 300, 34, ()), (3, 2100, 2, ()), (1, 3, 5, (42, 50)), (3, 4, 530, ())],
-                         ids=["classes", "many_classes", "pixels", "features"])
+@pytest.mark.parametrize("n,j,a,pixels", [(20, 300, 34, ()), (3, 2100, 2, ()), (1, 3, 5, (42, 50)), (3, 4, 1060, ()),
+                                          (1, 36, 5, (20, 30))],
+                         ids=["classes", "many_classes", "pixels", "features", "slots"])
 def test_more_than_a_block_holds(variant, n, j, a, pixels, kind):
-    """Blocks of present classes, of classes, of features, of a line of logits beyond the first."""
+    """Blocks of present classes, of classes, of a line of logits, of features beyond the first; more present classes
+    than two registers hold."""
     if variant == "triton":  # smaller blocks, and slow ones
-        n, j = min(n, 5), 70 if j == 300 else min(j, 1030)
+        n, j, a = min(n, 5), 70 if j == 300 else min(j, 1030), min(a, 530)
     z, w, cov, y = make(kind, n, j, a, pixels=pixels)
     if j > 1024:
         y[:] = torch.tensor([1023, j - 1, 1024])
@@ -87,6 +89,7 @@ def test_own_column_and_ignored_rows_are_the_logits(variant, kind, dtype):
     assert same_bits(out.gather(1, own), z.gather(1, own))
     assert same_bits(out[1], z[1])
     zp, w, cov, yp = make(kind, 4, 7, 37, dtype, (2, 3))
+    zp[:2] = -0.0
     out = F.isda_logits(zp, w, cov, yp, 2.5, kind=kind)
     own = yp.clamp(min=0).unsqueeze(1)
     assert same_bits(out.gather(1, own), zp.gather(1, own)) and same_bits(out[1], zp[1])

@@ -107,6 +107,15 @@ def test_layouts(variant, layout, channels, dtype):
     assert torch.equal(F.saliency_peak(same)[1], F.saliency_peak(plain)[0])
 
 
+def test_more_channels_than_a_block_holds(variant):
+    plain = gradient((2, 600, 4, 6), torch.float32)
+    want = plain.double().square().mean(1).sqrt()
+    for layout in ("contiguous", "channels_last"):
+        got = F.saliency_map(LAYOUTS[layout](plain), (4, 6)).double()
+        torch.testing.assert_close(got / got.sum((1, 2), keepdim=True), want / want.sum((1, 2), keepdim=True),
+                                   rtol=1e-5, atol=0)
+
+
 VALUES = {
     "random": lambda shape: torch.rand(shape),
     "negative": lambda shape: torch.randn(shape),
