@@ -166,14 +166,16 @@ def test_resized_crop_and_its_gradient(variant, shape, size, channels_last, dtyp
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=dtype_id)
-def test_a_few_pixels_enlarged(variant, dtype):
+@pytest.mark.parametrize("box,size", [((10.5, 30.25, 2.5, 3), (48, 64)), ((0, 0, 20, 40), (300, 40))],
+                         ids=["window", "height"])
+def test_a_few_pixels_enlarged(variant, box, size, dtype):
     """Every pixel of the image has many of the gradient."""
-    x, g = (torch.randn(2, 2, *side, dtype=torch.float64).to(dtype) for side in ((20, 40), (48, 64)))
-    box, fill = torch.tensor([[3.0, 5, 2, 3], [10.5, 30.25, 2.5, 3]]), torch.zeros(2, 2)
-    y, grad = value_and_grad(lambda v: F.resized_crop(v, box, (48, 64)), x, g)
-    truth = value_and_grad(lambda v: resized(v, box, (48, 64), fill), x.double(), g.double())
+    x, g = (torch.randn(2, 2, *side, dtype=torch.float64).to(dtype) for side in ((20, 40), size))
+    box, fill = torch.tensor([[3.0, 5, 2, 3], box]), torch.zeros(2, 2)
+    y, grad = value_and_grad(lambda v: F.resized_crop(v, box, size), x, g)
+    truth = value_and_grad(lambda v: resized(v, box, size, fill), x.double(), g.double())
     with fastmix.backend("reference"):
-        stock = value_and_grad(lambda v: F.resized_crop(v, box, (48, 64)), x, g)
+        stock = value_and_grad(lambda v: F.resized_crop(v, box, size), x, g)
     within_budget(y, truth[0], stock[0], "value")
     within_budget(grad, truth[1], stock[1], "gradient")
 
