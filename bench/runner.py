@@ -22,6 +22,7 @@ from torch.utils._pytree import tree_leaves
 
 import fastmix
 from fastmix.backend import BACKENDS, why_not
+from fastmix.reference._common import is_channels_last
 
 from .cases import Case
 from .machine import other_cpu_seconds
@@ -172,9 +173,7 @@ def arguments(case: Case, device: torch.device) -> tuple[tuple[Any, ...], Tensor
     if not out.ndim:
         return args, None
     # A network hands gradients back in the format of its batch, whatever strides the reference's output has.
-    leaf = args[0]
-    last = out.ndim == leaf.ndim == 4 and not leaf.is_contiguous() and leaf.is_contiguous(
-        memory_format=torch.channels_last)
+    last = out.ndim == 4 and is_channels_last(args[0])
     return args, torch.randn_like(out, memory_format=torch.channels_last if last else torch.contiguous_format)
 
 

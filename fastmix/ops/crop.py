@@ -16,6 +16,7 @@ from torch import Tensor
 
 from .. import reference
 from ..backend import select
+from ..reference._common import is_channels_last
 from . import _checks as check
 from ._operator import Operator
 
@@ -36,9 +37,8 @@ def _backward_crop(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
 
 def _resized_like(x: Tensor, height: int, width: int) -> Tensor:
     """Empty (N, C, height, width) in the memory format of x."""
-    last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
     return torch.empty((*x.shape[:2], height, width), dtype=x.dtype, device=x.device,
-                       memory_format=torch.channels_last if last else torch.contiguous_format)
+                       memory_format=torch.channels_last if is_channels_last(x) else torch.contiguous_format)
 
 
 def _fake_resized(x: Tensor, box: Tensor, height: int, width: int, fill: Tensor | None, value: float) -> Tensor:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from .. import reference
 from ..backend import must_check_values, select
+from ..reference._common import is_channels_last
 from . import _checks as check
 from ._operator import Operator
 from .covariance import KINDS, NAMES, kind_of
@@ -157,9 +158,9 @@ def _check(op: str, logits: Tensor, weight: Tensor, cov: Tensor | None, strength
 
 
 def _number(op: str, strength: object) -> float:
-    if isinstance(strength, (int, float)) or hasattr(strength, "__float__"):
-        return float(strength)  # type: ignore[arg-type]
-    raise TypeError(f"{op}: strength is {type(strength).__name__}, want a float or a 0-d tensor")
+    if not hasattr(strength, "__float__"):
+        raise TypeError(f"{op}: strength is {type(strength).__name__}, want a float or a 0-d tensor")
+    return float(strength)
 
 
 def isda_logits(logits: Tensor, weight: Tensor, cov: Tensor | None, labels: Tensor, strength: Strength, *,
@@ -193,8 +194,7 @@ def isda_logits(logits: Tensor, weight: Tensor, cov: Tensor | None, labels: Tens
         flat = labels.reshape(-1)
         check.rows_in_range(op, "labels", torch.where(flat == ignore_index, 0, flat), 0, weight.shape[0])
     shape = logits.shape
-    channels_last = logits.ndim == 4 and not logits.is_contiguous() and logits.is_contiguous(
-        memory_format=torch.channels_last)
+    channels_last = is_channels_last(logits)
     if channels_last:  # pixels are rows
         flat_logits, flat_labels = logits.permute(0, 2, 3, 1).reshape(-1, shape[1]), labels.reshape(-1)
     elif logits.ndim > 2:

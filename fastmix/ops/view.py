@@ -20,6 +20,7 @@ from torch import Generator, Tensor
 
 from .. import reference
 from ..backend import select
+from ..reference._common import is_channels_last
 from . import _checks as check
 from ._operator import Operator
 
@@ -143,8 +144,7 @@ OPERATORS = {name: Operator(name, fake) for name, fake in (
 
 def _call(backend: str, name: str, x: Tensor, args: tuple[Tensor, ...], view: View) -> Any:
     channels_last = view.memory_format == torch.channels_last or (
-        view.memory_format == torch.preserve_format and not x.is_contiguous()
-        and x.is_contiguous(memory_format=torch.channels_last))
+        view.memory_format == torch.preserve_format and is_channels_last(x))
     args = (*args, view.mean, view.std, view.flip)
     if backend == "reference":
         return getattr(reference, name)(x, *args, view.shift, view.out_dtype, channels_last)

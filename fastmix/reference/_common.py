@@ -23,3 +23,8 @@ def poison(out: Tensor, valid: Tensor) -> Tensor:
     """NaN in the rows of out (N, ...) whose entry in valid (N,) or (N, K) is False."""
     rows = valid if valid.ndim == 1 else valid.all(1)
     return torch.where(rows.view(-1, *[1] * (out.ndim - 1)), out, float("nan"))
+
+
+def is_channels_last(x: Tensor) -> bool:
+    """Whether the channels of images (N, C, H, W) lie innermost in memory, and not in the default order as well."""
+    return x.ndim == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ._common import accumulation_dtype, poison
+from ._common import accumulation_dtype, is_channels_last, poison
 
 
 def _background(x: Tensor, fill: float | Tensor) -> Tensor:
@@ -25,8 +25,7 @@ def _gather(x: Tensor, rows: Tensor, columns: Tensor, background: Tensor) -> Ten
     channel = torch.arange(x.shape[1], device=x.device).view(1, -1, 1, 1)
     rows, columns = rows.clamp(0, height - 1)[:, None, :, None], columns.clamp(0, width - 1)[:, None, None, :]
     shown = torch.where(inside.unsqueeze(1), x[sample, channel, rows, columns], background)
-    last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
-    return shown.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
+    return shown.contiguous(memory_format=torch.channels_last if is_channels_last(x) else torch.contiguous_format)
 
 
 def crop(x: Tensor, shift: Tensor, fill: float | Tensor = 0.0) -> Tensor:
