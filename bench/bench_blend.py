@@ -8,7 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fastmix import functional, reference
+from fastmix import functional
+from fastmix.reference import functional as reference
 
 from .cases import Case, Peer, generator, image_case_name, images, numel
 

@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastmix import functional, reference
+from fastmix import functional
+from fastmix.reference import functional as reference
 
 from .cases import Case, Peer, generator, image_case_name, images, numel
 

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastmix import functional, reference
+from fastmix import functional
+from fastmix.reference import functional as reference
 from fastmix.reference import isda_released
 
 from . import vectorised

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 import fastmix
-from fastmix import _torchvision
+from fastmix.app import import_torchvision
 
 from .cases import Case, Peer, generator, images, numel
 
@@ -25,7 +25,7 @@ CIFAR, IMAGENET = (128, 3, 32, 32), (64, 3, 224, 224)
 
 def _torchvision_peer(name: str) -> Callable[..., Any]:
     def build(x: Tensor, y: Tensor):
-        _torchvision.prepare()
+        import_torchvision.prepare()
         from torchvision.transforms import v2
 
         mix = getattr(v2, name)(alpha=1.0, num_classes=CLASSES)
@@ -35,7 +35,7 @@ def _torchvision_peer(name: str) -> Callable[..., Any]:
 
 def _timm_peer(**alphas: float) -> Callable[..., Any]:
     def build(x: Tensor, y: Tensor):
-        _torchvision.prepare()
+        import_torchvision.prepare()
         from timm.data import Mixup
 
         mix, own = Mixup(**alphas, label_smoothing=0.0, num_classes=CLASSES), x.detach().clone()
@@ -45,7 +45,7 @@ def _timm_peer(**alphas: float) -> Callable[..., Any]:
 
 def _kornia_peer(name: str) -> Callable[..., Any]:
     def build(x: Tensor, y: Tensor):
-        _torchvision.prepare()
+        import_torchvision.prepare()
         import kornia.augmentation
 
         mix = getattr(kornia.augmentation, name)(p=1.0, data_keys=["input", "class"])

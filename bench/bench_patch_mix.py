@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastmix import functional, reference
+from fastmix import functional
+from fastmix.reference import functional as reference
 
 from .cases import Case, generator, image_case_name, images, numel
 

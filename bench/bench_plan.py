@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 import fastmix
-from fastmix import reference, sampling
+from fastmix.mixers import sampling
 from fastmix.ops import plan
+from fastmix.reference import functional as reference
 
 from .cases import Case, generator
 

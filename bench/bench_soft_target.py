@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastmix import SoftTarget, functional, reference
+from fastmix import SoftTarget, functional
+from fastmix.reference import functional as reference
 
 from .cases import Case, Peer, dtype_name, generator
 

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastmix import View, functional, reference
+from fastmix import View, functional
+from fastmix.reference import functional as reference
 
 from .bench_paste import nested
 from .cases import Case, generator, image_case_name, numel

@@ -5,7 +5,6 @@ The C++/CUDA backend and, where it has a kernel, Triton: forward and backward, p
 
 from __future__ import annotations
 
-import importlib
 import sys
 
 import torch
@@ -13,8 +12,7 @@ import torch
 import fastmix
 import fastmix.functional as F
 from fastmix import ISDACovariance
-
-backend = importlib.import_module("fastmix.backend")
+from fastmix.ops import dispatch
 
 
 def images(dtype: torch.dtype, size: tuple[int, int], channels_last: bool) -> torch.Tensor:
@@ -26,13 +24,13 @@ def isda(name: str) -> int:
     """Covariances and augmented logits of rows and pixels, the kinds that this backend serves."""
     count, gpu = 0, {"device": "cuda"}
     for kind in ("full", "diag", "shared", "identity"):
-        if backend.why_not("isda", name, "cuda", kind) is not None:
+        if dispatch.why_not("isda", name, "cuda", kind) is not None:
             continue
         for shape, labels in (((9, 70), (9,)), ((2, 7, 9, 5), (2, 9, 5))):
             j, a = shape[1], 37
             y = torch.randint(0, j, labels, **gpu)
             covariance = ISDACovariance(j, a, kind, device="cuda")
-            if backend.why_not("covariance", name, "cuda") is None:
+            if dispatch.why_not("covariance", name, "cuda") is None:
                 covariance.update(torch.randn(shape[0], a, *shape[2:], **gpu), y)
             z, w = torch.randn(shape, **gpu).requires_grad_(), torch.randn(j, a, **gpu).requires_grad_()
             out = F.isda_logits(z, w, covariance.cov, y, 0.5, kind=kind)
@@ -43,11 +41,11 @@ def isda(name: str) -> int:
 
 def run(name: str, small: bool) -> int:
     """Every operator that this backend serves; how many cases ran. small: what a sanitizer gets through in time."""
-    count = isda(name) if backend.why_not("isda", name, "cuda") is None else 0
+    count = isda(name) if dispatch.why_not("isda", name, "cuda") is None else 0
     gpu = {"device": "cuda"}
 
     def served(op: str) -> bool:
-        return backend.why_not(op, name, "cuda") is None
+        return dispatch.why_not(op, name, "cuda") is None
 
     for dtype in (torch.float32, torch.bfloat16):
         for size, grid in (((16, 32), (4, 4)), ((7, 9), (7, 3)), ((64, 96), (32, 48)))[:2 if small else 3]:
@@ -101,7 +99,7 @@ def run(name: str, small: bool) -> int:
 
 def main() -> None:
     for name in ("cuda", "triton"):
-        reason = backend.why_not("paste", name, "cuda")
+        reason = dispatch.why_not("paste", name, "cuda")
         if reason is not None:
             print(f"{name}: {reason}")
             continue

@@ -22,7 +22,8 @@ import torch
 from torch import Tensor
 
 import fastmix
-from fastmix import functional, reference
+from fastmix import functional
+from fastmix.reference import functional as reference
 
 from . import device_times, machine, worker
 from .bench_blend import _case as blend_case

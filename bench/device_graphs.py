@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import importlib
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -19,13 +18,12 @@ import torch
 
 import fastmix
 import fastmix.functional as F
+from fastmix.ops import dispatch
 
 from . import step_graph, worker
 from .cuda_graph import capture
 
 BACKENDS = ("cuda", "triton")
-backend = importlib.import_module("fastmix.backend")
-
 
 def inputs(device: str = "cuda") -> dict[str, torch.Tensor]:
     n = 8
@@ -62,7 +60,7 @@ def isda_step(state, features, logits, weight, labels, kind, update):
 def isda_replay() -> None:
     """A graph serves other batches with other classes: nothing of a batch is read on the host."""
     kind = "diag"
-    update = backend.why_not("covariance", backend._State.forced, "cuda") is None
+    update = dispatch.why_not("covariance", dispatch._State.forced, "cuda") is None
     j, a, n = 40, 33, 16
     state = [torch.ones(j, dtype=torch.int64, device="cuda"), torch.zeros(j, a, device="cuda"),
              torch.rand(j, a, device="cuda")]
@@ -140,7 +138,7 @@ MIXERS: dict[str, Callable[[], fastmix.Mixup]] = {
 
 def whole() -> AbstractContextManager[None]:
     """The backend of whole mixers and steps: not every operator has a CUDA kernel."""
-    forced = backend._State.forced
+    forced = dispatch._State.forced
     return fastmix.backend("auto" if forced in (None, "cuda") else forced)
 
 
@@ -239,7 +237,7 @@ def all_checks() -> Iterator[tuple[str, Callable[[], worker.Entry]]]:
 
 def missing(name: str) -> dict[str, str]:
     return {op: reason for op in ("soft_target", "paste", "patch_mix", "saliency")
-            if (reason := backend.why_not(op, name, "cuda")) is not None}
+            if (reason := dispatch.why_not(op, name, "cuda")) is not None}
 
 
 def shown(name: str, entry: worker.Entry) -> str:

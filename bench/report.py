@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from fastmix.backend import OPERATORS
+from fastmix.ops.dispatch import OPERATORS
 
 from .runner import OURS
 

@@ -15,8 +15,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from fastmix._cli import CommandError
-from fastmix.results import render
+from fastmix.app.console import CommandError
+from fastmix.app.results import render
 
 BLOCK = re.compile(r"^<!-- table (\S+)( without claims)? -->\n(.*?)^<!-- end of table -->$", re.M | re.S)
 CLAIMS = "claims.json"

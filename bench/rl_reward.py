@@ -22,13 +22,15 @@ import torch
 from torch import Tensor
 
 import fastmix.functional as F
-from fastmix import __version__, data, rl
-from fastmix._cli import CommandError
-from fastmix.results.collect import spread
-from fastmix.train import checkpoint, run
-from fastmix.train.distributed import Processes
-from fastmix.train.loop import Setup
-from fastmix.train.options import Options
+from fastmix import __version__
+from fastmix.app import data
+from fastmix.app import policy as rl
+from fastmix.app.console import CommandError
+from fastmix.app.results.collect import spread
+from fastmix.app.training import checkpoint, run
+from fastmix.app.training.distributed import Processes
+from fastmix.app.training.loop import Setup
+from fastmix.app.training.options import Options
 
 from . import machine, report
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 import fastmix
-from fastmix.backend import BACKENDS, why_not
+from fastmix.ops.dispatch import BACKENDS, why_not
 from fastmix.reference._common import is_channels_last
 
 from .cases import Case

@@ -29,13 +29,13 @@ if __name__ == "__main__":
 import torch
 
 import fastmix
-from fastmix import data
-from fastmix._cli import CommandError
-from fastmix.train import methods, run
-from fastmix.train.distributed import Processes
-from fastmix.train.loop import Setup, training_step
-from fastmix.train.options import Options
-from fastmix.train.timing import PHASES, StepTimer
+from fastmix.app import data
+from fastmix.app.console import CommandError
+from fastmix.app.training import methods, run
+from fastmix.app.training.distributed import Processes
+from fastmix.app.training.loop import Setup, training_step
+from fastmix.app.training.options import Options
+from fastmix.app.training.timing import PHASES, StepTimer
 
 from . import machine, report
 

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 import fastmix
-from fastmix import data
-from fastmix.train import methods, run
-from fastmix.train.distributed import Processes
-from fastmix.train.loop import Seen, Setup, mix, update
-from fastmix.train.options import Options
+from fastmix.app import data
+from fastmix.app.training import methods, run
+from fastmix.app.training.distributed import Processes
+from fastmix.app.training.loop import Seen, Setup, mix, update
+from fastmix.app.training.options import Options
 
 from .cuda_graph import capture
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 import fastmix
-from fastmix import data
+from fastmix.app import data
 
 CLASSES, FEATURES, SIDE, DIGITS, BATCH = 11, 32, 32, 5, 8  # the ten digits and the background
 

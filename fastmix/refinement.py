@@ -20,11 +20,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .input_saliency import input_saliency
-from .manifold import ManifoldMixup
-from .ops import _checks as check
+from .mixers.manifold import ManifoldMixup
+from .mixers.plans import as_target
+from .ops import checks as check
 from .ops.soft_target import soft_cross_entropy
-from .plans import as_target
+from .saliency import input_saliency
 from .targets import SoftTarget
 
 

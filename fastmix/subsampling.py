@@ -20,11 +20,11 @@ import torch
 import torch.distributed as dist
 from torch import Generator, Tensor, nn
 
-from . import sampling
-from .data.batches import derived_seed, training_steps
+from .files import read_state, write_state
 from .functional import soft_cross_entropy
-from .mixers import DCutMix
-from .ops import _checks as check
+from .mixers import DCutMix, sampling
+from .ops import checks as check
+from .shuffling import derived_seed, training_steps
 
 ORDER, MIXING = 0, 1  # streams of random numbers
 ROUND = 16  # batches of one process between two exchanges
@@ -85,7 +85,7 @@ class AnchoredDCutMix(DCutMix):
 
 
 class _Reader:
-    """A map-style dataset of (image, label) read by index tensors, as the splits of `fastmix.data` are."""
+    """A map-style dataset of (image, label), read by index tensors."""
 
     def __init__(self, dataset: Any, device: torch.device) -> None:
         self._dataset, self._device = dataset, device
@@ -114,9 +114,7 @@ class _Pass:
 
 
 def _load(state: Path, settings: dict[str, Any], moments: RunningMoments, current: _Pass) -> None:
-    from .train import checkpoint
-
-    stored = checkpoint.read(state)
+    stored = read_state(state)
     if stored is None:
         return
     for name, value in settings.items():
@@ -129,9 +127,7 @@ def _load(state: Path, settings: dict[str, Any], moments: RunningMoments, curren
 
 
 def _save(state: Path, settings: dict[str, Any], moments: RunningMoments, current: _Pass) -> None:
-    from .train import checkpoint
-
-    checkpoint.write(state, {"settings": settings, "count": moments.count, "mean": moments.mean,
+    write_state(state, {"settings": settings, "count": moments.count, "mean": moments.mean,
                              "squares": moments.squares, "done": current.done, "losses": current.losses})
 
 
@@ -158,7 +154,7 @@ def uncertainty(model: nn.Module, dataset: Any, anchor: float = 0.5, others: int
         progress: called as ``progress(pass counted from 0, batches done, batches of the pass)``.
     Returns: Uncertainty, in the order of the data set, on every process.
     Raises: ValueError for arguments and for a loss that is not finite, `OtherSettings` for a state of other settings,
-        CommandError for a state file that is damaged.
+        `files.DamagedFile` for a state file that cannot be read.
     Source: K-image mixing Eq. 8; the defaults are the supplement's (anchor: its Fig. 3c).
     """
     op = "uncertainty"

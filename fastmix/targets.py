@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .ops import _checks as check
+from .ops import checks as check
 
 
 class SoftTarget(NamedTuple):

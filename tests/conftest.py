@@ -10,9 +10,10 @@ import torch
 from hypothesis import settings
 
 import fastmix
-from fastmix import _library, _torchvision
-from fastmix.backend import OPERATORS, why_not
-from fastmix.ops._operator import NAMESPACES
+from fastmix.app import import_torchvision
+from fastmix.ops import library
+from fastmix.ops.dispatch import OPERATORS, why_not
+from fastmix.ops.operator import NAMESPACES
 
 sys.path.insert(0, str(Path(__file__).parent / "simt"))
 import simt_backend
@@ -21,7 +22,7 @@ import simt_build
 settings.register_profile("fastmix", deadline=None, derandomize=True, max_examples=40)
 settings.load_profile("fastmix")
 
-_torchvision.prepare()  # before a test module imports torchmetrics
+import_torchvision.prepare()  # before a test module imports torchmetrics
 
 # Test files of operators that others are formed of.
 FORMED_OF = {"rmix": "patch_mix", "isda_loss": "covariance", "offsets": "paste"}
@@ -69,7 +70,7 @@ def _variants(device: str) -> list[str]:
     names = ["reference"]
     if device == "cuda":
         return [*names, "triton", "cuda"]
-    if _library.missing is None:
+    if library.missing is None:
         best = torch.ops.fastmix._cpu_isa(-1)
         names += [f"cpu-{isa}" for isa, level in ISA.items() if level <= best]
         if simt_build.missing() is None:
@@ -130,11 +131,11 @@ def _poisoned_allocations():
     """Every uninitialised element is NaN (or the largest integer): one that a kernel leaves unwritten shows."""
     torch.utils.deterministic.fill_uninitialized_memory = True
     torch.use_deterministic_algorithms(True, warn_only=True)
-    if _library.missing is None:
+    if library.missing is None:
         torch.ops.fastmix._cpu_poison(True)
     yield
     torch.use_deterministic_algorithms(False)
-    if _library.missing is None:
+    if library.missing is None:
         torch.ops.fastmix._cpu_poison(False)
 
 

@@ -1,6 +1,5 @@
 """Which backend serves, and the reasons when one cannot."""
 
-import importlib
 import os
 import subprocess
 import sys
@@ -10,8 +9,8 @@ import torch
 
 import fastmix
 import fastmix.functional as F
-from fastmix import _library
-from fastmix.backend import AUTO, BACKENDS, OPERATORS, why_not
+from fastmix.ops import dispatch, library
+from fastmix.ops.dispatch import AUTO, BACKENDS, OPERATORS, why_not
 
 Z, Y = torch.randn(3, 4), torch.tensor([0, 1, 2])
 
@@ -48,7 +47,7 @@ def run(code, **environment):
 def test_the_environment_chooses_triton_and_import_leaves_it_alone():
     code = """
 import sys, torch
-import fastmix.backend
+import fastmix.ops.dispatch
 assert "fastmix.kernels" not in sys.modules
 import fastmix.functional as F
 loss = F.soft_cross_entropy(torch.zeros(2, 4), torch.tensor([1, 2]))
@@ -60,17 +59,16 @@ print(f"{loss.item():.4f}")
 
 
 def test_schemas_are_the_same_in_both_namespaces():
-    for name in _library.schemas():
+    for name in library.schemas():
         ours = getattr(torch.ops.fastmix_triton, name).default._schema
         theirs = getattr(torch.ops.fastmix, name).default._schema
         assert str(ours).split("::")[1] == str(theirs).split("::")[1]
 
 
 def test_a_backend_that_serves_some_forms_of_an_operator(monkeypatch):
-    backend = importlib.import_module("fastmix.backend")
-    assert "serve diag and identity, this is full" in backend.why_not("isda", "cuda", "cuda", "full")
-    assert backend.why_not("isda", "triton", "cuda", "full") is None or not backend._TRITON_INSTALLED
-    monkeypatch.setitem(backend.AUTO, "isda", {"cpu": "cuda"})  # as on a GPU with the CUDA library
+    assert "serve diag and identity, this is full" in dispatch.why_not("isda", "cuda", "cuda", "full")
+    assert dispatch.why_not("isda", "triton", "cuda", "full") is None or not dispatch._TRITON_INSTALLED
+    monkeypatch.setitem(dispatch.AUTO, "isda", {"cpu": "cuda"})  # as on a GPU with the CUDA library
     x = torch.randn(2)
-    assert backend.select("isda", x, "diag") == "cuda"
-    assert backend.select("isda", x, "full") in ("triton", "reference")
+    assert dispatch.select("isda", x, "diag") == "cuda"
+    assert dispatch.select("isda", x, "full") in ("triton", "reference")

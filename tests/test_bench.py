@@ -25,7 +25,7 @@ from bench.timing import (
     peak_above_end,
     peak_extra_bytes,
 )
-from fastmix.backend import OPERATORS
+from fastmix.ops.dispatch import OPERATORS
 
 CPU = torch.device("cpu")
 pytestmark = pytest.mark.usefixtures("one_thread")

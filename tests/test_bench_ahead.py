@@ -10,7 +10,7 @@ import torch
 from bench import __main__ as main_module
 from bench import ahead, runner, vectorised
 from bench.cases import select_cases
-from fastmix import reference
+from fastmix.reference import functional as reference
 
 CPU = torch.device("cpu")
 

@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 
 from bench import scale
-from fastmix.isda_ranks import update_over_ranks
+from fastmix.losses.isda_ranks import update_over_ranks
 
 
 @pytest.mark.parametrize("power", [0.0, 0.5, 1.0, 2.0])

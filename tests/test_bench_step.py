@@ -5,7 +5,7 @@ import json
 import pytest
 
 from bench import step
-from fastmix.train.timing import PHASES
+from fastmix.app.training.timing import PHASES
 
 
 def times(**ms):

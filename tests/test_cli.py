@@ -15,9 +15,9 @@ import training
 from PIL import Image
 
 from fastmix import __main__ as program
-from fastmix import _cli
-from fastmix._cli import FAILURE, INTERRUPTED, USAGE
-from fastmix.train import report
+from fastmix.app import console
+from fastmix.app.console import FAILURE, INTERRUPTED, USAGE
+from fastmix.app.training import report
 
 
 def call(capsys, *arguments):
@@ -164,7 +164,7 @@ def test_an_interrupt_that_was_lost_comes_with_the_next_step(monkeypatch):
     steps = []
 
     def command(argv):
-        with _cli.progress_bar("steps", 3, show=False) as advance:
+        with console.progress_bar("steps", 3, show=False) as advance:
             steps.append(1)
             Loses()  # "Exception ignored in"
             advance()
@@ -173,8 +173,8 @@ def test_an_interrupt_that_was_lost_comes_with_the_next_step(monkeypatch):
     monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: None)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        assert _cli.run(command, []) == INTERRUPTED and steps == [1]
-        assert _cli.run(lambda argv: 0, []) == 0
+        assert console.run(command, []) == INTERRUPTED and steps == [1]
+        assert console.run(lambda argv: 0, []) == 0
     finally:
         signal.signal(signal.SIGINT, before)
 
@@ -206,7 +206,7 @@ def test_the_program_runs_as_a_module():
 
 
 def test_info_lists_every_operator_and_backend(capsys):
-    from fastmix.backend import BACKENDS, OPERATORS
+    from fastmix.ops.dispatch import BACKENDS, OPERATORS
 
     status, out, _ = call(capsys, "info")
     assert status == 0 and torch.__version__ in out

@@ -12,7 +12,8 @@ from support import DTYPES, compiled, dtype_id, embedded, same_bits, within_budg
 
 import fastmix
 import fastmix.functional as F
-from fastmix import ISDACovariance, _library
+from fastmix import ISDACovariance
+from fastmix.ops import library
 from fastmix.ops.covariance import KINDS, cov_shape
 
 STATE = torch.float32
@@ -87,7 +88,7 @@ def test_many_rows_of_a_class_and_symmetry(variant):
 def test_a_class_of_many_rows(variant, kind, monkeypatch):
     """Segmentation's background: Triton divides its rows among programs, those of the other classes not."""
     if variant == "triton":
-        kernels = _library.kernels("covariance")
+        kernels = library.kernels("covariance")
         monkeypatch.setattr(kernels, "CONFIG", kernels.Config(share=16))
     y = torch.tensor([2] * 53 + [0] * 16 + [3] * 17 + [4])[torch.randperm(87)]
     x = torch.randn(87, 20) @ torch.randn(20, 20) + 100

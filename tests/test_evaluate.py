@@ -14,8 +14,8 @@ from torch import nn
 from torch.nn import functional as F
 from torchmetrics.functional.classification import multiclass_calibration_error
 
-from fastmix import models
-from fastmix.evaluate import (
+from fastmix.app import models
+from fastmix.app.evaluation import (
     WeightLoss,
     class_activation_maps,
     fgsm,
@@ -29,9 +29,9 @@ from fastmix.evaluate import (
     reliability,
     top_eigenvectors,
 )
-from fastmix.evaluate.cam import NoMaps
-from fastmix.evaluate.surface import steps
-from fastmix.train.loop import BELOW_ONE
+from fastmix.app.evaluation.cam import NoMaps
+from fastmix.app.evaluation.surface import steps
+from fastmix.app.training.loop import BELOW_ONE
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

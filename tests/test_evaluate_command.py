@@ -17,10 +17,10 @@ import training
 from PIL import Image
 
 from fastmix import __main__ as program
-from fastmix import data
-from fastmix._cli import FAILURE, USAGE, CommandError
-from fastmix.train import run
-from fastmix.train.command import main as train
+from fastmix.app import data
+from fastmix.app.cli.train import main as train
+from fastmix.app.console import FAILURE, USAGE, CommandError
+from fastmix.app.training import run
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -225,7 +225,7 @@ def test_a_model_or_data_without_localisation_is_judged_without(tmp_path, capsys
 
 
 def test_ticks_of_a_flat_surface_differ():
-    from fastmix.evaluate.plots import distinct
+    from fastmix.app.figures.evaluation import distinct
 
     assert distinct(np.array([2.301, 2.302, 2.303])) == ["2.301", "2.302", "2.303"]
     assert distinct(np.array([0.01, 1.0, 1000.0])) == ["0.01", "1", "1e+03"]

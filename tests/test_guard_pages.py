@@ -7,11 +7,11 @@ import sys
 import pytest
 import training
 
-from fastmix import _library
+from fastmix.ops import library
 
 pytestmark = [
     pytest.mark.skipif(not sys.platform.startswith("linux"), reason="mprotect by ctypes"),
-    pytest.mark.skipif(_library.missing is not None, reason="no C++ library"),
+    pytest.mark.skipif(library.missing is not None, reason="no C++ library"),
 ]
 
 SCRIPT = """

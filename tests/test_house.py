@@ -13,8 +13,8 @@ import pytest
 import torch
 
 import fastmix
-from fastmix import _library
-from fastmix.backend import OPERATORS
+from fastmix.ops import library
+from fastmix.ops.dispatch import OPERATORS
 
 ROOT = Path(__file__).parent.parent
 LIBRARY = next(iter(sorted((ROOT / "fastmix").glob("_C.*so"))), None)
@@ -49,7 +49,7 @@ GPU_ONLY = {"scale_gradient_", "rmix"}
 @needs_library
 def test_every_schema_has_an_implementation():
     registered = "".join(path.read_text() for path in (ROOT / "csrc" / "cuda").glob("*.cu"))
-    for name in _library.schemas():
+    for name in library.schemas():
         if name in GPU_ONLY:
             assert f'm.impl("{name}"' in registered, f"{name} has no CUDA kernel"
             continue

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from fastmix.backend import OPERATORS
-from fastmix.train.recipes import PRESETS
+from fastmix.app.training.recipes import PRESETS
+from fastmix.ops.dispatch import OPERATORS
 
 ROOT = Path(__file__).parent.parent
 SA, KM, ISDA, RDA, RM = PAPERS = ("Soft Augmentation", "K-image mixing", "ISDA", "refined data augmentation", "R-Mix")
@@ -36,9 +36,9 @@ OWN = {
     "fastmix": {"Compose": "mixers in a row", "RandomChoice": "timm's switch_prob", "View": "the loader's bytes",
                 "backend": "which kernel", "set_debug": "checks", "functional": "a module"},
     "fastmix.functional": {},
-    "fastmix.evaluate": {"WeightLoss": "a function to probe", "filter_normalised": "Li et al. 2018",
+    "fastmix.app.evaluation": {"WeightLoss": "a function to probe", "filter_normalised": "Li et al. 2018",
                          "iou": "of boxes", "largest_box": "of a heat map"},
-    "fastmix.ssl": {}, "fastmix.rl": {"acting": "how many images have a policy"}}
+    "fastmix.app.selfsupervised": {}, "fastmix.app.policy": {"acting": "how many images have a policy"}}
 # One equation or section that each file of an operator names; view is no paper's.
 OPS = {"soft_target": (SA, "Eq", "12"), "blend": (KM, "Eq", "2"), "paste": (KM, "Eq", "4"),
        "patch_mix": (RM, "Eq", "5"), "saliency": (RM, "Eq", "2"), "crop": (SA, "Sec", "4.1"), "plan": (KM, "Eq", "3"),
@@ -129,7 +129,7 @@ def test_every_equation_is_in_the_docstring_of_what_computes_it(paper):
 
 @pytest.mark.parametrize("module", OWN)
 def test_every_public_name_has_its_source(module):
-    if module == "fastmix.rl":
+    if module == "fastmix.app.policy":
         pytest.importorskip("stable_baselines3")
     found = importlib.import_module(module)
     for name in found.__all__:

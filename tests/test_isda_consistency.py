@@ -7,7 +7,7 @@ from support import DTYPES, compiled, dtype_id, same_bits, within_budget
 
 import fastmix
 import fastmix.functional as F
-from fastmix import _library
+from fastmix.ops import library
 from fastmix.ops.covariance import KINDS
 
 
@@ -172,7 +172,7 @@ def test_more_classes_than_are_handled_together(variant, monkeypatch):
     z, w, cov, _ = make("full", 9, 5, 4)
     want = with_grads(lambda z, w: F.isda_consistency(z, w, cov, 0.5), z, w, torch.ones(()))
     if variant == "triton":
-        kernels = _library.kernels("isda_consistency")
+        kernels = library.kernels("isda_consistency")
         monkeypatch.setattr(kernels, "CONFIG", kernels.Config(elements=100))
     torch.testing.assert_close(with_grads(lambda z, w: F.isda_consistency(z, w, cov, 0.5), z, w, torch.ones(())), want)
     strength = torch.tensor(0.25, dtype=torch.float64)

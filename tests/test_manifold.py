@@ -13,8 +13,9 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from torch.utils.checkpoint import checkpoint
 
 import fastmix.functional as F
-from fastmix import ManifoldMixup, Mixup, models
-from fastmix.manifold import units
+from fastmix import ManifoldMixup, Mixup
+from fastmix.app import models
+from fastmix.mixers.manifold import units
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -268,8 +269,8 @@ def test_two_processes(tmp_path):
     script.write_text("""
 import torch, torch.distributed as dist, fastmix
 import fastmix.functional as F
-from fastmix import models
-from fastmix.train.distributed import processes
+from fastmix.app import models
+from fastmix.app.training.distributed import processes
 
 def agree(rank):
     torch.manual_seed(0)

@@ -12,10 +12,11 @@ pytest.importorskip("torchmetrics")
 import training
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from fastmix import RLMix, data
-from fastmix.train import methods, run
-from fastmix.train.distributed import Processes
-from fastmix.train.options import Options
+from fastmix import RLMix
+from fastmix.app import data
+from fastmix.app.training import methods, run
+from fastmix.app.training.distributed import Processes
+from fastmix.app.training.options import Options
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 HERE = Processes(0, 1, torch.device("cpu"))
@@ -70,12 +71,12 @@ def test_the_step_of_every_method_is_one_graph(digits, method):
 
 EPOCHS = """
 import torch, torch.distributed as dist
-from fastmix import data
-from fastmix.train import methods, run
-from fastmix.train.distributed import processes
-from fastmix.train.loop import train_epoch
-from fastmix.train.options import Options
-from fastmix.train.timing import StepTimer
+from fastmix.app import data
+from fastmix.app.training import methods, run
+from fastmix.app.training.distributed import processes
+from fastmix.app.training.loop import train_epoch
+from fastmix.app.training.options import Options
+from fastmix.app.training.timing import StepTimer
 
 with processes("cpu") as here:
     digits = data.load("digits", limit=61)

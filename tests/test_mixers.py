@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import fastmix
 from fastmix import Compose, CutMix, Cutout, DMixup, Mixup, SoftCrop, SoftTarget
-from fastmix.plans import mix_targets
+from fastmix.mixers.plans import mix_targets
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -6,15 +6,15 @@ from importlib.util import find_spec
 import pytest
 import torch
 
-from fastmix import models
-from fastmix._cli import CommandError, UsageError
-from fastmix.models.densenet import DenseNet
-from fastmix.models.preact_resnet import PreActResNet
-from fastmix.models.pyramidnet import PyramidNet
-from fastmix.models.resnet import BasicBlock, SEBlock
-from fastmix.models.resnext import ResNeXt
-from fastmix.models.shake import ShakeBlock, shake_drop, shake_shake
-from fastmix.models.wide_resnet import WideResNet
+from fastmix.app import models
+from fastmix.app.console import CommandError, UsageError
+from fastmix.app.models.densenet import DenseNet
+from fastmix.app.models.preact_resnet import PreActResNet
+from fastmix.app.models.pyramidnet import PyramidNet
+from fastmix.app.models.resnet import BasicBlock, SEBlock
+from fastmix.app.models.resnext import ResNeXt
+from fastmix.app.models.shake import ShakeBlock, shake_drop, shake_shake
+from fastmix.app.models.wide_resnet import WideResNet
 
 SMALL = ["cnn", "preact-resnet18", "resnet18", "resnet32", "resnet50", "wrn10-1", "pyramidnet11-5",
          "pyramidnet20-5-shakedrop", "resnext11-2-8", "densenet-bc10-3", "shake-shake8-4"]

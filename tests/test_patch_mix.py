@@ -18,7 +18,7 @@ from support import (
 )
 
 import fastmix.functional as F
-from fastmix import reference
+from fastmix.reference import functional as reference
 
 NAN, INF = float("nan"), float("inf")
 SHAPES = [((0, 3, 8, 8), (2, 2)), ((1, 3, 6, 10), (3, 5)), ((7, 3, 32, 32), (4, 4)), ((5, 1, 8, 12), (2, 4)),

@@ -8,8 +8,9 @@ import torch
 from support import compiled, seeded
 
 import fastmix
-from fastmix import _library, reference
+from fastmix.ops import library
 from fastmix.ops.plan import count, plan_blend, plan_crop, plan_cutout, plan_paste, plan_patch
+from fastmix.reference.plan import permutations
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 ALPHA, TOP = 0.4, 2**63 - 2
@@ -234,7 +235,7 @@ def test_many_images(variant):
 def test_ranks_of_more_keys_than_are_counted(variant, monkeypatch):
     if variant != "triton":
         pytest.skip("Triton alone counts")
-    kernels = _library.kernels("plan")
+    kernels = library.kernels("plan")
     bits, shares = draw(40, 3, 40, 2 * 2 * 40), gammas(40, 3)
     counted = plan_paste(bits, shares, on(), None, 40, (16, 16), ALPHA)
     monkeypatch.setattr(kernels, "CONFIG", kernels.Config(counted=8))
@@ -298,7 +299,7 @@ def test_bits_and_shares_of_any_strides(variant):
     assert all(map(torch.equal, got, want))
 
 
-@pytest.mark.skipif(_library.missing is not None, reason="needs the C++ library")
+@pytest.mark.skipif(library.missing is not None, reason="needs the C++ library")
 def test_too_few_bits_are_an_error():
     with fastmix.backend("cpu"), pytest.raises(RuntimeError, match="plan_blend: too few bits"):
         plan_blend(torch.zeros(3, dtype=torch.int64), torch.ones(4, 2), on(), 4, 0.0)
@@ -331,5 +332,5 @@ def test_compiled_equals_eager(variant):
 
 def test_the_reference_agrees_with_the_order_of_argsort():
     keys = torch.randint(2**63 - 1, (3, 50), generator=seeded())
-    ranks = reference.plan.permutations(keys)
+    ranks = permutations(keys)
     assert torch.equal(keys.gather(1, keys.argsort(1)).gather(1, ranks.T), keys)

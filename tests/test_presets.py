@@ -13,11 +13,13 @@ pytest.importorskip("torchmetrics")
 import training
 
 from fastmix import __main__ as program
-from fastmix import models
-from fastmix._cli import USAGE, UsageError
-from fastmix.train import command, methods, options, presets
-from fastmix.train.options import Options
-from fastmix.train.recipes import PRESETS
+from fastmix.app import models
+from fastmix.app.cli import presets
+from fastmix.app.cli import train as command
+from fastmix.app.console import USAGE, UsageError
+from fastmix.app.training import methods, options
+from fastmix.app.training.options import Options
+from fastmix.app.training.recipes import PRESETS
 
 FIELDS = {field.name for field in dataclasses.fields(Options)}
 OTHERS = ("soft-crop", "soft-noise", "soft-resized-crop", "label-smoothing", "focal")  # may not be in METHODS

@@ -11,10 +11,10 @@ import training
 from PIL import Image
 
 from fastmix import __main__ as program
-from fastmix import preview
-from fastmix._cli import FAILURE, USAGE
-from fastmix.train import methods
-from fastmix.train.options import Options
+from fastmix.app.cli import preview
+from fastmix.app.console import FAILURE, USAGE
+from fastmix.app.training import methods
+from fastmix.app.training.options import Options
 
 
 def call(capsys, *arguments):

@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from fastmix import preview
-from fastmix.evaluate import command as evaluate_command
-from fastmix.results import command as report_command
-from fastmix.ssl import command as ssl_command
-from fastmix.train import command, presets, subset
+from fastmix.app.cli import evaluate as evaluate_command
+from fastmix.app.cli import presets, preview
+from fastmix.app.cli import report as report_command
+from fastmix.app.cli import subsample as subset
+from fastmix.app.cli import train as command
+from fastmix.app.cli import train_ssl as ssl_command
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

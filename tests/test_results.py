@@ -17,13 +17,15 @@ pytest.importorskip("torchmetrics")
 import training
 
 from bench import results_page
-from fastmix import _cli, data
-from fastmix.evaluate import attacks
-from fastmix.results import command, picture, render, runs
-from fastmix.results.collect import Fgsm, spread
-from fastmix.train import command as train_command
-from fastmix.train.options import Options
-from fastmix.train.trained import Trained
+from fastmix.app import console, data
+from fastmix.app.cli import report as command
+from fastmix.app.cli import train as train_command
+from fastmix.app.evaluation import attacks
+from fastmix.app.figures import report as picture
+from fastmix.app.results import render, runs
+from fastmix.app.results.collect import Fgsm, spread
+from fastmix.app.training.options import Options
+from fastmix.app.training.trained import Trained
 
 ROOT = Path(__file__).parent.parent
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -98,7 +100,7 @@ def test_steps_of_the_bench(compared, tmp_path, capsys):
     assert cells["rmix --patches 2"] == f"{json.loads(kept)['step_ratio']:.2f}x*"  # not what the bench has timed
     assert "by bench.step with m, 8 images of 32 x 32 on quiet" in render.notes(results)[-1]
     file.write_text("{}")
-    assert _cli.run(command.main, [str(compared / "a"), "--step", str(file)]) == 1
+    assert console.run(command.main, [str(compared / "a"), "--step", str(file)]) == 1
     assert "no result of bench.step" in capsys.readouterr().err
 
 
@@ -160,11 +162,11 @@ def test_spread():
 
 
 def test_folders_without_runs_are_named(tmp_path, compared, capsys):
-    assert _cli.run(command.main, [str(tmp_path)]) == 2
+    assert console.run(command.main, [str(tmp_path)]) == 2
     assert "there is no run in" in capsys.readouterr().err
-    assert _cli.run(command.main, [str(compared / "b" / "rmix-seed0")]) == 1
+    assert console.run(command.main, [str(compared / "b" / "rmix-seed0")]) == 1
     assert "no run has ended" in capsys.readouterr().err
-    assert _cli.run(command.main, [str(compared / "a"), "--out", "x.txt"]) == 2
+    assert console.run(command.main, [str(compared / "a"), "--out", "x.txt"]) == 2
 
 
 def test_the_picture_has_a_line_per_row(compared, tmp_path, monkeypatch):
@@ -190,7 +192,7 @@ def test_the_page_shows_its_files():
 
 def test_the_page_holds_every_method_it_has_a_claim_for():
     claims = json.loads((ROOT / "docs" / "results" / "claims.json").read_text())
-    from fastmix.train.methods import METHODS
+    from fastmix.app.training.methods import METHODS
 
     assert {claim["method"] for claim in claims["claims"]} <= set(METHODS)
     assert {claim["paper"] for claim in claims["claims"]} <= set(claims["papers"])
@@ -260,7 +262,7 @@ def test_a_comparison_is_a_report_too():
     one = {"test_accuracy": 0.5, "train_accuracy": 1.0, "ece": 0.1, "step_ratio": 1.5}
     found = render.rows({"runs": [one | {"method": "a"}, one | {"method": "a", "test_accuracy": 0.7}]})
     assert len(found) == 1 and found[0]["test_accuracy"]["mean"] == pytest.approx(0.6) and found[0]["seeds"] == 2
-    with pytest.raises(_cli.CommandError, match="neither a report nor a comparison"):
+    with pytest.raises(console.CommandError, match="neither a report nor a comparison"):
         render.rows({"parts": 1})
 
 

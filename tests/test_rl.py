@@ -20,7 +20,7 @@ from stable_baselines3.common.env_checker import check_env as check_sb3
 
 import fastmix
 import fastmix.functional as F
-from fastmix import rl
+from fastmix.app import policy as rl
 
 pytestmark = [pytest.mark.usefixtures("one_thread"),
               pytest.mark.filterwarnings("ignore:.*Box observation space.*infinity")]
@@ -271,7 +271,7 @@ def test_ranks_average_gradients_and_stay_equal(tmp_path):
     script.write_text("""
 import torch, torch.distributed as dist, numpy as np
 from test_rl import Toy, policy
-from fastmix.train.distributed import processes
+from fastmix.app.training.distributed import processes
 
 with processes("cpu") as here:
     learner = policy(average=here.mean)

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from scipy import stats
 from support import seeded
 
-from fastmix import sampling
 from fastmix.functional import paste_areas
+from fastmix.mixers import sampling
 from fastmix.ops.plan import count, plan_blend, plan_cutout, plan_paste
 from fastmix.reference.plan import nested_sides, stick_fractions
 

@@ -14,19 +14,9 @@ from torch._dynamo.testing import CompileCounterWithBackend
 
 import fastmix
 import fastmix.functional as F
-from fastmix import (
-    Compose,
-    Mixup,
-    SoftCrop,
-    SoftNoise,
-    SoftResizedCrop,
-    SoftTarget,
-    confidence,
-    pair_iou,
-    sampling,
-    visibility,
-)
-from fastmix.soft_augmentation import CropPlan
+from fastmix import Compose, Mixup, SoftCrop, SoftNoise, SoftResizedCrop, SoftTarget, confidence, pair_iou, visibility
+from fastmix.mixers import sampling
+from fastmix.mixers.soft import CropPlan
 
 MAKERS = {
     "SoftCrop": lambda **k: SoftCrop(7, **k),

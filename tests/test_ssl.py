@@ -8,10 +8,10 @@ from support import seeded
 from torch import nn
 
 import fastmix.functional as F
-from fastmix.soft_augmentation import pair_iou, pair_weight
-from fastmix.ssl import SimSiam, pair_of_views, random_boxes, simsiam_loss
-from fastmix.ssl.simsiam import spread
-from fastmix.ssl.views import colour_jitter
+from fastmix.app.selfsupervised import SimSiam, pair_of_views, random_boxes, simsiam_loss
+from fastmix.app.selfsupervised.simsiam import spread
+from fastmix.app.selfsupervised.views import colour_jitter
+from fastmix.functional import pair_iou, pair_weight
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -139,8 +139,8 @@ def test_colour_jitter_keeps_some_images_and_greys_some():
 
 def test_pair_weights_enter_with_mean_one():
     """The weights that training uses: the curve of Eq. 9 and 10 over this batch's pairs."""
-    from fastmix.ssl.options import SslOptions
-    from fastmix.ssl.run import weights
+    from fastmix.app.selfsupervised.options import SslOptions
+    from fastmix.app.selfsupervised.run import weights
 
     iou = torch.linspace(0.1, 0.9, 9)
     for kind, base in (("SA1", 1 - iou), ("SA2", iou)):

@@ -12,8 +12,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from bench.step_graph import METHODS, Result, Step, check_replays
-from fastmix.backend import AUTO
-from fastmix.ops._operator import NAMESPACES
+from fastmix.ops.dispatch import AUTO
+from fastmix.ops.operator import NAMESPACES
 
 META, CPU = torch.device("meta"), torch.device("cpu")
 every = pytest.mark.parametrize("method", METHODS)

@@ -19,13 +19,17 @@ from support import seeded
 
 import fastmix
 from fastmix import __main__ as program
-from fastmix import data, reference, subsampling
-from fastmix._cli import FAILURE, USAGE, CommandError, UsageError
+from fastmix import subsampling
+from fastmix.app import data
+from fastmix.app.cli import subsample as subset
+from fastmix.app.cli.train import main as train
+from fastmix.app.console import FAILURE, USAGE, CommandError, UsageError
+from fastmix.app.training import checkpoint
+from fastmix.app.training.options import Options
+from fastmix.app.training.run import load_data
+from fastmix.files import DamagedFile, write_state
+from fastmix.reference import functional as reference
 from fastmix.subsampling import AnchoredDCutMix, RunningMoments, subsample, uncertainty
-from fastmix.train import checkpoint, subset
-from fastmix.train.command import main as train
-from fastmix.train.options import Options
-from fastmix.train.run import load_data
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -131,7 +135,7 @@ def test_an_interrupted_measurement_goes_on_in_the_middle_of_a_pass(tmp_path, mo
     with pytest.raises(ValueError, match=r"other settings \(weights is"):
         uncertainty(model, dataset, samples=3, batch_size=10, state=state)
     state.write_bytes(b"PK torn")
-    with pytest.raises(CommandError, match="state is damaged"):
+    with pytest.raises(DamagedFile, match="state is damaged"):
         uncertainty(model, dataset, samples=3, batch_size=10, state=state)
 
 
@@ -297,7 +301,7 @@ def test_weights_of_another_model_are_refused(scorer, tmp_path, capsys):
 
 def test_partial_statistics_of_other_settings_are_kept(scorer, tmp_path, capsys):
     out, partial = tmp_path / "idx.npy", tmp_path / "idx.table.npz.partial"
-    checkpoint.write(partial, {"settings": {"rows": 7}})
+    write_state(partial, {"settings": {"rows": 7}})
     before = partial.read_bytes()
     status, _, err = call(capsys, "subsample", "--checkpoint", scorer, "--samples", 2, "--out", out)
     assert status == USAGE and "(rows is 7, not 1438); --overwrite starts anew" in err

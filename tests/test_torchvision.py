@@ -26,7 +26,8 @@ def imports(tmp_path, version, code):
                           env={**os.environ, "PYTHONPATH": path})
 
 
-PREPARED = "from fastmix import _torchvision; _torchvision.prepare(); _torchvision.prepare(); import torchvision"
+PREPARED = ("from fastmix.app.import_torchvision import prepare; prepare(); prepare(); "
+            "import torchvision")
 
 
 @pytest.mark.skipif(torch.version.cuda is not None, reason="torch has CUDA")
@@ -42,10 +43,10 @@ def test_a_matching_build_is_left_alone(tmp_path):
 
 
 def test_without_torchvision_nothing_happens(monkeypatch):
-    from fastmix import _torchvision
+    from fastmix.app import import_torchvision
 
-    monkeypatch.setattr(_torchvision, "find_spec", lambda name: None)
-    monkeypatch.setattr(_torchvision, "_declared", [])
+    monkeypatch.setattr(import_torchvision, "find_spec", lambda name: None)
+    monkeypatch.setattr(import_torchvision, "_declared", [])
     monkeypatch.delitem(sys.modules, "torchvision", raising=False)
-    _torchvision.prepare()
-    assert not _torchvision._declared
+    import_torchvision.prepare()
+    assert not import_torchvision._declared

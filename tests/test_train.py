@@ -18,15 +18,17 @@ pytest.importorskip("torchmetrics")
 import training
 
 import fastmix
-from fastmix import data
-from fastmix._cli import CommandError, UsageError
+from fastmix import files
+from fastmix.app import data
+from fastmix.app.cli.train import main
+from fastmix.app.console import CommandError, UsageError
+from fastmix.app.figures import training as pictures
+from fastmix.app.training import checkpoint, loop, methods, ratio, run
+from fastmix.app.training.distributed import Processes
+from fastmix.app.training.loop import LossGuard, NotFinite, evaluate, mix, train_epoch
+from fastmix.app.training.options import Options
+from fastmix.app.training.timing import PHASES, StepTimer
 from fastmix.targets import SoftTarget
-from fastmix.train import checkpoint, loop, methods, pictures, ratio, run
-from fastmix.train.command import main
-from fastmix.train.distributed import Processes
-from fastmix.train.loop import LossGuard, NotFinite, evaluate, mix, train_epoch
-from fastmix.train.options import Options
-from fastmix.train.timing import PHASES, StepTimer
 
 HERE = Processes(0, 1, torch.device("cpu"))
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -221,14 +223,14 @@ def test_a_last_update_that_diverges_is_not_saved(tmp_path, monkeypatch):
 
 def test_writes_are_atomic(tmp_path, monkeypatch):
     path = tmp_path / "file"
-    checkpoint.write_atomically(path, b"old")
+    files.write_atomically(path, b"old")
 
     def fail(*args):
         raise OSError("disk full")
 
     monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(OSError, match="disk full"):
-        checkpoint.write_atomically(path, b"new")
+        files.write_atomically(path, b"new")
     assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["file"]
 
 
@@ -304,12 +306,12 @@ def test_two_processes_average_uneven_shares_exactly(tmp_path):
     script.write_text("""
 import dataclasses, sys, torch, torch.distributed as dist
 import fastmix
-from fastmix import data
-from fastmix.train import run
-from fastmix.train.distributed import Processes, processes
-from fastmix.train.loop import train_epoch
-from fastmix.train.options import Options
-from fastmix.train.timing import StepTimer
+from fastmix.app import data
+from fastmix.app.training import run
+from fastmix.app.training.distributed import Processes, processes
+from fastmix.app.training.loop import train_epoch
+from fastmix.app.training.options import Options
+from fastmix.app.training.timing import StepTimer
 
 def build(name, classes, shape):
     return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, classes))

@@ -15,15 +15,15 @@ pytest.importorskip("torchmetrics")
 import training
 
 import fastmix.functional as F
-from fastmix import data
-from fastmix._cli import UsageError
-from fastmix.train import run
-from fastmix.train.command import main
-from fastmix.train.distributed import Processes
-from fastmix.train.loop import training_step
-from fastmix.train.objectives import Isda, LabelledDraws
-from fastmix.train.options import Options
-from fastmix.train.timing import StepTimer
+from fastmix.app import data
+from fastmix.app.cli.train import main
+from fastmix.app.console import UsageError
+from fastmix.app.training import run
+from fastmix.app.training.distributed import Processes
+from fastmix.app.training.loop import training_step
+from fastmix.app.training.objectives import Isda, LabelledDraws
+from fastmix.app.training.options import Options
+from fastmix.app.training.timing import StepTimer
 
 HERE = Processes(0, 1, torch.device("cpu"))
 
@@ -110,12 +110,12 @@ def test_two_processes_step_as_one(tmp_path):
     script = tmp_path / "uneven.py"
     script.write_text("""
 import dataclasses, torch
-from fastmix import data
-from fastmix.train import run
-from fastmix.train.distributed import Processes, processes
-from fastmix.train.loop import train_epoch
-from fastmix.train.options import Options
-from fastmix.train.timing import StepTimer
+from fastmix.app import data
+from fastmix.app.training import run
+from fastmix.app.training.distributed import Processes, processes
+from fastmix.app.training.loop import train_epoch
+from fastmix.app.training.options import Options
+from fastmix.app.training.timing import StepTimer
 
 def build(name, classes, shape):
     return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 12), torch.nn.Linear(12, classes))

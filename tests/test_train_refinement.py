@@ -16,14 +16,15 @@ import training
 from torch.nn import functional
 
 import fastmix
-from fastmix import data
-from fastmix._cli import UsageError
-from fastmix.train import methods, pictures, report, run
-from fastmix.train.command import main
-from fastmix.train.distributed import Processes
-from fastmix.train.loop import augmented_risk, train_epoch, training_step
-from fastmix.train.options import Options
-from fastmix.train.timing import StepTimer
+from fastmix.app import data
+from fastmix.app.cli.train import main
+from fastmix.app.console import UsageError
+from fastmix.app.figures import training as pictures
+from fastmix.app.training import methods, report, run
+from fastmix.app.training.distributed import Processes
+from fastmix.app.training.loop import augmented_risk, train_epoch, training_step
+from fastmix.app.training.options import Options
+from fastmix.app.training.timing import StepTimer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 HERE = Processes(0, 1, torch.device("cpu"))

@@ -15,12 +15,13 @@ pytest.importorskip("torchmetrics")
 import training
 
 import fastmix
-from fastmix import data
-from fastmix._cli import CommandError, UsageError
-from fastmix.train import checkpoint, pictures, run
-from fastmix.train.command import main
-from fastmix.train.distributed import Processes
-from fastmix.train.options import Options
+from fastmix.app import data
+from fastmix.app.cli.train import main
+from fastmix.app.console import CommandError, UsageError
+from fastmix.app.figures import training as pictures
+from fastmix.app.training import checkpoint, run
+from fastmix.app.training.distributed import Processes
+from fastmix.app.training.options import Options
 
 HERE = Processes(0, 1, torch.device("cpu"))
 FLAGS = [*training.TINY, "--method", "rlmix", "--batch", "20"]
@@ -112,7 +113,7 @@ def test_curves_show_the_reward_beside_that_of_chance(tmp_path, monkeypatch):
 def test_the_reward_that_there_is_to_find(tmp_path, extra):
     """bench.rl_reward against an episode: the same images, percentiles, partners and lambda, the same reward."""
     from bench import rl_reward
-    from fastmix import rl
+    from fastmix.app import policy as rl
 
     setup = run.setup(Options(method="rlmix", batch=20), data.load("digits", limit=40), HERE)
     setup.mixer = fastmix.RLMix(1e12, pairing="flip")  # nothing is left to chance
@@ -150,9 +151,9 @@ def test_the_package_without_the_extra_names_it():
 import sys
 sys.modules["stable_baselines3"] = sys.modules["gymnasium"] = None
 try:
-    import fastmix.rl
+    import fastmix.app.policy
 except ImportError as error:
     print(error)
 """
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=training.environment())
-    assert "fastmix.rl needs gymnasium: pip install 'fastmix[rl]'" in result.stdout, result.stderr
+    assert "fastmix.app.policy needs gymnasium: pip install 'fastmix[rl]'" in result.stdout, result.stderr

@@ -16,16 +16,17 @@ pytest.importorskip("torchmetrics")
 import training
 from PIL import Image
 
-from fastmix import _torchvision, data, preview
-from fastmix._cli import INTERRUPTED, CommandError, UsageError
-from fastmix.train import loop, methods, run
-from fastmix.train.augment import Augmentation
-from fastmix.train.command import main
-from fastmix.train.distributed import Processes
-from fastmix.train.loop import train_epoch, training_step
-from fastmix.train.options import Options
-from fastmix.train.samples import take_samples
-from fastmix.train.timing import StepTimer
+from fastmix.app import data, import_torchvision
+from fastmix.app.cli import preview
+from fastmix.app.cli.train import main
+from fastmix.app.console import INTERRUPTED, CommandError, UsageError
+from fastmix.app.training import loop, methods, run
+from fastmix.app.training.augment import Augmentation
+from fastmix.app.training.distributed import Processes
+from fastmix.app.training.loop import train_epoch, training_step
+from fastmix.app.training.options import Options
+from fastmix.app.training.samples import take_samples
+from fastmix.app.training.timing import StepTimer
 
 HERE = Processes(0, 1, torch.device("cpu"))
 SOFT = ("soft-crop", "soft-resized-crop", "soft-noise")
@@ -178,7 +179,7 @@ class Shifted:
 def stand_in(monkeypatch):
     module = types.ModuleType("torchvision.transforms")
     module.RandAugment = module.TrivialAugmentWide = Shifted
-    monkeypatch.setattr(_torchvision, "load", lambda need, name: module)
+    monkeypatch.setattr(import_torchvision, "load", lambda need, name: module)
 
 
 def inputs_of(setup, epoch):

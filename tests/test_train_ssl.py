@@ -17,15 +17,15 @@ import training
 from PIL import Image
 
 from fastmix import __main__ as program
-from fastmix import data
-from fastmix._cli import USAGE, CommandError
-from fastmix.ssl import run
-from fastmix.ssl.command import main, parser
-from fastmix.ssl.linear import linear_evaluation
-from fastmix.ssl.options import SslOptions
-from fastmix.train import checkpoint
-from fastmix.train.distributed import Processes
-from fastmix.train.timing import StepTimer
+from fastmix.app import data
+from fastmix.app.cli.train_ssl import main, parser
+from fastmix.app.console import USAGE, CommandError
+from fastmix.app.selfsupervised import run
+from fastmix.app.selfsupervised.linear import linear_evaluation
+from fastmix.app.selfsupervised.options import SslOptions
+from fastmix.app.training import checkpoint
+from fastmix.app.training.distributed import Processes
+from fastmix.app.training.timing import StepTimer
 
 HERE = Processes(0, 1, torch.device("cpu"))
 FLAGS = [*training.TINY, "--batch", "64", "--linear-epochs", "5"]
@@ -160,7 +160,7 @@ def test_flags_that_make_no_sense(tmp_path, capsys):
         assert program.main(["train-ssl", *flags]) == USAGE
         assert message in capsys.readouterr().err
     with pytest.raises(CommandError, match="no configuration of a run"):
-        from fastmix.train.command import main as train
+        from fastmix.app.cli.train import main as train
 
         train(["--resume", "--out", str(held)])
     assert "--linear-epochs" in parser().format_help()

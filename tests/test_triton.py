@@ -13,13 +13,14 @@ from support import same_bits
 
 import fastmix
 import fastmix.functional as F
-from fastmix import SoftTarget, _library
-from fastmix.backend import why_not
+from fastmix import SoftTarget
+from fastmix.ops import library
+from fastmix.ops.dispatch import why_not
 
 pytestmark = [pytest.mark.interpreted,
               pytest.mark.skipif(why_not("blend", "triton", "cpu") is not None,
                                  reason="runs in Triton's interpreter: TRITON_INTERPRET=1")]
-OPS = getattr(torch.ops, _library.TRITON_NAMESPACE)
+OPS = getattr(torch.ops, library.TRITON_NAMESPACE)
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
 
 
@@ -36,7 +37,7 @@ def grad_of(fn, x):
 
 
 def test_bfloat16_is_rounded_to_nearest_even():
-    common = _library.kernels("_common")
+    common = library.kernels("_common")
     import triton
     import triton.language as tl
 
@@ -100,7 +101,7 @@ def test_a_long_row_that_starts_masked(classes):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_scaling_by_one_touches_nothing(dtype):
-    scale = _library.kernels("soft_target").scale_gradient_
+    scale = library.kernels("soft_target").scale_gradient_
     grad = torch.randn(3, 5000).to(dtype)
     g = torch.ones((), dtype=torch.float64 if dtype == torch.float64 else torch.float32)
     before = grad.clone()
@@ -123,7 +124,7 @@ def test_soft_target_opcheck():
 @pytest.mark.parametrize("kind", ["full", "diag", "shared", "identity"])
 def test_many_tiles_of_classes_and_features(kind, monkeypatch):
     """Panels before and on the diagonal, parts of tables, splits of sums: what larger shapes have."""
-    kernels = _library.kernels("_isda_table")
+    kernels = library.kernels("_isda_table")
     z, w, cov, y = make(kind, 9, 40, 37)
 
     def results():
@@ -144,7 +145,7 @@ def test_many_tiles_of_classes_and_features(kind, monkeypatch):
 
 @pytest.mark.parametrize("alone", [4, 8192])
 def test_present_classes_are_numbered_by_either_launch(alone, monkeypatch):
-    kernels = _library.kernels("_classes")
+    kernels = library.kernels("_classes")
     monkeypatch.setattr(kernels, "MARKED_ALONE", alone)
     labels = torch.tensor([5, 2, -100, 5, 31, 32, -1, 0, 7])
     present, slot = kernels.present_classes(labels, 32, 7)
@@ -156,8 +157,8 @@ def test_products_have_the_precision_of_torchs_own():
     """By the older setting and, in a process of its own, by the newer one, after which torch refuses the older."""
     script = """
 import torch, triton.language as tl
-from fastmix import _library
-precision = _library.kernels("_classes").matmul_precision
+from fastmix.ops import library
+precision = library.kernels("_classes").matmul_precision
 assert precision(tl.float32) == "ieee"
 for setting, want in (("high", "tf32"), ("medium", "tf32"), ("highest", "ieee")):
     torch.set_float32_matmul_precision(setting)
@@ -215,7 +216,7 @@ def test_a_bad_index_in_any_column_makes_its_image_nan(columns):
 
 @pytest.mark.parametrize("rows,columns", [(1, 1), (5, 3), (70, 2), (33, 4)])
 def test_counting_and_sorting_invert_a_gather_alike(rows, columns, monkeypatch):
-    kernels = _library.kernels("_by_source")
+    kernels = library.kernels("_by_source")
     index = torch.randint(-1, rows + 1, (rows, columns))
     offset, place = kernels.by_source(index)
     monkeypatch.setattr(kernels, "CONFIG", kernels.Config(counted=0))
@@ -229,7 +230,7 @@ def test_counting_and_sorting_invert_a_gather_alike(rows, columns, monkeypatch):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_a_percentile_of_more_cells_than_registers_hold(dtype, monkeypatch):
-    kernels = _library.kernels("saliency")
+    kernels = library.kernels("saliency")
     map = torch.randn(3, 70, 61).to(dtype)
     map[0, 3:9] = 0.5
     map[1, 0] = float("nan")
@@ -242,7 +243,7 @@ def test_a_percentile_of_more_cells_than_registers_hold(dtype, monkeypatch):
 
 
 def test_two_launches_for_large_images_do_what_one_does_for_small(monkeypatch):
-    kernels = _library.kernels("saliency")
+    kernels = library.kernels("saliency")
     grad, q = torch.randn(2, 5, 24, 36), torch.rand(2)
     for grid in ((4, 6), (24, 36), (1, 1)):
         one = F.saliency_map(grad, grid), F.saliency_mask(grad, grid, q)

@@ -10,8 +10,9 @@ import torch
 
 import fastmix
 import fastmix.functional as F
-from fastmix import SoftTarget, View, _library
-from fastmix.backend import why_not
+from fastmix import SoftTarget, View
+from fastmix.ops import library
+from fastmix.ops.dispatch import why_not
 
 pytestmark = [pytest.mark.interpreted, pytest.mark.slow,
               pytest.mark.skipif(why_not("blend", "triton", "cpu") is not None,
@@ -66,9 +67,9 @@ def test_images(channels_last, backward):
     index, lam = own(2), torch.tensor(0.3)
     mask = everywhere(torch.ones(1, 1, 1, dtype=torch.bool))
     if backward:
-        check(_library.kernels("paste").paste_backward, index, everywhere(boxes), x=x, many=many)
-        check(_library.kernels("blend").blend_backward, index, everywhere(weight), x=x, many=many)
-        mixed = _library.kernels("patch_mix").patch_mix_backward
+        check(library.kernels("paste").paste_backward, index, everywhere(boxes), x=x, many=many)
+        check(library.kernels("blend").blend_backward, index, everywhere(weight), x=x, many=many)
+        mixed = library.kernels("patch_mix").patch_mix_backward
         check(lambda v, i, m: mixed(v, i[:, 0], m, lam), index, mask, x=x, many=many)
     else:
         check(F.paste, index, everywhere(boxes), x=x, many=many)
@@ -111,7 +112,7 @@ def test_the_gradient_of_logits(loss):
     z = torch.randn(1, CLASSES).to(torch.bfloat16)
     target = SoftTarget(torch.tensor([[5, CLASSES - 1]]), torch.tensor([[0.25, 0.75]]))
     expanded = SoftTarget(target.index.expand(ROWS, 2).contiguous(), target.weight.expand(ROWS, 2).contiguous())
-    kernel = _library.kernels("soft_target").soft_target
+    kernel = library.kernels("soft_target").soft_target
     code = 0 if loss is F.soft_cross_entropy else 1
     few = kernel(z, *target, None, 0.0, -100, code, 0, True)
     many = kernel(z.expand(ROWS, CLASSES), *expanded, None, 0.0, -100, code, 0, True)
@@ -122,5 +123,5 @@ def test_the_gradient_of_logits(loss):
 def test_scaling_a_gradient():
     grad = torch.empty(ROWS, CLASSES, dtype=torch.bfloat16)
     grad[-1] = 1.0
-    _library.kernels("soft_target").scale_gradient_(grad, torch.tensor(3.0))
+    library.kernels("soft_target").scale_gradient_(grad, torch.tensor(3.0))
     assert (grad[-1, -64:] == 3).all()

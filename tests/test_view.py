@@ -10,7 +10,8 @@ from support import DTYPES, NAN_ROWS, OFFSETS, compiled, dtype_id, same_bits, wi
 
 import fastmix
 import fastmix.functional as F
-from fastmix import View, reference
+from fastmix import View
+from fastmix.reference import functional as reference
 
 SHAPES = [(0, 3, 4, 4), (3, 0, 4, 4), (1, 1, 1, 1), (5, 3, 32, 32), (3, 1, 7, 19), (4, 4, 9, 6), (1, 3, 3, 301),
           (3, 3, 40, 70), (2, 17, 5, 7), (2, 601, 3, 4), (6, 3, 8, 16)]

@@ -20,7 +20,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.runtime.driver import driver
 
-from fastmix import _library
+from fastmix.ops import library
 from fastmix.ops.covariance import KINDS, cov_shape
 
 BUDGET = Path(__file__).with_name("budget_triton.json")
@@ -60,7 +60,7 @@ IMAGES = ((256, 3, 224, 224), (100, 3, 32, 32))
 
 
 def soft_target_cases() -> Iterator[Case]:
-    kernels = _library.kernels("soft_target")
+    kernels = library.kernels("soft_target")
     for dtype in SHORT:
         name = SHORT[dtype]
         for n, j in ((1024, 1000), (4096, 21841), (128, 100), (64, 32768), (64, 50257)):
@@ -91,7 +91,7 @@ def _images() -> Iterator[tuple[str, torch.Tensor]]:
 
 
 def blend_cases() -> Iterator[Case]:
-    kernels = _library.kernels("blend")
+    kernels = library.kernels("blend")
     for dtype in SHORT:
         x = empty(256, 3, 224, 224, dtype=dtype)
         for k in (2, 5, 12):
@@ -100,7 +100,7 @@ def blend_cases() -> Iterator[Case]:
 
 
 def paste_cases() -> Iterator[Case]:
-    kernels = _library.kernels("paste")
+    kernels = library.kernels("paste")
     for name, x in _images():
         n = x.shape[0]
         for k in (2, 5, 12):
@@ -111,7 +111,7 @@ def paste_cases() -> Iterator[Case]:
 
 
 def patch_mix_cases() -> Iterator[Case]:
-    kernels = _library.kernels("patch_mix")
+    kernels = library.kernels("patch_mix")
     for name, x in _images():
         n = x.shape[0]
         args = (x, labels(n), empty(n, 4, 4, dtype=torch.bool), empty(n))
@@ -120,7 +120,7 @@ def patch_mix_cases() -> Iterator[Case]:
 
 
 def view_cases() -> Iterator[Case]:
-    kernels = _library.kernels("view")
+    kernels = library.kernels("view")
     for n, c, height, width in IMAGES:
         for code, dtype in enumerate(SHORT):
             for last in (False, True):
@@ -146,7 +146,7 @@ def view_cases() -> Iterator[Case]:
 
 
 def saliency_cases() -> Iterator[Case]:
-    kernels = _library.kernels("saliency")
+    kernels = library.kernels("saliency")
     for name, g in _images():
         n, _, height, width = g.shape
         yield f"map 4x4 {name}", kernels.saliency_map, (g, 4, 4)
@@ -158,7 +158,7 @@ def saliency_cases() -> Iterator[Case]:
 
 
 def crop_cases() -> Iterator[Case]:
-    kernels = _library.kernels("crop")
+    kernels = library.kernels("crop")
     for name, x in _images():
         n, channels, height, width = x.shape
         fill, box = empty(n, channels, dtype=x.dtype), empty(n, 4, dtype=torch.float64)
@@ -169,7 +169,7 @@ def crop_cases() -> Iterator[Case]:
 
 
 def plan_cases() -> Iterator[Case]:
-    kernels = _library.kernels("plan")
+    kernels = library.kernels("plan")
     active = empty(dtype=torch.bool)
     for n in (100, 1024):
         bits = labels(20 * n)
@@ -195,7 +195,7 @@ FEATURES = ((128, 100, 640), (256, 1000, 2048))
 
 
 def covariance_cases() -> Iterator[Case]:
-    kernels = _library.kernels("covariance")
+    kernels = library.kernels("covariance")
     for n, j, a in FEATURES:
         for kind, code in KINDS.items():
             for dtype in (torch.float32, torch.bfloat16)[:2 if kind == "full" else 1]:
@@ -212,7 +212,7 @@ def covariance_cases() -> Iterator[Case]:
 
 
 def isda_cases() -> Iterator[Case]:
-    kernels = _library.kernels("isda")
+    kernels = library.kernels("isda")
     for name, call in (("", kernels.isda_logits), (" backward", kernels.isda_logits_backward)):
         for kind, code in KINDS.items():
             for n, j, a in FEATURES:
@@ -231,7 +231,7 @@ def isda_cases() -> Iterator[Case]:
 
 
 def isda_consistency_cases() -> Iterator[Case]:
-    kernels = _library.kernels("isda_consistency")
+    kernels = library.kernels("isda_consistency")
     for kind in ("full", "identity"):
         for dtype in (torch.float32, torch.bfloat16):
             yield (f"{kind} 128x100x128 {SHORT[dtype]}", kernels.isda_consistency,
@@ -261,8 +261,8 @@ OPERATORS = {"soft_target": soft_target_cases, "blend": blend_cases, "paste": pa
 def launches(operator: str) -> dict[str, tuple]:
     """case/kernel -> (kernel, arguments, options) of everything that the cases launch."""
     found: dict[str, tuple] = {}
-    module = _library.kernels(operator.split()[0])
-    places = [m for m in (module, *map(_library.kernels, SHARED)) if hasattr(m, "launch")]
+    module = library.kernels(operator.split()[0])
+    places = [m for m in (module, *map(library.kernels, SHARED)) if hasattr(m, "launch")]
     before = [m.launch for m in places]
     try:
         for case, call, args in OPERATORS[operator]():

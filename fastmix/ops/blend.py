@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import reference
-from ..backend import must_check_values, select
-from . import _checks as check
-from ._operator import Operator
+from ..reference import functional as reference
+from . import checks as check
+from .dispatch import must_check_values, select
+from .operator import Operator
 from .view import View, check_view, view_blend
 
 

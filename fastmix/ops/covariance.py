@@ -12,10 +12,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .. import reference
-from ..backend import must_check_values, select
-from . import _checks as check
-from ._operator import Operator
+from ..reference import functional as reference
+from . import checks as check
+from .dispatch import must_check_values, select
+from .operator import Operator
 
 KINDS = {"full": 0, "diag": 1, "shared": 2, "identity": 3}
 NAMES = tuple(KINDS)

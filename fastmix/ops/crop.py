@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import reference
-from ..backend import select
+from ..reference import functional as reference
 from ..reference._common import is_channels_last
-from . import _checks as check
-from ._operator import Operator
+from . import checks as check
+from .dispatch import select
+from .operator import Operator
 
 
 def _fake_crop(x: Tensor, shift: Tensor, fill: Tensor | None, value: float) -> Tensor:

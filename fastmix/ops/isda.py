@@ -17,12 +17,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import reference
-from ..backend import must_check_values, select
+from ..reference import functional as reference
 from ..reference._common import is_channels_last
-from . import _checks as check
-from ._operator import Operator
+from . import checks as check
 from .covariance import KINDS, NAMES, kind_of
+from .dispatch import must_check_values, select
+from .operator import Operator
 
 Strength = Tensor | float
 

@@ -1,8 +1,8 @@
 """What the mixers make of random numbers, in one launch: partners, shares, boxes, label weights.
 
 A plan of torch's own operators is 20 to 60 of them on a few hundred numbers: on a GPU as many launches, on a CPU more
-time than mixing a batch of small images. Here torch draws (uniform bits and gamma variates, see `fastmix.sampling`) and
-one operator does the rest.
+time than mixing a batch of small images. Here torch draws (uniform bits and gamma variates, `fastmix.mixers.sampling`)
+and one operator does the rest.
 
 Every function takes ``bits``, `count` int64 numbers uniform in [0, 2^63 - 1), and ``active``, a 0-d bool: where it is
 False, or where ``prob`` decides so (per image with ``each``, else for the batch), the plan is the identity. ``rows`` is
@@ -17,9 +17,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .. import reference
-from ..backend import select
-from ._operator import Operator
+from ..reference import functional as reference
+from .dispatch import select
+from .operator import Operator
 
 
 def count(rows: int, k: int, draws: int, positions: int, alpha: float, prob: float, each: bool) -> int:

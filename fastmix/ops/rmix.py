@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..backend import must_check_values, select, why_not
-from . import _checks as check
-from ._operator import Operator
+from . import checks as check
+from .dispatch import must_check_values, select, why_not
+from .operator import Operator
 from .patch_mix import _patch_mix_backward, patch_mix
 from .saliency import saliency_mask
 

@@ -10,10 +10,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .. import reference
-from ..backend import select
-from . import _checks as check
-from ._operator import Operator
+from ..reference import functional as reference
+from . import checks as check
+from .dispatch import select
+from .operator import Operator
 
 
 def _fake_map(grad: Tensor, h: int, w: int) -> Tensor:

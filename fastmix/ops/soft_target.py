@@ -19,11 +19,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import reference
-from ..backend import must_check_values, select
+from ..reference import functional as reference
 from ..targets import SoftTarget
-from . import _checks as check
-from ._operator import NAMESPACES, _BelowAutograd
+from . import checks as check
+from .dispatch import must_check_values, select
+from .operator import NAMESPACES, _BelowAutograd
 
 LOSSES = {"cross_entropy": 0, "kl": 1, "bce": 2}
 REDUCTIONS = {"none": 0, "mean": 1, "sum": 2}

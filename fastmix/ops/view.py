@@ -18,11 +18,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Generator, Tensor
 
-from .. import reference
-from ..backend import select
+from ..reference import functional as reference
 from ..reference._common import is_channels_last
-from . import _checks as check
-from ._operator import Operator
+from . import checks as check
+from .dispatch import select
+from .operator import Operator
 
 # Their places are the operators' argument `dtype`.
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import ctypes
-import importlib
 
 import simt_build
 import torch
 
-from fastmix.ops import blend, isda, paste, patch_mix, rmix, saliency, soft_target, view
-from fastmix.ops._operator import Operator
+from fastmix.ops import blend, dispatch, isda, paste, patch_mix, rmix, saliency, soft_target, view
+from fastmix.ops.operator import Operator
 
 NAMESPACE = "fastmix_simt"
-_backend = importlib.import_module("fastmix.backend")  # the name fastmix.backend is the context manager
 _library: ctypes.CDLL | None = None
 
 
@@ -24,9 +22,9 @@ def install() -> None:
     path = str(simt_build.library())
     torch.ops.load_library(path)
     _library = ctypes.CDLL(path)
-    _backend.BACKENDS = (*_backend.BACKENDS, "simt")
-    known = _backend.why_not
-    _backend.why_not = lambda op, name, device_type, form=None: why_not(op, name, form=form) if (
+    dispatch.BACKENDS = (*dispatch.BACKENDS, "simt")
+    known = dispatch.why_not
+    dispatch.why_not = lambda op, name, device_type, form=None: why_not(op, name, form=form) if (
         name == "simt") else known(op, name, device_type, form)
     for module in (blend, isda, paste, patch_mix, rmix, saliency):
         for operator in vars(module).values():
@@ -40,10 +38,10 @@ def install() -> None:
 def why_not(op: str, name: str, device_type: str = "cpu", form: str | None = None) -> str | None:
     """Why backend ``name`` cannot serve ``op`` there, or None."""
     if name != "simt":
-        return _backend.why_not(op, name, device_type, form)
-    if form is not None and form not in _backend.FORMS.get((op, "cuda"), (form,)):
+        return dispatch.why_not(op, name, device_type, form)
+    if form is not None and form not in dispatch.FORMS.get((op, "cuda"), (form,)):
         return f"its {op} kernels do not serve {form}"
-    return None if op in _backend.CUDA_OPERATORS else f"{op} has no CUDA kernel"
+    return None if op in dispatch.CUDA_OPERATORS else f"{op} has no CUDA kernel"
 
 
 def reverse(on: bool) -> None:

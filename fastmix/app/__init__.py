@@ -1,0 +1,1 @@
+"""The program behind ``python -m fastmix``: it imports the library, never the reverse."""

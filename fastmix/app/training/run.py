@@ -1,0 +1,310 @@
+"""One run: set up, resume, train, report, draw."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import statistics
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+import fastmix
+
+from ...files import write_atomically
+from .. import data, models
+from ..console import CommandError, UsageError, first_line, require
+from ..figures import training as pictures
+from . import checkpoint, methods, schedules
+from .augment import policy
+from .distributed import Processes
+from .loop import NotFinite, Setup, augmented_risk, evaluate, seed_everything, train_epoch
+from .objectives import Isda, LabelledDraws
+from .options import Options
+from .ratio import step_ratio
+from .samples import draw_samples
+from .timing import StepTimer
+
+WEIGHTS, POLICY = 0, 8  # more streams of random numbers, see loop.py
+CONFIG, METRICS, REPORT = "config.json", "metrics.jsonl", "report.json"
+Bar = Callable[[int, int, int], AbstractContextManager[Callable[[], None]]]
+FILES = (CONFIG, METRICS, REPORT, checkpoint.NAME, "curves.png", "samples.png")
+EVALUATION = ("evaluation.json", "evaluation.png")  # what the evaluate command adds
+
+
+def load_data(options: Options) -> data.Dataset:
+    dataset = data.load(options.data, options.root, options.image_size, options.limit)
+    if options.subset is not None:
+        dataset.train = dataset.train.subset(data.read_index(Path(options.subset), len(dataset.train.labels)))
+    for split in (dataset.train, dataset.test):
+        if isinstance(split, data.FolderSplit):
+            split.workers = options.workers
+    return dataset
+
+
+def build_model(options: Options, dataset: data.Dataset) -> nn.Module:
+    """The model with the weights of the run's seed, the same in every process and for every method."""
+    seed_everything(options.seed, WEIGHTS)
+    model = models.build(options.model, len(dataset.classes), dataset.shape)
+    return model.to(memory_format=torch.channels_last) if options.channels_last else model
+
+
+def over_processes(model: nn.Module, processes: Processes) -> nn.Module:
+    """The model under DistributedDataParallel if there is more than one process."""
+    if processes.world == 1:
+        return model
+    ids = [processes.device.index] if processes.device.type == "cuda" else None
+    return nn.parallel.DistributedDataParallel(model, device_ids=ids)
+
+
+def check_size(dataset: data.Dataset, world: int) -> int:
+    """The number of training images. UsageError if there are too few."""
+    images = len(dataset.train.labels)
+    if images < 2 * world or len(dataset.test.labels) < world:
+        raise UsageError(f"{images} training and {len(dataset.test.labels)} test images are too few for {world} "
+                         f"process{'es' if world > 1 else ''}")
+    return images
+
+
+def setup(options: Options, dataset: data.Dataset, processes: Processes) -> Setup:
+    """Everything a run works on, at epoch 0."""
+    device, world = processes.device, processes.world
+    images = check_size(dataset, world)
+    model = build_model(options, dataset).to(device)
+    parallel = over_processes(model, processes)
+    optimizer = schedules.optimizer(options, model)
+    steps = len(data.training_steps(images, options.batch, 0, 0, world))
+    moved = dataclasses.replace(dataset, train=dataset.train.to(device), test=dataset.test.to(device))
+    objective = draws = None
+    if methods.METHODS[options.method].isda:
+        objective = Isda(options, model, len(dataset.classes), (options.epochs - options.refine_epochs) * steps, device)
+        if objective.unlabelled:
+            draws = LabelledDraws(dataset.train.labels, options.labelled)
+    if options.saliency == "half" and any(side % 2 for side in dataset.shape[1:]):
+        raise UsageError(f"--saliency half: the images are {dataset.shape[1]} x {dataset.shape[2]}, want even sides")
+    policy(options)  # a missing torchvision is reported now
+    mixer = methods.build(options, dataset.shape, device, len(dataset.classes))
+    methods.check_layers(mixer, model)
+    chooser = None
+    if methods.METHODS[options.method].policy:
+        chooser = _policy(options, mixer, len(dataset.classes), images // steps // world, steps, processes)
+    return Setup(options, processes, moved, data.Preprocess(dataset, device), model, parallel, optimizer,
+                 schedules.scheduler(options, optimizer, steps), mixer, methods.loss(options), objective, draws,
+                 schedules.refinement(options), chooser)
+
+
+def _policy(options: Options, mixer: Any, classes: int, rows: int, steps: int, processes: Processes) -> Any:
+    """The same in every process. rows: of the smallest batch of any."""
+    for module, package in (("gymnasium", "gymnasium"), ("stable_baselines3", "stable-baselines3")):
+        require(module, package, f"method {options.method}", "rl")
+    from .. import policy as rl
+
+    seed_everything(options.seed, POLICY)
+    average = processes.mean if processes.world > 1 else None
+    return rl.Policy(mixer, classes, rl.acting(rows), steps, average, options.discount)
+
+
+class Run:
+    """A run in its folder; only the first process writes there.
+
+    say: prints a line of progress. bar: called with (epoch, epochs, steps), yields what to call after a step.
+    """
+
+    make = staticmethod(setup)
+    files = FILES
+
+    def __init__(self, options: Options, dataset: data.Dataset, processes: Processes, folder: Path,
+                 say: Callable[[str], None], bar: Bar) -> None:
+        self.folder, self.say, self.bar = folder, say, bar
+        self.setup = self.make(options, dataset, processes)
+        self.history: list[dict[str, Any]] = []
+        self.best: dict[str, Any] = {"accuracy": -1.0, "epoch": 0}
+
+    @property
+    def options(self) -> Options:
+        return self.setup.options
+
+    @property
+    def writes(self) -> bool:
+        return self.setup.processes.first
+
+    def _parts(self) -> dict[str, Any]:
+        """What a checkpoint keeps the state of; None for what this run does without."""
+        setup = self.setup
+        return {"model": setup.model, "optimizer": setup.optimizer, "scheduler": setup.scheduler,
+                "objective": setup.objective, "policy": setup.policy}
+
+    def start(self, resume: bool) -> None:
+        """Takes up the folder's checkpoint, or begins."""
+        state = checkpoint.load(self.folder) if resume else None
+        if state is not None:
+            if state["world"] != self.setup.processes.world:
+                raise UsageError(f"{self.folder} was trained by {state['world']} processes, this is "
+                                 f"{self.setup.processes.world}: a run continues with as many")
+            for name, part in self._parts().items():
+                if part is not None:
+                    part.load_state_dict(state[name])
+            self.history, self.best = state["history"], state["best"]
+        elif resume:
+            self.say(f"{self.folder} has no checkpoint: no epoch was finished; starting anew")
+        self.setup.processes.barrier()  # nobody may write before everybody has read
+        if not self.writes:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if state is None:
+            clear(self.folder, self.files)
+        checkpoint.write_json(self.folder / CONFIG, self.options.to_json())
+        # A kill may have come between a checkpoint and its line, or within a line.
+        lines = "".join(json.dumps(entry) + "\n" for entry in self.history)
+        write_atomically(self.folder / METRICS, lines.encode())
+
+    def train(self) -> None:
+        """The epochs that are left."""
+        done = len(self.history)
+        if done:
+            self.say(f"continuing {self.folder} after epoch {done} of {self.options.epochs}")
+        timer = StepTimer(self.setup.device)
+        for epoch in range(done + 1, self.options.epochs + 1):
+            try:
+                entry = self._epoch(epoch, timer)
+            except NotFinite as error:
+                last = len(self.history)
+                kept = (f"the checkpoint of epoch {last} is kept in {self.folder / checkpoint.NAME}" if last else
+                        "no epoch was finished, so there is no checkpoint")
+                raise NotFinite(f"{error}; {kept}. A smaller --lr may help") from None
+            self.history.append(entry)
+            if entry.get("test_accuracy", -1.0) > self.best["accuracy"]:
+                self.best = {"accuracy": entry["test_accuracy"], "epoch": epoch}
+            if self.writes:
+                self._save(entry)
+            self.say(f"epoch {epoch:>{len(str(self.options.epochs))}}/{self.options.epochs}  lr {entry['lr']:<8.3g} "
+                     f"{self.describe(entry)}  {entry['ms']['step']:.1f} ms/step  {entry['seconds']:.1f} s")
+
+    def describe(self, entry: dict[str, Any]) -> str:
+        """What an epoch came to, in the line that reports it."""
+        said = f"train loss {entry['train_loss']:.3f} acc {100 * entry['train_accuracy']:5.1f} %"
+        if "test_loss" in entry:
+            said += f"  test loss {entry['test_loss']:.3f} acc {100 * entry['test_accuracy']:5.2f} %"
+        if "reward" in entry:
+            random = f" (random {entry['random_reward']:.3f})" if "random_reward" in entry else ""
+            said += f"  reward {entry['reward']:.3f}{random} q {entry['q']:.2f}"
+        return said
+
+    def _epoch(self, epoch: int, timer: StepTimer) -> dict[str, Any]:
+        setup = self.setup
+        steps = len(data.training_steps(len(setup.dataset.train.labels), self.options.batch, 0, 0,
+                                        setup.processes.world))
+        entry: dict[str, Any] = {"epoch": epoch}
+        refinement = setup.refinement
+        with self.bar(epoch, self.options.epochs, steps) as advance:
+            entry |= train_epoch(setup, epoch, timer, advance)
+        if refinement.refine_epochs:
+            entry["phase"] = "refinement" if refinement.refining else "augmentation"
+        boundary = epoch in (refinement.first - 1, refinement.epochs)  # the last of each phase
+        if epoch % self.options.test_every and not boundary:
+            return entry
+        test = evaluate(setup, setup.dataset.test)
+        # The last update of an epoch may be the one that diverged: no loss has seen it, the test set does.
+        if not math.isfinite(test["loss"]):
+            raise NotFinite(f"the test loss after epoch {epoch} is not a finite number: step {steps} of the epoch, the "
+                            f"last, diverged (learning rate {entry['lr']:.4g})")
+        entry |= {f"test_{key}": value for key, value in test.items()}
+        if refinement.refine_epochs:
+            entry["clean_loss"] = evaluate(setup, setup.dataset.train)["loss"]
+            if boundary:
+                entry["augmented_loss"] = augmented_risk(setup, epoch)
+        return entry
+
+    def _save(self, entry: dict[str, Any]) -> None:
+        state = {name: None if part is None else part.state_dict() for name, part in self._parts().items()}
+        checkpoint.save(self.folder, state | {
+            "options": self.options.to_json(), "world": self.setup.processes.world, "epoch": entry["epoch"],
+            "history": self.history, "best": self.best})
+        with (self.folder / METRICS).open("a") as file:
+            file.write(json.dumps(entry) + "\n")
+
+    def report(self) -> dict[str, Any]:
+        """The result of a finished run, and its pictures. Every process must call it."""
+        setup, options, last = self.setup, self.options, self.history[-1]
+        train = evaluate(setup, setup.dataset.train)
+        mixing = self.history[:setup.refinement.first - 1]  # the steps of a refinement are plain ones
+        ms = {name: statistics.median(entry["ms"][name] for entry in mixing) for name in last["ms"]}
+        result = {
+            "method": options.method, "data": options.data, "model": options.model, "seed": options.seed,
+            "epochs": options.epochs, "train_images": len(setup.dataset.train.labels),
+            "test_images": len(setup.dataset.test.labels), "test_accuracy": last["test_accuracy"],
+            "test_loss": last["test_loss"], "ece": last["test_ece"], "best_accuracy": self.best["accuracy"],
+            "best_epoch": self.best["epoch"], "train_accuracy": train["accuracy"], "train_loss": train["loss"],
+            "ms": ms, "step_ratio": 1.0, "seconds": sum(entry["seconds"] for entry in self.history),
+            "weights": sum(p.numel() for p in setup.model.parameters()), "device": device_name(setup.device),
+            "threads": torch.get_num_threads(), "processes": setup.processes.world, "torch": torch.__version__,
+            "fastmix": fastmix.__version__,
+        }
+        if options.preset is not None:
+            result["preset"] = options.preset
+        risks = {entry["phase"]: {"epoch": entry["epoch"], "clean": entry["clean_loss"],
+                                  "augmented": entry["augmented_loss"]}
+                 for entry in self.history if "augmented_loss" in entry}
+        if risks:
+            result["risk"] = risks
+        if "reward" in mixing[-1]:
+            late = mixing[-max(1, len(mixing) // 5):]
+            result["policy"] = {key: statistics.fmean(entry[key] for entry in late)
+                                for key in ("reward", "random_reward", "q") if key in late[-1]}
+            result["policy"]["levels"] = [statistics.fmean(shares) for shares in
+                                          zip(*(entry["levels"] for entry in late), strict=True)]
+        setup.refinement.begin(1, setup.mixer)  # time and pictures are of the mixing
+        if self.writes:
+            if options.method != "none":
+                result["step_ratio"] = step_ratio(setup)
+            pictures.curves(self.history, f"{options.method} on {options.data}, {options.model}",
+                            self.folder / "curves.png")
+            draw_samples(setup, setup.dataset.test, self.folder / "samples.png")
+            checkpoint.write_json(self.folder / REPORT, result)
+        setup.processes.barrier()
+        return result
+
+
+def device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+
+
+def clear(folder: Path, files: tuple[str, ...] = FILES) -> None:
+    """Removes what a run has written, and nothing else."""
+    for name in (*files, *EVALUATION):
+        (folder / name).unlink(missing_ok=True)
+
+
+def load_weights(model: nn.Module, folder: Path, policy: Any = None) -> None:
+    """The weights of the run in this folder, which must be of such a model; and its policy, if it has one."""
+    state = checkpoint.load(folder)
+    if state is None:
+        raise CommandError(f"{folder} has no {checkpoint.NAME}: no epoch was finished")
+    try:
+        model.load_state_dict(state["model"])
+        if policy is not None and state.get("policy") is not None:
+            policy.load_state_dict(state["policy"])
+    except RuntimeError as error:
+        raise CommandError(f"the weights in {folder} are those of another model or of other images "
+                           f"({first_line(error)})") from None
+
+
+def check_extras() -> None:
+    """Before an hour of training, not after it."""
+    require("matplotlib", "matplotlib", "training")
+    require("torchmetrics", "torchmetrics", "training")
+
+
+def finished(folder: Path) -> dict[str, Any] | None:
+    """The report of a finished run, or None."""
+    try:
+        return json.loads((folder / REPORT).read_text())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise CommandError(f"{folder / REPORT} is damaged ({error}); remove it") from None

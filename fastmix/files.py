@@ -1,0 +1,61 @@
+"""State files: tensors and plain values, written so that a kill at any moment leaves a whole file."""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+FORMAT = 1
+
+
+class DamagedFile(ValueError):
+    """A file that cannot be read as what it should be."""
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """The path holds the old content or the new, never a part of it, whatever happens meanwhile."""
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+    if os.name == "posix":  # the rename itself must survive a power cut
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def write_state(path: Path, state: dict[str, Any]) -> None:
+    """A state of tensors and plain values, atomically."""
+    buffer = io.BytesIO()
+    torch.save({"format": FORMAT, **state}, buffer)
+    write_atomically(path, buffer.getvalue())
+
+
+def read_state(path: Path) -> dict[str, Any] | None:
+    """What `write_state` has written, on the CPU; None if there is no such file. DamagedFile if it is not readable."""
+    if not path.exists():
+        return None
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+        raise DamagedFile(f"{path} is damaged or no checkpoint ({reason})") from None
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        raise DamagedFile(f"{path} is no checkpoint of this version of fastmix")
+    return state

@@ -1,0 +1,152 @@
+"""What every mixer is: a module that draws a plan for a batch on its device and applies it."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Generator, Tensor, nn
+
+from ..ops import checks as check
+from ..ops.plan import count
+from ..ops.view import View
+from ..targets import SoftTarget
+from . import sampling
+from .plans import Plan, through
+
+MODES = ("batch", "elem")
+
+
+class Mixer(nn.Module):
+    """What all mixers share. A subclass draws in ``_draw(x, saliency, active)``.
+
+    Attributes:
+        enabled: bool. False makes every plan the identity. It is a flag on the device that plans read, so switching it
+            recompiles and recaptures nothing. The flag follows an eager batch to its device; before a CUDA graph
+            capture or torch.compile call ``mixer.to(device)`` (compiled code would copy the flag on every call).
+        needs_saliency: whether `plan` wants the input gradient (`fastmix.input_saliency`).
+
+    Args:
+        prob: probability that a plan mixes; else it is the identity. Drawn per batch, per sample in mode "elem".
+        mode: "batch", one draw for the whole batch, or "elem", one per sample, as in timm; None where a method has
+            one way only.
+        generator: torch.Generator on the device of the images; None is torch's own. torch.compile(fullgraph=True)
+            needs None: dynamo (2.13) cannot pass a generator.
+
+    The state_dict is empty, and ``train()`` / ``eval()`` change nothing.
+    """
+
+    needs_saliency = False
+
+    def __init__(self, *, prob: float = 1.0, mode: str | None = None, generator: Generator | None = None) -> None:
+        super().__init__()
+        if not 0.0 <= prob <= 1.0:
+            raise ValueError(f"{self._name}: prob is {prob}, want a value in [0, 1]")
+        if mode is not None:
+            check.choice(self._name, "mode", mode, MODES)
+        self.prob, self.mode, self.generator = float(prob), mode, generator
+        self._enabled = True
+        self.register_buffer("_flag", torch.ones((), dtype=torch.bool), persistent=False)
+
+    @property
+    def _name(self) -> str:
+        return type(self).__name__
+
+    @property
+    def enabled(self) -> bool:
+        return self._enabled
+
+    @enabled.setter
+    def enabled(self, on: bool) -> None:
+        self._enabled = bool(on)  # for reading back without a sync; plans read the flag
+        self._flag.fill_(self._enabled)
+
+    def plan(self, x: Tensor, saliency: Tensor | None = None) -> Plan:
+        """Draws what to do with a batch.
+
+        Args:
+            x: the images (N, C, H, W), or (N, ...) for Mixup and DMixup. Gives shape and device only.
+            saliency: d loss / d x, shaped like x, where ``needs_saliency``; ignored elsewhere. May be left out while
+                ``enabled`` is False, so that a loop can save the pass.
+        Raises: ValueError for shapes, devices and a missing saliency.
+        """
+        check.tensor(self._name, "x", x)
+        if x.ndim == 0:
+            raise ValueError(f"{self._name}: x has shape (), want a batch (N, ...)")
+        if self.needs_saliency:
+            if saliency is None and not self._enabled:
+                saliency = torch.zeros((), device=x.device).expand(x.shape)
+            if saliency is None:
+                raise ValueError(f"{self._name}: saliency is None, want the gradient of the loss with respect to x, "
+                                 f"shape {tuple(x.shape)}: fastmix.input_saliency(model, x, y)")
+            check.shape(self._name, "saliency", saliency, x.shape, "like x")
+            check.same_device(self._name, x=x, saliency=saliency)
+        return self._plan(x, saliency, None)
+
+    def forward(self, x: Tensor, y: Tensor | SoftTarget, saliency: Tensor | None = None,
+                view: View | None = None) -> tuple[Tensor, SoftTarget]:
+        """Mixes a batch.
+
+        Args:
+            x: images (N, C, H, W), float32, bfloat16, float16 or float64, any memory format.
+            y: (N,) int64 labels, or the SoftTarget of an earlier mixture.
+            saliency: as for `plan`; with a view the gradient at ``view.apply(x)``.
+            view: x is uint8, and its images are read through this `fastmix.View` in the pass that mixes them.
+        Returns: (mixed like x, or with a view of its dtype and memory format; SoftTarget with float32 weights).
+        """
+        return self.plan(x, saliency).mix(x, y, **through(view))
+
+    def _plan(self, x: Tensor, saliency: Tensor | None, outer: Tensor | None) -> Plan:
+        """outer: 0-d bool, whether the mixer around this one is active; None if there is none."""
+        active = self._flag_on(x.device)
+        return self._draw(x, saliency, active if outer is None else active & outer)
+
+    def _with_prob(self, x: Tensor, active: Tensor) -> Tensor:
+        """active and what ``prob`` decides, 0-d or (N,): for plans that are not made by one operator."""
+        if self.prob == 1.0:
+            return active
+        shape = x.shape[:1] if self.mode == "elem" else ()
+        return active & sampling.bernoulli(self.prob, shape, x.device, self.generator)
+
+    def _flag_on(self, device: torch.device) -> Tensor:
+        return self._on_device("_flag", "_enabled", device)
+
+    def _on_device(self, name: str, value: str, device: torch.device) -> Tensor:
+        """The 0-d buffer `name` on the device of the images. value: the attribute that it mirrors, read only where the
+        buffer moves: compiled code would be compiled anew for each value that it has read."""
+        buffer = getattr(self, name)
+        if buffer.device != device:
+            if torch.compiler.is_compiling():  # a tensor made inside a graph must not outlive it
+                return buffer.to(device, non_blocking=True)
+            if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+                raise RuntimeError(f"{self._name}: the mixer is on {buffer.device}, images are on {device}: call "
+                                   "mixer.to(device), or the mixer once, before the CUDA graph capture")
+            buffer = torch.full((), getattr(self, value), dtype=buffer.dtype, device=device)
+            setattr(self, name, buffer)
+        return buffer
+
+    def _draw(self, x: Tensor, saliency: Tensor | None, active: Tensor) -> Plan:
+        """active: 0-d bool; where it, or ``self.prob``, is not for it the plan is the identity."""
+        raise NotImplementedError
+
+    def _rows(self, x: Tensor) -> int:
+        """How many draws a batch takes."""
+        return x.shape[0] if self.mode == "elem" else 1
+
+    def _bits(self, x: Tensor, k: int, draws: int, positions: int, alpha: float) -> Tensor:
+        """The random bits of an operator of `fastmix.ops.plan`."""
+        number = count(x.shape[0], k, draws, positions, alpha, self.prob, self.mode == "elem")
+        return sampling.bits(number, x.device, self.generator)
+
+    def _images(self, x: Tensor) -> tuple[int, int]:
+        check.ndim(self._name, "x", x, 4)
+        return x.shape[2], x.shape[3]
+
+    def _positive(self, **values: float) -> None:
+        for name, value in values.items():
+            if not 0.0 < value < math.inf:
+                raise ValueError(f"{self._name}: {name} is {value}, want a finite number above 0")
+
+    def extra_repr(self) -> str:
+        shown = {name: value for name, value in vars(self).items() if not name.startswith("_") and value is not None}
+        return ", ".join(f"{name}={value!r}" for name, value in shown.items() if name != "training")

@@ -1,0 +1,103 @@
+"""Mixers that cut boxes: CutMix, DCutMix and its form by saliency, Cutout."""
+
+from __future__ import annotations
+
+from torch import Generator, Tensor
+
+from ..ops import checks as check
+from ..ops.plan import plan_cutout, plan_paste
+from ..ops.saliency import saliency_peak
+from . import sampling
+from .base import Mixer
+from .pairs import DMixup
+from .plans import CutoutPlan, PastePlan
+
+
+class CutMix(Mixer):
+    """A box of another image pasted onto each image; the label counts the pixels.
+
+    lam ~ Beta(alpha, alpha); the box has side ``int(side * sqrt(1 - lam))`` per axis, is centred uniformly and clipped
+    at the border. The partner is a random permutation of the batch. mode "batch" draws one lam and box, "elem" one per
+    sample.
+
+    Args: alpha: > 0. prob, mode, generator: see `Mixer`.
+    Source: CutMix (Yun et al. 2019); refined data augmentation Eq. 2.
+    """
+
+    def __init__(self, alpha: float = 1.0, *, prob: float = 1.0, mode: str = "batch",
+                 generator: Generator | None = None) -> None:
+        super().__init__(prob=prob, mode=mode, generator=generator)
+        self._positive(alpha=alpha)
+        self.alpha = alpha
+
+    def _draw(self, x: Tensor, saliency: Tensor | None, active: Tensor) -> PastePlan:
+        size, draws = self._images(x), self._rows(x)
+        shares = sampling.gamma(draws, 2, self.alpha, x.device, self.generator)
+        bits = self._bits(x, 2, draws, 2 * draws, self.alpha)
+        return PastePlan(*plan_paste(bits, shares, active, None, x.shape[0], size, self.alpha, self.prob,
+                                     self.mode == "elem", centred=True))
+
+
+class DCutMix(DMixup):
+    """k images in nested boxes whose areas follow phi ~ Dirichlet(alpha, ..., alpha), by stick breaking.
+
+    Box j lies inside box j - 1, with side ``round(previous side * sqrt(1 - v_j))`` per axis, at a uniform position.
+    Every source is the untouched batch, the label counts the visible pixels. prob is drawn per batch.
+
+    Args: as `DMixup`.
+    Source: K-image mixing Eq. 1, 3-5, and its supplement's Algorithm 1 as the released code has it: the printed one
+        cuts boxes out of images that are mixed already, and loses the last label at k = 2.
+    """
+
+    def _draw(self, x: Tensor, saliency: Tensor | None, active: Tensor) -> PastePlan:
+        size, rows = self._images(x), x.shape[0]
+        shares, alpha = self._shares(x)
+        peaks = self._peaks(saliency)
+        bits = self._bits(x, self.k, rows, 2 * (self.k - 1) * rows if peaks is None else 0, alpha)
+        return PastePlan(*plan_paste(bits, shares, active, peaks, rows, size, alpha, self.prob))
+
+    def _peaks(self, saliency: Tensor | None) -> Tensor | None:
+        """(N, 2) int64, the centres of the boxes cut from each image; None: anywhere."""
+        return None
+
+
+class SaliencyDCutMix(DCutMix):
+    """`DCutMix` whose boxes show what matters of the image they are cut from.
+
+    Box j is centred on the peak of the saliency of the image pasted there (`functional.saliency_peak`) and then moved,
+    as little as needed, to lie inside box j - 1. The sides are those of `DCutMix`; the label counts the visible pixels.
+    Only the peak of the saliency matters, not its scale.
+
+    Args: as `DMixup`.
+    Source: K-image mixing Eq. 3-4 and its supplement, Saliency-DCutMix (the centre, after SaliencyMix); Table 3. Moving
+        a box into the one before is our choice, the paper does not say; so is the map, R-Mix Eq. 2 instead of that of
+        SaliencyMix.
+    """
+
+    needs_saliency = True
+
+    def _peaks(self, saliency: Tensor | None) -> Tensor | None:
+        return saliency_peak(saliency)
+
+
+class Cutout(Mixer):
+    """A square of zeros at a uniform position, clipped at the border; labels unchanged.
+
+    Args:
+        length: side of the square in pixels, >= 0.
+        mode: "elem" (default), a position per sample, or "batch", one for all. prob, generator: see `Mixer`.
+    Source: Cutout (DeVries and Taylor 2017); a baseline of K-image mixing Table 1 and of Soft Augmentation Tables 1
+        and 5 (there length 8).
+    """
+
+    def __init__(self, length: int, *, prob: float = 1.0, mode: str = "elem",
+                 generator: Generator | None = None) -> None:
+        super().__init__(prob=prob, mode=mode, generator=generator)
+        check.at_least(self._name, "length", length, 0)
+        self.length = length
+
+    def _draw(self, x: Tensor, saliency: Tensor | None, active: Tensor) -> CutoutPlan:
+        size, draws = self._images(x), self._rows(x)
+        bits = self._bits(x, 1, draws, 2 * draws, 0.0)
+        return CutoutPlan(plan_cutout(bits, active, x.shape[0], draws, size, self.length, self.prob,
+                                      self.mode == "elem"))

@@ -1,0 +1,84 @@
+"""Mixers over mixers: one after the other, or one of several."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Generator, Tensor, nn
+
+from .base import Mixer
+from .plans import ComposePlan, Plan
+
+
+class _Group(Mixer):
+    """A mixer over mixers. Its own ``enabled`` and ``prob`` (per batch) switch all of them; theirs stay as they are."""
+
+    def __init__(self, mixers: Iterable[Mixer], prob: float, generator: Generator | None) -> None:
+        super().__init__(prob=prob, generator=generator)
+        mixers = list(mixers)
+        if not mixers:
+            raise ValueError(f"{self._name}: mixers is empty, want at least one")
+        for i, mixer in enumerate(mixers):
+            if not isinstance(mixer, Mixer):
+                raise TypeError(f"{self._name}: mixers[{i}] is {type(mixer).__name__}, want a fastmix mixer")
+        self.mixers = nn.ModuleList(mixers)
+
+    @property
+    def needs_saliency(self) -> bool:  # type: ignore[override]
+        return any(mixer.needs_saliency for mixer in self.mixers)
+
+
+class Compose(_Group):
+    """Applies mixers one after the other; the label is that of the mixture of mixtures.
+
+    Args:
+        mixers: one or more. Only the first may need saliency: a gradient belongs to the images it was taken at.
+        prob, generator: see `Mixer`; the generator draws the group's own prob only.
+    """
+
+    def __init__(self, *mixers: Mixer, prob: float = 1.0, generator: Generator | None = None) -> None:
+        super().__init__(mixers, prob, generator)
+        for i, mixer in enumerate(mixers):
+            if i > 0 and mixer.needs_saliency:
+                raise ValueError(f"{self._name}: mixers[{i}], {type(mixer).__name__}, needs the saliency of "
+                                 "images that are mixed already, want it first")
+
+    def _draw(self, x: Tensor, saliency: Tensor | None, active: Tensor) -> ComposePlan:
+        active = self._with_prob(x, active)
+        return ComposePlan(tuple(mixer._plan(x, saliency, active) for mixer in self.mixers))
+
+
+class RandomChoice(_Group):
+    """One of several mixers, drawn per batch: timm's ``switch_prob`` with any number of members.
+
+    The choice is a code path, so it is drawn on the host, and ``plan`` cannot be inside a compiled graph or a captured
+    CUDA graph. For these compile or capture every member and call ``choice.choose()`` to learn whose turn it is.
+
+    Args:
+        mixers: one or more.
+        weights: relative frequencies, >= 0, not all 0; None: equal.
+        prob: drawn per batch on the device, see `Mixer`.
+        generator: a CPU generator for the choice; None: torch's own. With ``prob`` below 1 on another device leave
+            it None.
+    """
+
+    def __init__(self, mixers: Iterable[Mixer], weights: Iterable[float] | None = None, *, prob: float = 1.0,
+                 generator: Generator | None = None) -> None:
+        super().__init__(mixers, prob, generator)
+        self.weights = [1.0] * len(self.mixers) if weights is None else [float(w) for w in weights]
+        if len(self.weights) != len(self.mixers):
+            raise ValueError(f"{self._name}: weights has {len(self.weights)} entries, want {len(self.mixers)}")
+        if not all(0 <= w < math.inf for w in self.weights) or sum(self.weights) == 0:
+            raise ValueError(f"{self._name}: weights is {self.weights}, want finite numbers >= 0, not all 0")
+
+    def choose(self) -> Mixer:
+        """Draws a member, on the host."""
+        if torch.compiler.is_compiling():  # not the decorator torch.compiler.disable: it imports dynamo, 2 s
+            torch._dynamo.graph_break(msg="RandomChoice draws on the host: compile its members and call choose()")
+        weights = torch.tensor(self.weights, dtype=torch.float64, device="cpu")
+        return self.mixers[int(torch.multinomial(weights, 1, generator=self.generator))]
+
+    def _draw(self, x: Tensor, saliency: Tensor | None, active: Tensor) -> Plan:
+        return self.choose()._plan(x, saliency, self._with_prob(x, active))

@@ -1,0 +1,58 @@
+"""Mixers of whole images: weighted sums of two (Mixup) or of k (DMixup)."""
+
+from __future__ import annotations
+
+from torch import Generator, Tensor
+
+from ..ops import checks as check
+from ..ops.plan import plan_blend
+from . import sampling
+from .base import Mixer
+from .plans import BlendPlan, Plan
+
+
+class Mixup(Mixer):
+    """Weighted sums of two images: ``lam x + (1 - lam) x[partner]``, lam ~ Beta(alpha, alpha).
+
+    The partner is a random permutation of the batch. mode "batch" draws one lam, "elem" one per sample.
+
+    Args: alpha: > 0. prob, mode, generator: see `Mixer`.
+    Source: Mixup (Zhang et al. 2018); refined data augmentation Eq. 1, where alpha is gamma; R-Mix Sec. 2.1.
+    """
+
+    def __init__(self, alpha: float, *, prob: float = 1.0, mode: str = "batch",
+                 generator: Generator | None = None) -> None:
+        super().__init__(prob=prob, mode=mode, generator=generator)
+        self._positive(alpha=alpha)
+        self.alpha = alpha
+
+    def _draw(self, x: Tensor, saliency: Tensor | None, active: Tensor) -> BlendPlan:
+        draws = self._rows(x)
+        shares = sampling.gamma(draws, 2, self.alpha, x.device, self.generator)
+        bits = self._bits(x, 2, draws, 0, self.alpha)
+        return BlendPlan(*plan_blend(bits, shares, active, x.shape[0], self.alpha, self.prob, self.mode == "elem"))
+
+
+class DMixup(Mixer):
+    """Weighted sums of k images with shares phi ~ Dirichlet(alpha, ..., alpha), drawn per sample.
+
+    Image 0 is the sample itself, image j > 0 comes from a permutation of its own. prob is drawn per batch.
+
+    Args: k: images mixed into one, >= 1. alpha: > 0. prob, generator: see `Mixer`.
+    Source: K-image mixing Eq. 1-2, the label l_c of Eq. 6.
+    """
+
+    def __init__(self, k: int, alpha: float, *, prob: float = 1.0, generator: Generator | None = None) -> None:
+        super().__init__(prob=prob, generator=generator)
+        check.at_least(self._name, "k", k, 1)
+        self._positive(alpha=alpha)
+        self.k, self.alpha = k, alpha
+
+    def _shares(self, x: Tensor) -> tuple[Tensor, float]:
+        """(shares, alpha) as `fastmix.ops.plan` takes them."""
+        return sampling.gamma(x.shape[0], self.k, self.alpha, x.device, self.generator), self.alpha
+
+    def _draw(self, x: Tensor, saliency: Tensor | None, active: Tensor) -> Plan:
+        rows = x.shape[0]
+        shares, alpha = self._shares(x)
+        return BlendPlan(*plan_blend(self._bits(x, self.k, rows, 0, alpha), shares, active, rows, alpha, self.prob))

@@ -1,0 +1,112 @@
+"""R-Mix and its form for a policy: two images mixed patch by patch after their saliency."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Generator, Tensor
+
+from ..ops import checks as check
+from ..ops.plan import count, plan_patch
+from ..ops.saliency import saliency_mask
+from ..targets import SoftTarget
+from . import sampling
+from .base import Mixer
+from .plans import PatchPlan, Plan
+
+
+class RMix(Mixer):
+    """Two images mixed patch by patch: where only one is salient its patch is taken, elsewhere both are blended.
+
+    A mask holds the patches of an image whose saliency is at or above the q-th percentile: q per image from
+    ``linspace(0, 0.99, levels)``, the grid p x p per batch from ``patches``, lam ~ Beta(alpha, alpha) per batch. The
+    mask lies on the least common grid of all patches, which must divide the image's sides. prob is drawn per batch.
+
+    Args:
+        alpha: > 0; 1.0 for CIFAR, 0.2 for ImageNet.
+        patches: the patches per side to choose from.
+        levels: number of percentiles.
+        pairing: "random", a permutation, or "flip", the batch reversed.
+        prob, generator: see `Mixer`.
+    Source: R-Mix Eq. 2-7; alpha, patches and levels: Sec. 4, Tables 7 and 8.
+    """
+
+    needs_saliency = True
+
+    def __init__(self, alpha: float = 1.0, patches: tuple[int, ...] = (2, 4), levels: int = 10, *,
+                 pairing: str = "random", prob: float = 1.0, generator: Generator | None = None) -> None:
+        super().__init__(prob=prob, generator=generator)
+        self._positive(alpha=alpha)
+        check.at_least(self._name, "levels", levels, 1)
+        check.choice(self._name, "pairing", pairing, ("random", "flip"))
+        if not patches or any(p < 1 for p in patches):
+            raise ValueError(f"{self._name}: patches is {patches}, want one or more patches per side, each >= 1")
+        self.alpha, self.patches, self.levels, self.pairing = alpha, tuple(patches), levels, pairing
+
+    def _draw(self, x: Tensor, saliency: Tensor | None, active: Tensor) -> PatchPlan:
+        size = self._images(x)
+        rows, device, generator = x.shape[0], x.device, self.generator
+        side = math.lcm(*self.patches)
+        if any(length % side for length in size):
+            raise ValueError(f"{self._name}: x has images of {size[0]} x {size[1]}, want sides divisible by {side}, "
+                             f"the least common multiple of patches {self.patches}")
+        flip = self.pairing == "flip"
+        shares = sampling.gamma(1, 2, self.alpha, device, generator)
+        number = count(rows, 1 if flip else 2, 0, 2 + rows + 1, self.alpha, self.prob, False)
+        index, q, lam, grid = plan_patch(sampling.bits(number, device, generator), shares, active, rows, self.levels,
+                                         len(self.patches), self.alpha, self.prob, flip)
+        q = self._percentiles(q)
+        # A mask per grid and a choice between them: the grid is drawn on the device, so no shape may depend on it.
+        # Each is taken from the gradient, not from a finer map: exact in ties, NaN and inf, and fewer launches.
+        masks = [_upsample(saliency_mask(saliency, (p, p), q), side // p) for p in self.patches]
+        mask = masks[0]
+        for i, other in enumerate(masks[1:], start=1):
+            mask = torch.where(grid == i, other, mask)
+        return PatchPlan(index, mask, lam)
+
+    def percentiles(self, device: torch.device | None = None) -> Tensor:
+        """(levels,) float64: the values that q is chosen from."""
+        return torch.linspace(0, 0.99, self.levels, dtype=torch.float64, device=device)
+
+    def _percentiles(self, drawn: Tensor) -> Tensor:
+        """q of every image: (N,) float64, or 0-d for all."""
+        return drawn
+
+
+class RLMix(RMix):
+    """R-Mix on one fixed grid, whose percentiles a policy chooses: ``mixer(x, y, saliency, q)``.
+
+    Without q they are drawn as in R-Mix. `fastmix.app.policy` (extra ``rl``) holds the environment and the policy.
+
+    Args: as `RMix`; patches: patches per side, one number, since a policy's input has a fixed size.
+    Source: R-Mix Sec. 5.2 (p = 8), Table 9.
+    """
+
+    def __init__(self, alpha: float = 1.0, patches: int = 8, levels: int = 10, *, pairing: str = "random",
+                 prob: float = 1.0, generator: Generator | None = None) -> None:
+        super().__init__(alpha, (patches,), levels, pairing=pairing, prob=prob, generator=generator)
+        self._q: Tensor | None = None
+
+    def plan(self, x: Tensor, saliency: Tensor | None = None, q: Tensor | None = None) -> Plan:
+        """q: (N,) or 0-d float in [0, 1), the percentile of every image; None draws. Else as `Mixer.plan`."""
+        self._q = q
+        try:
+            return super().plan(x, saliency)
+        finally:
+            self._q = None
+
+    def forward(self, x: Tensor, y: Tensor | SoftTarget, saliency: Tensor | None = None,
+                q: Tensor | None = None) -> tuple[Tensor, SoftTarget]:
+        return self.plan(x, saliency, q).mix(x, y)
+
+    def _percentiles(self, drawn: Tensor) -> Tensor:
+        return drawn if self._q is None else self._q
+
+
+def _upsample(mask: Tensor, times: int) -> Tensor:
+    """(N, p, p) -> (N, p * times, p * times) by repetition."""
+    if times == 1:
+        return mask
+    n, p, _ = mask.shape
+    return mask.view(n, p, 1, p, 1).expand(n, p, times, p, times).reshape(n, p * times, p * times)

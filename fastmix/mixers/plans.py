@@ -1,0 +1,220 @@
+"""What a mixer has drawn, before it touches an image: NamedTuples of device tensors.
+
+Drawing is split from applying. A plan goes through ``torch.compile`` and CUDA graphs (a NamedTuple is a pytree), can be
+pickled, and gives the same images as often as it is applied. Every plan has
+
+    ``apply(x) -> mixed``       the images, like x; with ``view=`` x is uint8 and read through a `fastmix.View`;
+    ``target(y) -> SoftTarget`` the labels; y is (N,) int64 or the SoftTarget of an earlier mixture;
+    ``mix(x, y)``               both;
+    ``to(device)``              the same plan elsewhere.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .. import functional
+from ..ops import checks as check
+from ..ops.view import View
+from ..targets import SoftTarget
+
+
+def as_target(op: str, y: Tensor | SoftTarget, rows: int) -> SoftTarget:
+    """y as a SoftTarget of ``rows`` rows; ValueError or TypeError naming ``op`` otherwise."""
+    if isinstance(y, SoftTarget):
+        check.ndim(op, "y.index", y.index, 2)
+        check.shape(op, "y.weight", y.weight, y.index.shape, "(N, K) like y.index")
+        count = y.index.shape[0]
+    else:
+        check.tensor(op, "y", y)
+        if y.ndim != 1:
+            raise ValueError(f"{op}: y has shape {tuple(y.shape)}, want labels (N,) or a SoftTarget")
+        check.dtype(op, "y", y, torch.int64)
+        count = y.shape[0]
+    if count != rows:
+        raise ValueError(f"{op}: y has {count} rows, want {rows} like the plan")
+    return y if isinstance(y, SoftTarget) else SoftTarget.from_labels(y)
+
+
+def mix_targets(op: str, index: Tensor, weight: Tensor, y: Tensor | SoftTarget) -> SoftTarget:
+    """``t[n] = sum_k weight[n, k] t_y[index[n, k]]``, still sparse: a mixture of mixtures has K * K' entries a row.
+
+    Args: index, weight: (N, K) int64 and float32. y: (N,) int64 or a SoftTarget of N rows.
+    Source: K-image mixing, the label l_c of Eq. 6; R-Mix Eq. 7.
+    """
+    if isinstance(y, Tensor) and y.ndim == 1 and y.shape[0] == index.shape[0] and y.dtype == torch.int64:
+        check.same_device(op, plan=index, y=y)
+        return SoftTarget(y[index], weight)
+    y = as_target(op, y, index.shape[0])
+    check.same_device(op, plan=index, y=y.index)
+    base = None if y.base is None else (weight * y.base[index]).sum(1)
+    return SoftTarget(y.index[index].flatten(1), (weight.unsqueeze(2) * y.weight[index]).flatten(1), base)
+
+
+def _to(self: Any, device: torch.device | str | int, non_blocking: bool = False) -> Any:
+    """The same plan on another device."""
+    return type(self)(*(field.to(device, non_blocking=non_blocking) for field in self))
+
+
+def through(view: View | None) -> dict[str, View]:
+    """The keyword argument of a call that reads through a view, so that a plan without one need not know views."""
+    return {} if view is None else {"view": view}
+
+
+def _mix(self: Any, x: Tensor, y: Tensor | SoftTarget, view: View | None = None) -> tuple[Tensor, SoftTarget]:
+    """``(apply(x, view), target(y))``."""
+    return self.apply(x, **through(view)), self.target(y)
+
+
+class BlendPlan(NamedTuple):
+    """Weighted sums of images (Mixup, DMixup).
+
+    Fields:
+        index: (N, K) int64 rows of the batch; column 0 is the image itself.
+        weight: (N, K) float32 shares in pixels and label; rows sum to 1.
+    Source: K-image mixing Eq. 2.
+    """
+
+    index: Tensor
+    weight: Tensor
+
+    def apply(self, x: Tensor, view: View | None = None) -> Tensor:
+        """x (N, ...) -> like x. See `functional.blend`."""
+        return functional.blend(x, self.index, self.weight, view=view)
+
+    def target(self, y: Tensor | SoftTarget) -> SoftTarget:
+        return mix_targets("BlendPlan.target", self.index, self.weight, y)
+
+    mix = _mix
+    to = _to
+
+
+class PastePlan(NamedTuple):
+    """Nested boxes of other images pasted onto each image (CutMix, DCutMix).
+
+    Fields:
+        index: (N, K) int64 rows of the batch; column 0 is the image itself.
+        boxes: (N, K-1, 4) int32 (top, left, height, width), each inside the one before, inside the image.
+        weight: (N, K) float32 visible shares; rows sum to exactly 1.
+    Source: K-image mixing Eq. 4-5.
+    """
+
+    index: Tensor
+    boxes: Tensor
+    weight: Tensor
+
+    def apply(self, x: Tensor, view: View | None = None) -> Tensor:
+        """x (N, C, H, W) -> like x. See `functional.paste`."""
+        return functional.paste(x, self.index, self.boxes, view=view)
+
+    def target(self, y: Tensor | SoftTarget) -> SoftTarget:
+        return mix_targets("PastePlan.target", self.index, self.weight, y)
+
+    mix = _mix
+    to = _to
+
+
+class PatchPlan(NamedTuple):
+    """Two images mixed cell by cell after their saliency masks (R-Mix).
+
+    Fields:
+        index: (N, 2) int64, the image itself and its partner.
+        mask: (N, h, w) bool, True where the image is salient.
+        lam: 0-d float32, the own share where both masks agree.
+    Source: R-Mix Eq. 5-7.
+    """
+
+    index: Tensor
+    mask: Tensor
+    lam: Tensor
+
+    @property
+    def weight(self) -> Tensor:
+        """(N, 2) float32: the shares of the realised cells."""
+        # One pixel a cell, so that the label comes from the operator that mixes the images.
+        return self._patch_mix(self.mask.unsqueeze(1).to(torch.float32))[1]
+
+    def apply(self, x: Tensor, view: View | None = None) -> Tensor:
+        """x (N, C, H, W) -> like x; h divides H and w divides W. See `functional.patch_mix`."""
+        return self._patch_mix(x, view)[0]
+
+    def target(self, y: Tensor | SoftTarget) -> SoftTarget:
+        return mix_targets("PatchPlan.target", self.index, self.weight, y)
+
+    def mix(self, x: Tensor, y: Tensor | SoftTarget, view: View | None = None) -> tuple[Tensor, SoftTarget]:
+        """``(apply(x, view), target(y))`` in one call of the operator."""
+        mixed, weight = self._patch_mix(x, view)
+        return mixed, mix_targets("PatchPlan.mix", self.index, weight, y)
+
+    def _patch_mix(self, x: Tensor, view: View | None = None) -> tuple[Tensor, Tensor]:
+        return functional.patch_mix(x, self.index[:, 1], self.mask, self.lam, view=view)
+
+    to = _to
+
+
+class CutoutPlan(NamedTuple):
+    """Boxes filled with zeros (Cutout).
+
+    Fields:
+        boxes: (N, 1, 4) int32 (top, left, height, width), inside the image.
+    """
+
+    boxes: Tensor
+
+    def apply(self, x: Tensor, view: View | None = None) -> Tensor:
+        """x (N, C, H, W) -> like x, pixels outside the boxes bit for bit. A view is a pass of its own here."""
+        op = "CutoutPlan.apply"
+        if view is not None:
+            x = view.apply(x)
+        check.images(op, "x", x)
+        check.shape(op, "plan.boxes", self.boxes, (x.shape[0], 1, 4), "(N, 1, 4)")
+        check.same_device(op, x=x, boxes=self.boxes)
+        top, left, height, width = self.boxes.view(-1, 4, 1, 1, 1).unbind(1)
+        rows = torch.arange(x.shape[2], device=x.device).view(-1, 1)
+        columns = torch.arange(x.shape[3], device=x.device)
+        held = ((rows >= top) & (rows < top + height)) & ((columns >= left) & (columns < left + width))
+        return torch.where(held, 0.0, x)
+
+    def target(self, y: Tensor | SoftTarget) -> SoftTarget:
+        """The labels unchanged."""
+        return as_target("CutoutPlan.target", y, self.boxes.shape[0])
+
+    mix = _mix
+    to = _to
+
+
+class ComposePlan(NamedTuple):
+    """Plans applied one after the other.
+
+    Fields:
+        plans: their tuple, in order.
+    """
+
+    plans: tuple[Any, ...]
+
+    def apply(self, x: Tensor, view: View | None = None) -> Tensor:
+        """The first plan reads x through the view, the others what it made."""
+        for i, plan in enumerate(self.plans):
+            x = plan.apply(x, **through(view if i == 0 else None))
+        return x
+
+    def target(self, y: Tensor | SoftTarget) -> SoftTarget:
+        for plan in self.plans:
+            y = plan.target(y)
+        return y
+
+    def mix(self, x: Tensor, y: Tensor | SoftTarget, view: View | None = None) -> tuple[Tensor, SoftTarget]:
+        """``(apply(x, view), target(y))``."""
+        for i, plan in enumerate(self.plans):
+            x, y = plan.mix(x, y, **through(view if i == 0 else None))
+        return x, y
+
+    def to(self, device: torch.device | str | int, non_blocking: bool = False) -> ComposePlan:
+        """The same plan on another device."""
+        return ComposePlan(tuple(plan.to(device, non_blocking) for plan in self.plans))
+
+
+Plan = BlendPlan | PastePlan | PatchPlan | CutoutPlan | ComposePlan

@@ -1,0 +1,155 @@
+"""Which backend serves an operator here, and why another one cannot.
+
+``auto`` takes the fastest available one of :data:`AUTO` and falls back to the reference. An explicit choice, by
+``with fastmix.backend("cpu"):`` or FASTMIX_BACKEND (read once at import), works or raises with the reason.
+"""
+
+from __future__ import annotations
+
+import os
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import library
+
+_transforms_active = torch._C._are_functorch_transforms_active
+
+BACKENDS = ("reference", "cpu", "triton", "cuda")
+OPERATORS = ("soft_target", "blend", "paste", "patch_mix", "view", "saliency", "crop", "covariance", "isda",
+             "plan")
+
+CUDA_OPERATORS = ("soft_target", "paste", "patch_mix", "view", "saliency", "isda")
+# Operators of which a backend serves some forms only, the caller's third argument of `select`.
+FORMS = {("isda", "cuda"): ("diag", "identity")}
+TRITON_OPERATORS = OPERATORS
+
+# The backend that auto takes, by device type; missing entries mean the reference.
+# cpu: the C++ kernels won every case of `python -m bench` against the reference, eager and compiled (bench/results).
+# cuda: C++/CUDA where the library is loaded and has a kernel, else Triton (see select_auto). By bytes both beat the
+# reference, which makes several passes; neither has been measured on a GPU yet.
+AUTO: dict[str, dict[str, str]] = {
+    op: {"cpu": "cpu", "cuda": "triton"} for op in OPERATORS}
+
+# Triton reads the variable when a kernel is defined, so one that is set later has no effect.
+_TRITON_INSTALLED = find_spec("triton") is not None
+_TRITON_INTERPRETED = os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "yes", "on", "y")
+
+
+class _State:
+    forced: str | None = None
+    debug: bool = False
+
+
+def _parse(name: str, source: str) -> str | None:
+    if name == "auto":
+        return None
+    if name not in BACKENDS:
+        raise ValueError(f"{source}: backend is {name!r}, want one of {', '.join(BACKENDS)} or auto")
+    return name
+
+
+def why_not(op: str, name: str, device_type: str, form: str | None = None) -> str | None:
+    """Why backend ``name`` cannot serve ``op`` (this form of it) on such a device, or None if it can."""
+    served = FORMS.get((op, name))
+    if form is not None and served is not None and form not in served:
+        return f"its {op} kernels serve {' and '.join(served)}, this is {form}"
+    if name == "reference":
+        return None
+    if name == "cpu":
+        if device_type != "cpu":
+            return f"it serves CPU tensors, this one is on {device_type}"
+        return None if library.missing is None else f"the C++ library is missing: {library.missing}"
+    if name == "cuda":
+        return _why_not_cuda(op, device_type)
+    if name == "triton":
+        if op not in TRITON_OPERATORS:
+            return f"fastmix has no triton kernel for {op}"
+        if not _TRITON_INSTALLED:
+            return "triton is not installed (pip install triton)"
+        if device_type == "cpu" and not _TRITON_INTERPRETED:
+            return "Triton serves CPU tensors in its interpreter alone (start Python with TRITON_INTERPRET=1)"
+        return None if device_type in ("cpu", "cuda") else f"it serves CUDA tensors, this one is on {device_type}"
+    raise AssertionError(name)
+
+
+def _why_not_cuda(op: str, device_type: str) -> str | None:
+    if op not in CUDA_OPERATORS:
+        return f"fastmix has no cuda kernel for {op}"
+    if device_type != "cuda":
+        return f"it serves CUDA tensors, this one is on {device_type}"
+    return library.cuda_missing
+
+
+def select(op: str, x: Tensor, form: str | None = None) -> str:
+    """The backend for this call. RuntimeError with the reason if an explicit choice cannot serve it.
+
+    form: which one of an operator that `FORMS` names.
+    """
+    device_type = "cpu" if x.is_cpu else x.device.type
+    name = _State.forced
+    if not torch.compiler.is_compiling() and _transforms_active():
+        # torch.library operators do not run under torch.func transforms (grad, vmap, ...); plain torch does.
+        if name not in (None, "reference"):
+            raise RuntimeError(f"{op}: backend {name!r} was asked for and cannot serve under torch.func transforms")
+        return "reference"
+    if name is None:
+        name = AUTO[op].get(device_type, "reference")
+        if form is None or form in FORMS.get((op, name), (form,)):
+            return name
+        # Triton's, where it is there: it serves every form.
+        return "triton" if why_not(op, "triton", device_type) is None else "reference"
+    reason = why_not(op, name, device_type, form)
+    if reason is not None:
+        raise RuntimeError(f"{op}: backend {name!r} was asked for and cannot serve: {reason}")
+    return name
+
+
+class backend:
+    """``with fastmix.backend("reference"):`` serves every fastmix call inside with that backend.
+
+    name: reference, cpu, triton, cuda or auto. The choice is process-wide (the autograd engine's threads see it).
+    Raises: ValueError for another name; the call inside raises RuntimeError where the backend cannot serve it.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = _parse(name, "fastmix.backend")
+        self._outer: list[str | None] = []
+
+    def __enter__(self) -> backend:
+        self._outer.append(_State.forced)
+        _State.forced = self._name
+        return self
+
+    def __exit__(self, *exc: Any) -> None:
+        _State.forced = self._outer.pop()
+
+
+def set_debug(on: bool) -> None:
+    """Check values that live on the GPU as well (labels and indices in range), at the price of a sync a call."""
+    _State.debug = bool(on)
+
+
+def must_check_values(backend_name: str, x: Tensor) -> bool:
+    """Whether Python has to look for values out of range: the C++ CPU kernels do it themselves."""
+    if torch.compiler.is_compiling():
+        return False
+    return _State.debug or (backend_name == "reference" and x.is_cpu)
+
+
+def configure_from_environment() -> None:
+    _State.forced = _parse(os.environ.get("FASTMIX_BACKEND", "auto"), "FASTMIX_BACKEND")
+    _State.debug = os.environ.get("FASTMIX_DEBUG", "0") not in ("", "0")
+
+
+def select_auto() -> None:
+    """Without the C++ library the reference serves the CPU; a GPU gets the CUDA library, Triton, or the reference."""
+    for op, table in AUTO.items():
+        if library.missing is not None:
+            table.pop("cpu", None)
+        if op in CUDA_OPERATORS and library.cuda_missing is None:
+            table["cuda"] = "cuda"
+        elif not _TRITON_INSTALLED:
+            table.pop("cuda", None)
