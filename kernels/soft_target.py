@@ -41,7 +41,7 @@ NONE, MEAN, SUM = 0, 1, 2
 class Config:
     """Reasoned, not measured."""
 
-    # A row of this many float32 values fits the registers of one program without spilling (tests/budget_triton.json).
+    # A row of this many float32 values fits the registers of one program without spilling (budget_triton.json).
     one_pass: int = 32768
     # A dense target is a second row in registers.
     one_pass_dense: int = 16384

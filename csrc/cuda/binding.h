@@ -1,5 +1,5 @@
 // What the CUDA registrations share: the device and stream of a call, its launch check, dtype dispatch.
-// Under FASTMIX_SIMT (tests/simt) the same registrations serve CPU tensors in a namespace of their own.
+// Under FASTMIX_SIMT (tests/backends/simt) the same registrations serve CPU tensors in a namespace of their own.
 #pragma once
 
 #include "core/float_types.h"

@@ -1,4 +1,4 @@
-// One way to launch a kernel: <<<>>> under nvcc, threads on the CPU under FASTMIX_SIMT (tests/simt/simt.h).
+// One way to launch a kernel: <<<>>> under nvcc, threads on the CPU under FASTMIX_SIMT (tests/backends/simt/simt.h).
 #pragma once
 
 #include <cstdint>
