@@ -13,7 +13,8 @@ from torch import Tensor
 
 import fastmix
 from fastmix.mixers import sampling
-from fastmix.ops import plan
+from fastmix.ops import plan, plan_stream
+from fastmix.ops.plan_stream import Stream
 from fastmix.reference import functional as reference
 
 from .cases import Case, generator
@@ -21,37 +22,37 @@ from .cases import Case, generator
 ALPHA, SIZE = 1 / 3, (32, 32)
 
 
-def _case(name: str, n: int, k: int, positions: int, ours: Callable[..., Any], plain: Callable[..., Any],
+def _case(name: str, stream: Stream, n: int, k: int, ours: Callable[..., Any], plain: Callable[..., Any],
           draws: int | None = None, quick: bool = False) -> Case:
     draws = n if draws is None else draws
 
     def make(device: torch.device, seed: int) -> tuple[Tensor, ...]:
-        g = generator(seed)
-        bits = sampling.bits(plan.count(n, k, draws, positions, ALPHA, 1.0, False), torch.device("cpu"), g)
-        shares = sampling.gamma(draws, k, ALPHA, torch.device("cpu"), g)
+        g, cpu = generator(seed), torch.device("cpu")
+        bits, shares = plan.random_bits(stream.size, cpu, g), sampling.gamma(draws, k, ALPHA, cpu, g)
         return bits.to(device), shares.to(device), torch.ones((), dtype=torch.bool, device=device)
 
-    read = 8 * plan.count(n, k, draws, positions, ALPHA, 1.0, False) + 4 * draws * k
     written = 12 * n * k + (0 if name == "blend" else 16 * n * (k - 1))
-    return Case(op="plan", name=f"{name} {n} k={k}", make=make, ours=ours, reference=plain, moved=read + written,
+    return Case(op="plan", name=f"{name} {n} k={k}", make=make, ours=ours, reference=plain,
+                moved=8 * stream.size + 4 * draws * k + written,
                 formula="bits and gammas read, index, boxes and weights written", operators=("plan",),
                 scratch=64 * n * k, quick=quick, random=True)  # integers: the tests hold the values
 
 
 def _blend(n: int, k: int) -> Case:
-    return _case("blend", n, k, 0, lambda b, s, a: plan.plan_blend(b, s, a, n, ALPHA),
+    return _case("blend", plan_stream.blend(n, k, n, ALPHA, 1.0, False), n, k,
+                 lambda b, s, a: plan.plan_blend(s, a, n, alpha=ALPHA, bits=b),
                  lambda b, s, a: reference.plan_blend(b, s, a, n, ALPHA, 1.0, False))
 
 
 def _nested(n: int, k: int, quick: bool = False) -> Case:
-    return _case("nested", n, k, 2 * (k - 1) * n,
-                 lambda b, s, a: plan.plan_paste(b, s, a, None, n, SIZE, ALPHA),
+    return _case("nested", plan_stream.paste(n, k, n, ALPHA, 1.0, False, False, False), n, k,
+                 lambda b, s, a: plan.plan_paste(s, a, n, SIZE, alpha=ALPHA, bits=b),
                  lambda b, s, a: reference.plan_paste(b, s, a, None, n, *SIZE, ALPHA, 1.0, False, False), quick=quick)
 
 
 def _centred(n: int) -> Case:
-    return _case("centred", n, 2, 2,
-                 lambda b, s, a: plan.plan_paste(b, s, a, None, n, SIZE, ALPHA, centred=True),
+    return _case("centred", plan_stream.paste(n, 2, 1, ALPHA, 1.0, False, False, True), n, 2,
+                 lambda b, s, a: plan.plan_paste(s, a, n, SIZE, alpha=ALPHA, centred=True, bits=b),
                  lambda b, s, a: reference.plan_paste(b, s, a, None, n, *SIZE, ALPHA, 1.0, False, True), draws=1)
 
 

@@ -20,11 +20,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .mixers.manifold import ManifoldMixup
 from .mixers.plans import as_target
 from .ops import checks as check
 from .ops.soft_target import soft_cross_entropy
-from .saliency import input_saliency
 from .targets import SoftTarget
 
 
@@ -143,14 +141,8 @@ def risk_gap(model: nn.Module, loader: Iterable[tuple[Tensor, Tensor]], mixer: A
 
 def mixed_loss(model: nn.Module, x: Tensor, y: Tensor, mixer: Any) -> Tensor:
     """The summed cross-entropy (0-d) of the model on what a mixer makes of a batch."""
-    if isinstance(mixer, ManifoldMixup):
-        plan = mixer.plan(x)
-        with mixer.inside(model, plan, in_eval=True):
-            logits = model(x)
-        return soft_cross_entropy(logits, plan.target(y), reduction="sum")
-    wanted = mixer.needs_saliency and mixer.enabled
-    mixed, target, *_ = mixer(x, y, input_saliency(model, x, y) if wanted else None)
-    return soft_cross_entropy(model(mixed), target, reduction="sum")
+    with mixer.applied(model, x, y, in_eval=True) as (images, target):
+        return soft_cross_entropy(model(images), target, reduction="sum")
 
 
 @contextmanager

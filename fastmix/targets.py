@@ -68,6 +68,14 @@ class SoftTarget(NamedTuple):
         out = torch.nn.functional.pad(out, (0, 1))
         return out.scatter_add(1, torch.where(valid, index, num_classes), weight)[:, :num_classes]
 
+    def confidence(self) -> Tensor:
+        """``weight.sum(1) + base``, (N,) float32: 1 for labels and their mixtures, p where `from_confidence` made it.
+
+        Source: Soft Augmentation Eq. 4 and 7, p.
+        """
+        named = self.weight.sum(1)
+        return named if self.base is None else named + self.base
+
     def hard(self) -> Tensor:
         """The class of largest total weight, (N,) int64; the smallest class on ties, as ``dense(J).argmax(1)``."""
         index, weight, _ = self

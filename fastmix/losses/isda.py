@@ -7,7 +7,6 @@ Source: ISDA Sec. 4 and 5. The operators under them are in `fastmix.functional`:
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -33,6 +32,7 @@ class ISDACovariance(nn.Module):
     Attributes:
         count (J,) int64, mean (J, A), cov: as `functional.covariance_update_`. skipped: 0-d int64, rows left out so
         far because a feature was NaN or infinite.
+        synchronise: bool, True; False leaves this rank's statistics its own.
 
     With ranks every update ends with what one process would hold after the whole batch, to rounding, and with the
     same bits on every rank. A rank's batch may be of any size, and empty. The bytes sent: `fastmix.losses.isda_ranks`.
@@ -58,6 +58,7 @@ class ISDACovariance(nn.Module):
             raise TypeError(f"{op}: dtype is {dtype}, want torch.float32 or torch.float64")
         self.num_classes, self.num_features, self.kind = num_classes, num_features, kind
         self.process_group = process_group
+        self.synchronise = True
         self.register_buffer("count", torch.zeros(num_classes, dtype=torch.int64, device=device))
         self.register_buffer("mean", torch.zeros(num_classes, num_features, dtype=dtype, device=device))
         self.register_buffer("cov", torch.zeros(cov_shape(kind, num_classes, num_features), dtype=dtype,
@@ -75,9 +76,9 @@ class ISDACovariance(nn.Module):
     def update(self, features: Tensor, labels: Tensor, ignore_index: int | None = None) -> None:
         """Enter features (N, A) or (N, A, ...) with labels (N,) or (N, ...). Errors as `covariance_update_`."""
         state = (self.count, self.mean, self.cov)
-        if dist.is_available() and dist.is_initialized() and dist.get_world_size(self.process_group) > 1:
-            skipped = update_over_ranks(*state, features, labels, ignore_index, self.kind,
-                                        self.process_group)
+        ranks = self.synchronise and dist.is_available() and dist.is_initialized()
+        if ranks and dist.get_world_size(self.process_group) > 1:
+            skipped = update_over_ranks(*state, features, labels, ignore_index, self.kind, self.process_group)
         else:
             skipped = functional.covariance_update_(*state, features, labels, ignore_index, kind=self.kind)
         self.skipped.add_(skipped)
@@ -94,21 +95,25 @@ class ISDALoss(nn.Module):
     Args:
         num_features, num_classes: A and J.
         kind: of the covariance, as `ISDACovariance`.
+        label_smoothing: eps in [0, 1] of the cross-entropy.
         ignore_index: labels that count nothing.
-        process_group: as `ISDACovariance`.
+        process_group, dtype, device: as `ISDACovariance`.
 
     The mean is over the rows (pixels) that count; without one the loss is 0.
     Source: ISDA Eq. 7, in the order of Algorithm 1 (covariances first); pixels: Sec. 6.4.
     """
 
-    def __init__(self, num_features: int, num_classes: int, kind: str = "full", *, ignore_index: int = -100,
-                 process_group: dist.ProcessGroup | None = None) -> None:
+    def __init__(self, num_features: int, num_classes: int, kind: str = "full", *, label_smoothing: float = 0.0,
+                 ignore_index: int = -100, process_group: dist.ProcessGroup | None = None,
+                 dtype: torch.dtype = torch.float32, device: torch.device | str | None = None) -> None:
         super().__init__()
-        self.covariance = ISDACovariance(num_classes, num_features, kind, process_group)
-        self.ignore_index = ignore_index
+        if not 0.0 <= label_smoothing <= 1.0:
+            raise ValueError(f"ISDALoss: label_smoothing is {label_smoothing}, want a value in [0, 1]")
+        self.covariance = ISDACovariance(num_classes, num_features, kind, process_group, dtype=dtype, device=device)
+        self.label_smoothing, self.ignore_index = label_smoothing, ignore_index
 
     def forward(self, features: Tensor, fc: nn.Module, labels: Tensor, strength: Tensor | float, *,
-                update: bool | None = None) -> tuple[Tensor, Tensor]:
+                logits: Tensor | None = None, update: bool | None = None) -> tuple[Tensor, Tensor]:
         """The loss, and the logits as the classifier gave them.
 
         Args:
@@ -116,32 +121,50 @@ class ISDALoss(nn.Module):
             fc: the last layer, with a weight (J, A) or (J, A, 1, 1): nn.Linear, nn.Conv2d of kernel 1.
             labels: (N,) or (N, h, w) int64.
             strength: lambda of this step, a float or a 0-d tensor; see `isda_strength`.
+            logits: ``fc(features)`` where the model has computed it already; None: it is computed here.
             update: whether to enter the features into the covariances first; None: while training.
         """
-        weight: Any = getattr(fc, "weight", None)
-        if not isinstance(weight, Tensor):
-            raise TypeError(f"ISDALoss: fc is {type(fc).__name__} without a weight, want nn.Linear or nn.Conv2d")
-        weight = weight.flatten(1)
+        weight = self._weight(fc)
         covariance = self.covariance
-        if tuple(weight.shape) != (covariance.num_classes, covariance.num_features):
-            raise ValueError(f"ISDALoss: fc.weight has shape {tuple(fc.weight.shape)}, want "
-                             f"({covariance.num_classes}, {covariance.num_features}) or with a 1x1 kernel")
         check.tensor("ISDALoss", "features", features)
         if features.ndim < 2 or features.shape[1] != covariance.num_features:
             raise ValueError(f"ISDALoss: features has shape {tuple(features.shape)}, want (N, "
                              f"{covariance.num_features}) or (N, {covariance.num_features}, h, w)")
-        logits = fc(features)
+        if logits is None:
+            logits = fc(features)
         if self.training if update is None else update:
             covariance.update(features, labels, self.ignore_index)
         augmented = functional.isda_logits(logits, weight, covariance.cov, labels, strength,
                                            ignore_index=self.ignore_index, kind=covariance.kind)
         return self._cross_entropy(augmented, labels), logits
 
+    def consistency(self, logits: Tensor, fc: nn.Module, strength: Tensor | float) -> Tensor:
+        """The consistency loss of unlabelled samples, whose logits (N, J) the classifier gave, under the covariances as
+        they are; 0-d. See `functional.isda_consistency`.
+
+        Source: ISDA Eq. 15.
+        """
+        return functional.isda_consistency(logits, self._weight(fc), self.covariance.cov, strength,
+                                           kind=self.covariance.kind)
+
+    def _weight(self, fc: nn.Module) -> Tensor:
+        """(J, A) of the classifier."""
+        weight = getattr(fc, "weight", None)
+        if not isinstance(weight, Tensor):
+            raise TypeError(f"ISDALoss: fc is {type(fc).__name__} without a weight, want nn.Linear or nn.Conv2d")
+        flat, covariance = weight.flatten(1), self.covariance
+        if tuple(flat.shape) != (covariance.num_classes, covariance.num_features):
+            raise ValueError(f"ISDALoss: fc.weight has shape {tuple(weight.shape)}, want "
+                             f"({covariance.num_classes}, {covariance.num_features}) or with a 1x1 kernel")
+        return flat
+
     def _cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
         if logits.ndim == 2:
-            return functional.soft_cross_entropy(logits, labels, ignore_index=self.ignore_index)
+            return functional.soft_cross_entropy(logits, labels, label_smoothing=self.label_smoothing,
+                                                 ignore_index=self.ignore_index)
         wide = logits if logits.dtype == torch.float64 else logits.float()
-        total = nn.functional.cross_entropy(wide, labels, ignore_index=self.ignore_index, reduction="sum")
+        total = nn.functional.cross_entropy(wide, labels, ignore_index=self.ignore_index, reduction="sum",
+                                            label_smoothing=self.label_smoothing)
         return total / (labels != self.ignore_index).sum().clamp(min=1)
 
 

@@ -28,7 +28,7 @@ class SoftCrossEntropy(nn.Module):
 
 
 class SoftTargetKL(nn.Module):
-    """`functional.soft_target_kl` as a module: ``criterion(logits, label, confidence)``.
+    """`functional.soft_target_kl` as a module: ``criterion(logits, target)``, or with labels and their confidence.
 
     Source: Soft Augmentation Eq. 4-6, 15, 17 and 18, Listing 2.
     """
@@ -37,8 +37,8 @@ class SoftTargetKL(nn.Module):
         super().__init__()
         self.weighting, self.reduction = weighting, reduction
 
-    def forward(self, logits: Tensor, label: Tensor, confidence: Tensor) -> Tensor:
-        return functional.soft_target_kl(logits, label, confidence, weighting=self.weighting,
+    def forward(self, logits: Tensor, target: SoftTarget | Tensor, confidence: Tensor | None = None) -> Tensor:
+        return functional.soft_target_kl(logits, target, confidence, weighting=self.weighting,
                                          reduction=self.reduction)
 
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Generator, Tensor, nn
 
 from ..ops import checks as check
-from ..ops.plan import count
 from ..ops.view import View
+from ..saliency import input_saliency
 from ..targets import SoftTarget
 from . import sampling
-from .plans import Plan, through
+from .plans import Plan
 
 MODES = ("batch", "elem")
 
@@ -62,7 +64,7 @@ class Mixer(nn.Module):
         self._flag.fill_(self._enabled)
 
     def plan(self, x: Tensor, saliency: Tensor | None = None) -> Plan:
-        """Draws what to do with a batch.
+        """Draw what to do with a batch.
 
         Args:
             x: the images (N, C, H, W), or (N, ...) for Mixup and DMixup. Gives shape and device only.
@@ -70,6 +72,10 @@ class Mixer(nn.Module):
                 ``enabled`` is False, so that a loop can save the pass.
         Raises: ValueError for shapes, devices and a missing saliency.
         """
+        return self._plan(x, self._checked(x, saliency), None)
+
+    def _checked(self, x: Tensor, saliency: Tensor | None) -> Tensor | None:
+        """The saliency that ``_draw`` gets. Raises as `plan` says."""
         check.tensor(self._name, "x", x)
         if x.ndim == 0:
             raise ValueError(f"{self._name}: x has shape (), want a batch (N, ...)")
@@ -81,11 +87,11 @@ class Mixer(nn.Module):
                                  f"shape {tuple(x.shape)}: fastmix.input_saliency(model, x, y)")
             check.shape(self._name, "saliency", saliency, x.shape, "like x")
             check.same_device(self._name, x=x, saliency=saliency)
-        return self._plan(x, saliency, None)
+        return saliency
 
     def forward(self, x: Tensor, y: Tensor | SoftTarget, saliency: Tensor | None = None,
                 view: View | None = None) -> tuple[Tensor, SoftTarget]:
-        """Mixes a batch.
+        """Mix a batch.
 
         Args:
             x: images (N, C, H, W), float32, bfloat16, float16 or float64, any memory format.
@@ -94,7 +100,26 @@ class Mixer(nn.Module):
             view: x is uint8, and its images are read through this `fastmix.View` in the pass that mixes them.
         Returns: (mixed like x, or with a view of its dtype and memory format; SoftTarget with float32 weights).
         """
-        return self.plan(x, saliency).mix(x, y, **through(view))
+        return self.plan(x, saliency).mix(x, y, view)
+
+    @contextmanager
+    def applied(self, model: nn.Module, x: Tensor, y: Tensor | SoftTarget, saliency: Tensor | None = None,
+                view: View | None = None, *, in_eval: bool = False) -> Iterator[tuple[Tensor, SoftTarget]]:
+        """A training loop's way to any mixer, also to one that mixes inside the model.
+
+            with mixer.applied(model, x, y) as (images, target):
+                loss = fastmix.functional.soft_cross_entropy(model(images), target)
+
+        Args:
+            model: from images to logits.
+            x, y, view: as for a call of the mixer.
+            saliency: as for `plan`; None takes `fastmix.input_saliency` of the model, where it is needed.
+            in_eval: of `ManifoldMixup`: mix although the model is in eval mode.
+        Yields: (the model's input, SoftTarget).
+        """
+        if saliency is None and self.needs_saliency and self._enabled:
+            saliency = input_saliency(model, x if view is None else view.apply(x), y)
+        yield self(x, y, saliency, view)
 
     def _plan(self, x: Tensor, saliency: Tensor | None, outer: Tensor | None) -> Plan:
         """outer: 0-d bool, whether the mixer around this one is active; None if there is none."""
@@ -105,7 +130,7 @@ class Mixer(nn.Module):
         """active and what ``prob`` decides, 0-d or (N,): for plans that are not made by one operator."""
         if self.prob == 1.0:
             return active
-        shape = x.shape[:1] if self.mode == "elem" else ()
+        shape = x.shape[:1] if self._each else ()
         return active & sampling.bernoulli(self.prob, shape, x.device, self.generator)
 
     def _flag_on(self, device: torch.device) -> Tensor:
@@ -131,12 +156,11 @@ class Mixer(nn.Module):
 
     def _rows(self, x: Tensor) -> int:
         """How many draws a batch takes."""
-        return x.shape[0] if self.mode == "elem" else 1
+        return x.shape[0] if self._each else 1
 
-    def _bits(self, x: Tensor, k: int, draws: int, positions: int, alpha: float) -> Tensor:
-        """The random bits of an operator of `fastmix.ops.plan`."""
-        number = count(x.shape[0], k, draws, positions, alpha, self.prob, self.mode == "elem")
-        return sampling.bits(number, x.device, self.generator)
+    @property
+    def _each(self) -> bool:
+        return self.mode == "elem"
 
     def _images(self, x: Tensor) -> tuple[int, int]:
         check.ndim(self._name, "x", x, 4)

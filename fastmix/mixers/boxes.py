@@ -20,7 +20,7 @@ class CutMix(Mixer):
     at the border. The partner is a random permutation of the batch. mode "batch" draws one lam and box, "elem" one per
     sample.
 
-    Args: alpha: > 0. prob, mode, generator: see `Mixer`.
+    Args: alpha: > 0 (1). prob, mode, generator: see `Mixer`.
     Source: CutMix (Yun et al. 2019); refined data augmentation Eq. 2.
     """
 
@@ -33,9 +33,8 @@ class CutMix(Mixer):
     def _draw(self, x: Tensor, saliency: Tensor | None, active: Tensor) -> PastePlan:
         size, draws = self._images(x), self._rows(x)
         shares = sampling.gamma(draws, 2, self.alpha, x.device, self.generator)
-        bits = self._bits(x, 2, draws, 2 * draws, self.alpha)
-        return PastePlan(*plan_paste(bits, shares, active, None, x.shape[0], size, self.alpha, self.prob,
-                                     self.mode == "elem", centred=True))
+        return PastePlan(*plan_paste(shares, active, x.shape[0], size, alpha=self.alpha, prob=self.prob,
+                                     each=self._each, centred=True, generator=self.generator))
 
 
 class DCutMix(DMixup):
@@ -52,9 +51,8 @@ class DCutMix(DMixup):
     def _draw(self, x: Tensor, saliency: Tensor | None, active: Tensor) -> PastePlan:
         size, rows = self._images(x), x.shape[0]
         shares, alpha = self._shares(x)
-        peaks = self._peaks(saliency)
-        bits = self._bits(x, self.k, rows, 2 * (self.k - 1) * rows if peaks is None else 0, alpha)
-        return PastePlan(*plan_paste(bits, shares, active, peaks, rows, size, alpha, self.prob))
+        return PastePlan(*plan_paste(shares, active, rows, size, alpha=alpha, prob=self.prob,
+                                     peaks=self._peaks(saliency), generator=self.generator))
 
     def _peaks(self, saliency: Tensor | None) -> Tensor | None:
         """(N, 2) int64, the centres of the boxes cut from each image; None: anywhere."""
@@ -84,20 +82,21 @@ class Cutout(Mixer):
     """A square of zeros at a uniform position, clipped at the border; labels unchanged.
 
     Args:
-        length: side of the square in pixels, >= 0.
+        length: side of the square in pixels, >= 0; None: half the images' height.
         mode: "elem" (default), a position per sample, or "batch", one for all. prob, generator: see `Mixer`.
     Source: Cutout (DeVries and Taylor 2017); a baseline of K-image mixing Table 1 and of Soft Augmentation Tables 1
         and 5 (there length 8).
     """
 
-    def __init__(self, length: int, *, prob: float = 1.0, mode: str = "elem",
+    def __init__(self, length: int | None = None, *, prob: float = 1.0, mode: str = "elem",
                  generator: Generator | None = None) -> None:
         super().__init__(prob=prob, mode=mode, generator=generator)
-        check.at_least(self._name, "length", length, 0)
+        if length is not None:
+            check.at_least(self._name, "length", length, 0)
         self.length = length
 
     def _draw(self, x: Tensor, saliency: Tensor | None, active: Tensor) -> CutoutPlan:
         size, draws = self._images(x), self._rows(x)
-        bits = self._bits(x, 1, draws, 2 * draws, 0.0)
-        return CutoutPlan(plan_cutout(bits, active, x.shape[0], draws, size, self.length, self.prob,
-                                      self.mode == "elem"))
+        length = size[0] // 2 if self.length is None else self.length
+        return CutoutPlan(plan_cutout(active, x.shape[0], draws, size, length, prob=self.prob, each=self._each,
+                                      generator=self.generator))

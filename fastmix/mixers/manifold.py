@@ -1,10 +1,8 @@
 """Manifold Mixup: the blend of Mixup applied to what one randomly drawn layer of the model returns.
 
     mixer = fastmix.ManifoldMixup(alpha=2.0, layers=["input", "blocks.1", "blocks.3"])
-    plan = mixer.plan(x)
-    with mixer.inside(model, plan):
-        logits = model(x)
-    loss = fastmix.functional.soft_cross_entropy(logits, plan.target(y))
+    with mixer.applied(model, x, y) as (images, target):
+        loss = fastmix.functional.soft_cross_entropy(model(images), target)
 """
 
 from __future__ import annotations
@@ -17,6 +15,8 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
+from ..ops.view import View
+from ..targets import SoftTarget
 from .pairs import Mixup
 from .plans import BlendPlan
 
@@ -35,7 +35,7 @@ class ManifoldMixup(Mixup):
     Calling the mixer on images mixes the images, as `Mixup` does: layer 0.
 
     Args:
-        alpha: > 0, lam ~ Beta(alpha, alpha).
+        alpha: > 0 (1), lam ~ Beta(alpha, alpha).
         layers: from which to draw. "auto": the input and, of the model's modules with weights before the last, those
             that end the first and the second third (`units`). Or a sequence of names as in ``model.get_submodule``,
             modules, or numbers: "input" or 0 is the input, i > 0 is the i-th of `units`. The layer must return one
@@ -45,8 +45,8 @@ class ManifoldMixup(Mixup):
         K-image mixing Table 1.
     """
 
-    def __init__(self, alpha: float, layers: str | Sequence[Layer] = "auto", *, prob: float = 1.0, mode: str = "batch",
-                 generator: Generator | None = None) -> None:
+    def __init__(self, alpha: float = 1.0, layers: str | Sequence[Layer] = "auto", *, prob: float = 1.0,
+                 mode: str = "batch", generator: Generator | None = None) -> None:
         super().__init__(alpha, prob=prob, mode=mode, generator=generator)
         if isinstance(layers, str) and layers != "auto":
             layers = [layers]
@@ -97,6 +97,14 @@ class ManifoldMixup(Mixup):
         """Draws a layer's name, on the host."""
         names = self.names(model)
         return names[int(torch.randint(len(names), (), device="cpu"))]
+
+    @contextmanager
+    def applied(self, model: nn.Module, x: Tensor, y: Tensor | SoftTarget, saliency: Tensor | None = None,
+                view: View | None = None, *, in_eval: bool = False) -> Iterator[tuple[Tensor, SoftTarget]]:
+        """As `Mixer.applied`: what is yielded are the images as they are, and the model mixes in this block."""
+        plan = self.plan(x)
+        with self.inside(model, plan, in_eval=in_eval):
+            yield x if view is None else view.apply(x), plan.target(y)
 
     @contextmanager
     def inside(self, model: nn.Module, plan: BlendPlan, layer: str | None = None, *,

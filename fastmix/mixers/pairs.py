@@ -16,11 +16,11 @@ class Mixup(Mixer):
 
     The partner is a random permutation of the batch. mode "batch" draws one lam, "elem" one per sample.
 
-    Args: alpha: > 0. prob, mode, generator: see `Mixer`.
+    Args: alpha: > 0 (1). prob, mode, generator: see `Mixer`.
     Source: Mixup (Zhang et al. 2018); refined data augmentation Eq. 1, where alpha is gamma; R-Mix Sec. 2.1.
     """
 
-    def __init__(self, alpha: float, *, prob: float = 1.0, mode: str = "batch",
+    def __init__(self, alpha: float = 1.0, *, prob: float = 1.0, mode: str = "batch",
                  generator: Generator | None = None) -> None:
         super().__init__(prob=prob, mode=mode, generator=generator)
         self._positive(alpha=alpha)
@@ -29,8 +29,8 @@ class Mixup(Mixer):
     def _draw(self, x: Tensor, saliency: Tensor | None, active: Tensor) -> BlendPlan:
         draws = self._rows(x)
         shares = sampling.gamma(draws, 2, self.alpha, x.device, self.generator)
-        bits = self._bits(x, 2, draws, 0, self.alpha)
-        return BlendPlan(*plan_blend(bits, shares, active, x.shape[0], self.alpha, self.prob, self.mode == "elem"))
+        return BlendPlan(*plan_blend(shares, active, x.shape[0], alpha=self.alpha, prob=self.prob, each=self._each,
+                                     generator=self.generator))
 
 
 class DMixup(Mixer):
@@ -38,13 +38,15 @@ class DMixup(Mixer):
 
     Image 0 is the sample itself, image j > 0 comes from a permutation of its own. prob is drawn per batch.
 
-    Args: k: images mixed into one, >= 1. alpha: > 0. prob, generator: see `Mixer`.
-    Source: K-image mixing Eq. 1-2, the label l_c of Eq. 6.
+    Args: k: images mixed into one, >= 1 (3). alpha: > 0; None: 1 / k. prob, generator: see `Mixer`.
+    Source: K-image mixing Eq. 1-2, the label l_c of Eq. 6; k and alpha: Table 1.
     """
 
-    def __init__(self, k: int, alpha: float, *, prob: float = 1.0, generator: Generator | None = None) -> None:
+    def __init__(self, k: int = 3, alpha: float | None = None, *, prob: float = 1.0,
+                 generator: Generator | None = None) -> None:
         super().__init__(prob=prob, generator=generator)
         check.at_least(self._name, "k", k, 1)
+        alpha = 1 / k if alpha is None else alpha
         self._positive(alpha=alpha)
         self.k, self.alpha = k, alpha
 
@@ -55,4 +57,4 @@ class DMixup(Mixer):
     def _draw(self, x: Tensor, saliency: Tensor | None, active: Tensor) -> Plan:
         rows = x.shape[0]
         shares, alpha = self._shares(x)
-        return BlendPlan(*plan_blend(self._bits(x, self.k, rows, 0, alpha), shares, active, rows, alpha, self.prob))
+        return BlendPlan(*plan_blend(shares, active, rows, alpha=alpha, prob=self.prob, generator=self.generator))

@@ -8,8 +8,9 @@ import torch
 from torch import Generator, Tensor
 
 from ..ops import checks as check
-from ..ops.plan import count, plan_patch
+from ..ops.plan import plan_patch
 from ..ops.saliency import saliency_mask
+from ..ops.view import View
 from ..targets import SoftTarget
 from . import sampling
 from .base import Mixer
@@ -45,18 +46,20 @@ class RMix(Mixer):
         self.alpha, self.patches, self.levels, self.pairing = alpha, tuple(patches), levels, pairing
 
     def _draw(self, x: Tensor, saliency: Tensor | None, active: Tensor) -> PatchPlan:
+        return self._patches(x, saliency, active, None)
+
+    def _patches(self, x: Tensor, saliency: Tensor | None, active: Tensor, q: Tensor | None) -> PatchPlan:
+        """q: (N,) or 0-d float, the percentiles; None: those that are drawn."""
         size = self._images(x)
-        rows, device, generator = x.shape[0], x.device, self.generator
         side = math.lcm(*self.patches)
         if any(length % side for length in size):
             raise ValueError(f"{self._name}: x has images of {size[0]} x {size[1]}, want sides divisible by {side}, "
                              f"the least common multiple of patches {self.patches}")
-        flip = self.pairing == "flip"
-        shares = sampling.gamma(1, 2, self.alpha, device, generator)
-        number = count(rows, 1 if flip else 2, 0, 2 + rows + 1, self.alpha, self.prob, False)
-        index, q, lam, grid = plan_patch(sampling.bits(number, device, generator), shares, active, rows, self.levels,
-                                         len(self.patches), self.alpha, self.prob, flip)
-        q = self._percentiles(q)
+        shares = sampling.gamma(1, 2, self.alpha, x.device, self.generator)
+        index, drawn, lam, grid = plan_patch(shares, active, x.shape[0], levels=self.levels, grids=len(self.patches),
+                                             alpha=self.alpha, prob=self.prob, flip=self.pairing == "flip",
+                                             generator=self.generator)
+        q = drawn if q is None else q
         # A mask per grid and a choice between them: the grid is drawn on the device, so no shape may depend on it.
         # Each is taken from the gradient, not from a finer map: exact in ties, NaN and inf, and fewer launches.
         masks = [_upsample(saliency_mask(saliency, (p, p), q), side // p) for p in self.patches]
@@ -69,13 +72,9 @@ class RMix(Mixer):
         """(levels,) float64: the values that q is chosen from."""
         return torch.linspace(0, 0.99, self.levels, dtype=torch.float64, device=device)
 
-    def _percentiles(self, drawn: Tensor) -> Tensor:
-        """q of every image: (N,) float64, or 0-d for all."""
-        return drawn
-
 
 class RLMix(RMix):
-    """R-Mix on one fixed grid, whose percentiles a policy chooses: ``mixer(x, y, saliency, q)``.
+    """R-Mix on one fixed grid, whose percentiles a policy chooses: ``mixer(x, y, saliency, q=q)``.
 
     Without q they are drawn as in R-Mix. `fastmix.app.policy` (extra ``rl``) holds the environment and the policy.
 
@@ -86,22 +85,15 @@ class RLMix(RMix):
     def __init__(self, alpha: float = 1.0, patches: int = 8, levels: int = 10, *, pairing: str = "random",
                  prob: float = 1.0, generator: Generator | None = None) -> None:
         super().__init__(alpha, (patches,), levels, pairing=pairing, prob=prob, generator=generator)
-        self._q: Tensor | None = None
 
     def plan(self, x: Tensor, saliency: Tensor | None = None, q: Tensor | None = None) -> Plan:
-        """q: (N,) or 0-d float in [0, 1), the percentile of every image; None draws. Else as `Mixer.plan`."""
-        self._q = q
-        try:
-            return super().plan(x, saliency)
-        finally:
-            self._q = None
+        """As `Mixer.plan`, with q: (N,) or 0-d float in [0, 1), the percentile of every image; None draws."""
+        return self._patches(x, self._checked(x, saliency), self._flag_on(x.device), q)
 
-    def forward(self, x: Tensor, y: Tensor | SoftTarget, saliency: Tensor | None = None,
+    def forward(self, x: Tensor, y: Tensor | SoftTarget, saliency: Tensor | None = None, view: View | None = None, *,
                 q: Tensor | None = None) -> tuple[Tensor, SoftTarget]:
-        return self.plan(x, saliency, q).mix(x, y)
-
-    def _percentiles(self, drawn: Tensor) -> Tensor:
-        return drawn if self._q is None else self._q
+        """As `Mixer.forward`; q as in `plan`."""
+        return self.plan(x, saliency, q=q).mix(x, y, view)
 
 
 def _upsample(mask: Tensor, times: int) -> Tensor:

@@ -56,17 +56,18 @@ def mix_targets(op: str, index: Tensor, weight: Tensor, y: Tensor | SoftTarget) 
 
 def _to(self: Any, device: torch.device | str | int, non_blocking: bool = False) -> Any:
     """The same plan on another device."""
-    return type(self)(*(field.to(device, non_blocking=non_blocking) for field in self))
+    return type(self)(*(field.to(device, non_blocking=non_blocking) if isinstance(field, Tensor) else field
+                        for field in self))
 
 
-def through(view: View | None) -> dict[str, View]:
-    """The keyword argument of a call that reads through a view, so that a plan without one need not know views."""
-    return {} if view is None else {"view": view}
+def _seen(x: Tensor, view: View | None) -> Tensor:
+    """The images: x, or what a view makes of its bytes."""
+    return x if view is None else view.apply(x)
 
 
 def _mix(self: Any, x: Tensor, y: Tensor | SoftTarget, view: View | None = None) -> tuple[Tensor, SoftTarget]:
     """``(apply(x, view), target(y))``."""
-    return self.apply(x, **through(view)), self.target(y)
+    return self.apply(x, view), self.target(y)
 
 
 class BlendPlan(NamedTuple):
@@ -167,8 +168,7 @@ class CutoutPlan(NamedTuple):
     def apply(self, x: Tensor, view: View | None = None) -> Tensor:
         """x (N, C, H, W) -> like x, pixels outside the boxes bit for bit. A view is a pass of its own here."""
         op = "CutoutPlan.apply"
-        if view is not None:
-            x = view.apply(x)
+        x = _seen(x, view)
         check.images(op, "x", x)
         check.shape(op, "plan.boxes", self.boxes, (x.shape[0], 1, 4), "(N, 1, 4)")
         check.same_device(op, x=x, boxes=self.boxes)
@@ -186,6 +186,98 @@ class CutoutPlan(NamedTuple):
     to = _to
 
 
+def _soften(self: Any, y: Tensor | SoftTarget) -> SoftTarget:
+    """Class y gets ``confidence``, every other class ``base``; an earlier mixture is softened class by class.
+
+    With rows t that sum to 1, ``(p - base) t + base``: for labels that is `SoftTarget.from_confidence`. Source: Soft
+    Augmentation Eq. 4.
+    """
+    op = f"{type(self).__name__}.target"
+    y = as_target(op, y, self.confidence.shape[0])
+    check.same_device(op, plan=self.confidence, y=y.index)
+    kept = self.confidence - self.base
+    base = self.base if y.base is None else kept * y.base + self.base
+    return SoftTarget(y.index, kept.unsqueeze(1) * y.weight, base)
+
+
+class CropPlan(NamedTuple):
+    """Windows of images moved by whole pixels (SoftCrop).
+
+    Fields:
+        shift: (N, 2) int64 (down, right) in pixels.
+        confidence: (N,) float32, what the label's class gets.
+        base: (N,) float32, what every other class gets.
+        fill: the background: a number, or (N, C) float32.
+    Source: Soft Augmentation Sec. 4.1.
+    """
+
+    shift: Tensor
+    confidence: Tensor
+    base: Tensor
+    fill: float | Tensor
+
+    def apply(self, x: Tensor, view: View | None = None) -> Tensor:
+        """x (N, C, H, W) -> like x. See `functional.crop`. A view is a pass of its own here."""
+        return functional.crop(_seen(x, view), self.shift, fill=self.fill)
+
+    target = _soften
+    mix = _mix
+    to = _to
+
+
+class ResizedCropPlan(NamedTuple):
+    """Windows of images, resized (SoftResizedCrop).
+
+    Fields:
+        boxes: (N, 4) float32 (top, left, height, width) in pixels; may leave the image.
+        confidence, base, fill: as in `CropPlan`.
+        size: (height, width) of the output.
+    Source: Soft Augmentation B.3.
+    """
+
+    boxes: Tensor
+    confidence: Tensor
+    base: Tensor
+    fill: float | Tensor
+    size: tuple[int, int]
+
+    def apply(self, x: Tensor, view: View | None = None) -> Tensor:
+        """x (N, C, H, W) -> (N, C, *size). See `functional.resized_crop`. A view is a pass of its own here."""
+        return functional.resized_crop(_seen(x, view), self.boxes, self.size, fill=self.fill)
+
+    target = _soften
+    mix = _mix
+    to = _to
+
+
+class NoisePlan(NamedTuple):
+    """Images with noise added (SoftNoise).
+
+    Fields:
+        noise: (N, C, H, W) float32, a standard pattern per image.
+        amount: (N,) float32, its factor.
+        confidence, base: as in `CropPlan`.
+    Source: Soft Augmentation Table 6.
+    """
+
+    noise: Tensor
+    amount: Tensor
+    confidence: Tensor
+    base: Tensor
+
+    def apply(self, x: Tensor, view: View | None = None) -> Tensor:
+        """x (N, C, H, W) -> like x. A view is a pass of its own here."""
+        x = _seen(x, view)
+        check.images("NoisePlan.apply", "x", x)
+        check.shape("NoisePlan.apply", "plan.noise", self.noise, x.shape, "like x")
+        check.same_device("NoisePlan.apply", x=x, noise=self.noise)
+        return torch.addcmul(x, self.noise.to(x.dtype), self.amount.to(x.dtype).view(-1, 1, 1, 1))
+
+    target = _soften
+    mix = _mix
+    to = _to
+
+
 class ComposePlan(NamedTuple):
     """Plans applied one after the other.
 
@@ -198,7 +290,7 @@ class ComposePlan(NamedTuple):
     def apply(self, x: Tensor, view: View | None = None) -> Tensor:
         """The first plan reads x through the view, the others what it made."""
         for i, plan in enumerate(self.plans):
-            x = plan.apply(x, **through(view if i == 0 else None))
+            x = plan.apply(x, view if i == 0 else None)
         return x
 
     def target(self, y: Tensor | SoftTarget) -> SoftTarget:
@@ -209,7 +301,7 @@ class ComposePlan(NamedTuple):
     def mix(self, x: Tensor, y: Tensor | SoftTarget, view: View | None = None) -> tuple[Tensor, SoftTarget]:
         """``(apply(x, view), target(y))``."""
         for i, plan in enumerate(self.plans):
-            x, y = plan.mix(x, y, **through(view if i == 0 else None))
+            x, y = plan.mix(x, y, view if i == 0 else None)
         return x, y
 
     def to(self, device: torch.device | str | int, non_blocking: bool = False) -> ComposePlan:
@@ -217,4 +309,4 @@ class ComposePlan(NamedTuple):
         return ComposePlan(tuple(plan.to(device, non_blocking) for plan in self.plans))
 
 
-Plan = BlendPlan | PastePlan | PatchPlan | CutoutPlan | ComposePlan
+Plan = BlendPlan | PastePlan | PatchPlan | CutoutPlan | CropPlan | ResizedCropPlan | NoisePlan | ComposePlan

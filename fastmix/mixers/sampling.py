@@ -10,21 +10,13 @@ from __future__ import annotations
 import torch
 from torch import Generator, Tensor
 
+from ..ops.plan import random_bits
 from ..reference.plan import truncated_normal as truncated_normal_size
 from ..reference.plan import weights
 
 
-def bits(count: int, device: torch.device, generator: Generator | None = None) -> Tensor:
-    """(count,) int64 in [0, 2^63 - 1): keys of permutations, and uniform numbers of 53 bits.
-
-    Not float uniforms: their ties would favour some permutations, and Inductor gives them 24 random bits in float64
-    too (measured, torch 2.13).
-    """
-    return torch.randint(2**63 - 1, (count,), device=device, generator=generator)
-
-
 def gamma(rows: int, k: int, alpha: float, device: torch.device, generator: Generator | None = None) -> Tensor:
-    """(rows, k) float32 draws of Gamma(alpha + 1), which `bits` turn into a Dirichlet distribution."""
+    """(rows, k) float32 draws of Gamma(alpha + 1), which `fastmix.ops.plan` turns into a Dirichlet distribution."""
     return torch._standard_gamma(torch.full((rows, k), alpha + 1.0, device=device, dtype=torch.float32),
                                  generator=generator)
 
@@ -32,7 +24,7 @@ def gamma(rows: int, k: int, alpha: float, device: torch.device, generator: Gene
 def dirichlet(rows: int, k: int, alpha: float, device: torch.device, generator: Generator | None = None) -> Tensor:
     """(rows, k) float32 draws of Dirichlet(alpha, ..., alpha); the first of k = 2 is Beta(alpha, alpha)."""
     drawn = gamma(rows, k, alpha, device, generator)
-    phi = weights(drawn, bits(k * rows, device, generator).view(k, rows), alpha)
+    phi = weights(drawn, random_bits(k * rows, device, generator).view(k, rows), alpha)
     return (phi / phi.sum(1, keepdim=True)).to(torch.float32)
 
 

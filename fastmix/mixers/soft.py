@@ -1,132 +1,30 @@
 """Soft Augmentation: the harder an image was cropped or disturbed, the less sure its label.
 
     augment = fastmix.SoftCrop(num_classes=100)
-    x, target, confidence = augment(x, y)
-    loss = fastmix.functional.soft_target_kl(model(x), y, confidence)
+    cropped, target = augment(x, y)
+    loss = fastmix.functional.soft_target_kl(model(cropped), target)
 
 Every class here is a `Mixer` of single images: it draws a plan on the device, has ``enabled``, ``prob`` and
-``generator``, and runs under ``torch.compile(fullgraph=True)`` and in a CUDA graph.
+``generator``, and runs under ``torch.compile(fullgraph=True)`` and in a CUDA graph. ``target.confidence()`` is the
+confidence of every image.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
 
 import torch
 from torch import Generator, Tensor
 
-from .. import functional
 from ..ops import checks as check
 from ..ops.confidence import confidence
 from ..ops.plan import plan_crop
-from ..targets import SoftTarget
 from . import sampling
 from .base import Mixer
-from .plans import _mix, as_target
+from .plans import CropPlan, NoisePlan, ResizedCropPlan
 
 RANDOM_FILL = 0.01
 
-
-# ---------------------------------------------------------------- plans
-
-def _to(self: Any, device: torch.device | str | int, non_blocking: bool = False) -> Any:
-    """The same plan on another device."""
-    return type(self)(*(f.to(device, non_blocking=non_blocking) if isinstance(f, Tensor) else f for f in self))
-
-
-def _soften(self: Any, y: Tensor | SoftTarget) -> SoftTarget:
-    """Class y gets ``confidence``, every other class ``rest``; an earlier mixture is softened class by class.
-
-    With rows t that sum to 1, ``(p - rest) t + rest``: for labels that is `SoftTarget.from_confidence`. Source: Soft
-    Augmentation Eq. 4.
-    """
-    op = f"{type(self).__name__}.target"
-    y = as_target(op, y, self.confidence.shape[0])
-    check.same_device(op, plan=self.confidence, y=y.index)
-    kept = self.confidence - self.rest
-    base = self.rest if y.base is None else kept * y.base + self.rest
-    return SoftTarget(y.index, kept.unsqueeze(1) * y.weight, base)
-
-
-class CropPlan(NamedTuple):
-    """Windows of images moved by whole pixels (SoftCrop).
-
-    Fields:
-        shift: (N, 2) int64 (down, right) in pixels.
-        confidence: (N,) float32, what the label's class gets.
-        rest: (N,) float32, what every other class gets.
-        fill: the background: a number, or (N, C) float32.
-    Source: Soft Augmentation Sec. 4.1.
-    """
-
-    shift: Tensor
-    confidence: Tensor
-    rest: Tensor
-    fill: float | Tensor
-
-    def apply(self, x: Tensor) -> Tensor:
-        """x (N, C, H, W) -> like x. See `functional.crop`."""
-        return functional.crop(x, self.shift, fill=self.fill)
-
-    target = _soften
-    mix = _mix
-    to = _to
-
-
-class ResizedCropPlan(NamedTuple):
-    """Windows of images, resized (SoftResizedCrop).
-
-    Fields:
-        boxes: (N, 4) float32 (top, left, height, width) in pixels; may leave the image.
-        confidence, rest, fill: as in `CropPlan`.
-        size: (height, width) of the output.
-    Source: Soft Augmentation B.3.
-    """
-
-    boxes: Tensor
-    confidence: Tensor
-    rest: Tensor
-    fill: float | Tensor
-    size: tuple[int, int]
-
-    def apply(self, x: Tensor) -> Tensor:
-        """x (N, C, H, W) -> (N, C, *size). See `functional.resized_crop`."""
-        return functional.resized_crop(x, self.boxes, self.size, fill=self.fill)
-
-    target = _soften
-    mix = _mix
-    to = _to
-
-
-class NoisePlan(NamedTuple):
-    """Images with noise added (SoftNoise).
-
-    Fields:
-        noise: (N, C, H, W) float32, a standard pattern per image.
-        amount: (N,) float32, its factor.
-        confidence, rest: as in `CropPlan`.
-    Source: Soft Augmentation Table 6.
-    """
-
-    noise: Tensor
-    amount: Tensor
-    confidence: Tensor
-    rest: Tensor
-
-    def apply(self, x: Tensor) -> Tensor:
-        """x (N, C, H, W) -> like x."""
-        check.images("NoisePlan.apply", "x", x)
-        check.shape("NoisePlan.apply", "plan.noise", self.noise, x.shape, "like x")
-        check.same_device("NoisePlan.apply", x=x, noise=self.noise)
-        return torch.addcmul(x, self.noise.to(x.dtype), self.amount.to(x.dtype).view(-1, 1, 1, 1))
-
-    target = _soften
-    mix = _mix
-    to = _to
-
-
-# ---------------------------------------------------------------- the augmentations
 
 class SoftAugmentation(Mixer):
     """What the three share: the strength on the device, and the curve from visibility to confidence.
@@ -164,17 +62,6 @@ class SoftAugmentation(Mixer):
         self._sigma = float(sigma)  # for reading back without a sync; plans read the buffer
         self._scale.fill_(self._sigma)
 
-    def forward(self, x: Tensor, y: Tensor | SoftTarget,  # type: ignore[override]
-                saliency: Tensor | None = None) -> tuple[Tensor, SoftTarget, Tensor]:
-        """Augments a batch.
-
-        Args: x: images (N, C, H, W), any float dtype and memory format. y: (N,) int64 labels, or the SoftTarget of an
-            earlier mixture. saliency: ignored.
-        Returns: (images, SoftTarget, confidence (N,) float32).
-        """
-        plan = self.plan(x)
-        return (*plan.mix(x, y), plan.confidence)
-
     def _sigma_buffer(self, device: torch.device) -> Tensor:
         """0-d float32."""
         return self._on_device("_scale", "_sigma", device)
@@ -184,7 +71,7 @@ class SoftAugmentation(Mixer):
         return self._sigma_buffer(device).to(torch.float64)
 
     def _confidence(self, v: Tensor) -> tuple[Tensor, Tensor]:
-        """(confidence, rest) of visibilities (N,)."""
+        """(confidence, what every other class gets) of visibilities (N,)."""
         p = confidence(v.to(torch.float32), self.k, self.chance)
         return p, (1 - p) / max(self.num_classes - 1, 1)
 
@@ -221,10 +108,9 @@ class SoftCrop(SoftAugmentation):
 
     def _draw(self, x: Tensor, saliency: Tensor | None, active: Tensor) -> CropPlan:
         size, rows = self._images(x), x.shape[0]
-        bits = self._bits(x, 1, rows, 2 * rows, 0.0)
-        shift, p, rest = plan_crop(bits, self._sigma_buffer(x.device), active, rows, size, self.num_classes, self.k,
-                                   self.chance, self.prob)
-        return CropPlan(shift, p, rest, self._background(x, self.fill))
+        shift, p, base = plan_crop(self._sigma_buffer(x.device), active, rows, size, classes=self.num_classes,
+                                   power=self.k, chance=self.chance, prob=self.prob, generator=self.generator)
+        return CropPlan(shift, p, base, self._background(x, self.fill))
 
 
 class SoftResizedCrop(SoftAugmentation):
@@ -236,19 +122,22 @@ class SoftResizedCrop(SoftAugmentation):
     (``|t| >= (L + l) / 2``). Visibility is the share of the image that the window shows; the paper defines none.
 
     Args:
-        num_classes: J. size: (height, width) or the side of the output.
+        num_classes: J. size: (height, width) or the side of the output; None: the images' own.
         sigma: 0.3. min_size: Lm in pixels, at most the image's sides; None: half of each.
         k, chance, fill, prob, generator: as in `SoftCrop`. Where ``prob`` or ``enabled`` rule it out, the whole image
             is resized.
     Source: Soft Augmentation B.3; confidence: Eq. 7.
     """
 
-    def __init__(self, num_classes: int, size: int | tuple[int, int], sigma: float = 0.3, min_size: int | None = None,
-                 k: float = 2, chance: float | None = None, fill: float | str = 0.0, *, prob: float = 1.0,
-                 generator: Generator | None = None) -> None:
+    def __init__(self, num_classes: int, size: int | tuple[int, int] | None = None, sigma: float = 0.3,
+                 min_size: int | None = None, k: float = 2, chance: float | None = None, fill: float | str = 0.0, *,
+                 prob: float = 1.0, generator: Generator | None = None) -> None:
         super().__init__(num_classes, sigma, k, chance, prob=prob, generator=generator)
-        self.size = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
-        check.at_least(self._name, "size", min(self.size), 1)
+        if isinstance(size, int):
+            size = (size, size)
+        self.size = None if size is None else (int(size[0]), int(size[1]))
+        if self.size is not None:
+            check.at_least(self._name, "size", min(self.size), 1)
         if min_size is not None:
             check.at_least(self._name, "min_size", min_size, 1)
         self.min_size, self.fill = min_size, self._fill(fill)
@@ -269,7 +158,7 @@ class SoftResizedCrop(SoftAugmentation):
         seen = (torch.minimum(corner + inner, sides) - corner.clamp_min(0)).clamp_min(0)
         v = (seen / sides).prod(1)
         boxes = torch.cat([corner, inner], 1).to(torch.float32)
-        return ResizedCropPlan(boxes, *self._confidence(v), self._background(x, self.fill), self.size)
+        return ResizedCropPlan(boxes, *self._confidence(v), self._background(x, self.fill), self.size or size)
 
 
 class SoftNoise(SoftAugmentation):

@@ -4,9 +4,9 @@ A plan of torch's own operators is 20 to 60 of them on a few hundred numbers: on
 time than mixing a batch of small images. Here torch draws (uniform bits and gamma variates, `fastmix.mixers.sampling`)
 and one operator does the rest.
 
-Every function takes ``bits``, `count` int64 numbers uniform in [0, 2^63 - 1), and ``active``, a 0-d bool: where it is
-False, or where ``prob`` decides so (per image with ``each``, else for the batch), the plan is the identity. ``rows`` is
-N. Results depend on nothing but the arguments.
+Every function takes ``active``, a 0-d bool: where it is False, or where ``prob`` decides so (per image with ``each``,
+else for the batch), the plan is the identity. ``rows`` is N. It draws what `plan_stream` lists, by ``generator``; with
+``bits``, the same numbers as an int64 tensor, the result depends on nothing but the arguments.
 Source: K-image mixing Eq. 2-5, R-Mix Sec. 3, Soft Augmentation Sec. 4.1 and Eq. 7.
 """
 
@@ -15,17 +15,32 @@ Source: K-image mixing Eq. 2-5, R-Mix Sec. 3, Soft Augmentation Sec. 4.1 and Eq.
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from ..reference import functional as reference
+from . import checks as check
+from . import plan_stream
 from .dispatch import select
 from .operator import Operator
+from .plan_stream import Stream
 
 
-def count(rows: int, k: int, draws: int, positions: int, alpha: float, prob: float, each: bool) -> int:
-    """How many bits: k - 1 permutations of N keys; for prob one, or N; K exponents a draw; positions."""
-    chances = 0 if prob >= 1 else rows if each else 1
-    return (k - 1) * rows + chances + (k * draws if alpha else 0) + positions
+def random_bits(number: int, device: torch.device, generator: Generator | None = None) -> Tensor:
+    """(number,) int64 in [0, 2^63 - 1): keys of permutations, and uniform numbers of 53 bits.
+
+    Not float uniforms: their ties would favour some permutations, and Inductor gives them 24 random bits in float64
+    too (measured, torch 2.13).
+    """
+    return torch.randint(2**63 - 1, (number,), device=device, generator=generator)
+
+
+def _bits(op: str, stream: Stream, device: torch.device, generator: Generator | None, bits: Tensor | None) -> Tensor:
+    """The numbers of a stream: drawn, or those that the caller has."""
+    if bits is None:
+        return random_bits(stream.size, device, generator)
+    check.shape(op, "bits", bits, (stream.size,), f"the sizes of {', '.join(stream.pieces)} together")
+    check.dtype(op, "bits", bits, torch.int64)
+    return bits
 
 
 def _fake_blend(bits: Tensor, shares: Tensor, active: Tensor, rows: int, alpha: float, prob: float,
@@ -65,92 +80,97 @@ _plan_patch = Operator("plan_patch", _fake_patch)
 _plan_crop = Operator("plan_crop", _fake_crop)
 
 
-def plan_blend(bits: Tensor, shares: Tensor, active: Tensor, rows: int, alpha: float, prob: float = 1.0,
-               each: bool = False) -> tuple[Tensor, Tensor]:
-    """Partners and shares of `BlendPlan`.
+def plan_blend(shares: Tensor, active: Tensor, rows: int, *, alpha: float, prob: float = 1.0, each: bool = False,
+               generator: Generator | None = None, bits: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Partners and weights of `BlendPlan`.
 
     Args:
-        bits: `count` of them with 0 positions.
-        shares: (R, K) float32, one draw for all (R = 1) or one each (R = N): Gamma(alpha + 1) variates, or, with
-            alpha 0, the shares themselves, in any unit.
+        shares: (R, K) float32, R = 1 for the batch or N: gamma variates of alpha + 1 (`sampling.gamma`), or with
+            alpha 0 the shares themselves, in any unit.
         alpha: of the Dirichlet distribution.
     Returns: index (N, K) int64, column 0 the image, the others permutations; weight (N, K) float32.
     Source: K-image mixing Eq. 2.
     """
+    draws, k = shares.shape
+    bits = _bits("plan_blend", plan_stream.blend(rows, k, draws, alpha, prob, each), shares.device, generator, bits)
     backend = select("plan", bits)
     if backend == "reference":
         return reference.plan_blend(bits, shares, active, rows, alpha, prob, each)
     return _plan_blend(backend, bits, shares, active, rows, alpha, prob, each)
 
 
-def plan_paste(bits: Tensor, shares: Tensor, active: Tensor, peaks: Tensor | None, rows: int, size: tuple[int, int],
-               alpha: float, prob: float = 1.0, each: bool = False, centred: bool = False
-               ) -> tuple[Tensor, Tensor, Tensor]:
+def plan_paste(shares: Tensor, active: Tensor, rows: int, size: tuple[int, int], *, alpha: float, prob: float = 1.0,
+               each: bool = False, peaks: Tensor | None = None, centred: bool = False,
+               generator: Generator | None = None, bits: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
     """Partners, boxes and visible shares of `PastePlan`.
 
     Args:
-        bits: `count` of them; positions: 2 (K - 1) N for nested boxes, 0 with peaks, 2 R centred.
-        shares: as in `plan_blend`; R = N unless centred, K = 2 if centred.
+        shares, alpha: as in `plan_blend`; R = N unless centred, K = 2 if centred.
+        size: (H, W) of the images.
         peaks: (N, 2) int64: box k is centred on the peak of the image seen through it, as far as it stays inside box
             k - 1. None: at a uniform position inside it.
-        size: (H, W) of the images.
         centred: one box of side ``int(side * sqrt(1 - lam))``, centred on a uniform pixel, clipped at the border.
     Returns: index as in `plan_blend`; boxes (N, K-1, 4) int32 (top, left, height, width); weight (N, K) float32, rows
         sum to exactly 1.
     Source: K-image mixing Eq. 3-5 (sides rounded as in Algorithm 1 of its supplement); CutMix (Yun et al. 2019) for
         centred boxes.
     """
+    draws, k = shares.shape
+    stream = plan_stream.paste(rows, k, draws, alpha, prob, each, peaks is not None, centred)
+    bits = _bits("plan_paste", stream, shares.device, generator, bits)
     backend = select("plan", bits)
     if backend == "reference":
         return reference.plan_paste(bits, shares, active, peaks, rows, *size, alpha, prob, each, centred)
     return _plan_paste(backend, bits, shares, active, peaks, rows, *size, alpha, prob, each, centred)
 
 
-def plan_cutout(bits: Tensor, active: Tensor, rows: int, draws: int, size: tuple[int, int], length: int,
-                prob: float = 1.0, each: bool = False) -> Tensor:
+def plan_cutout(active: Tensor, rows: int, draws: int, size: tuple[int, int], length: int, *, prob: float = 1.0,
+                each: bool = False, generator: Generator | None = None, bits: Tensor | None = None) -> Tensor:
     """Boxes of `CutoutPlan`, (N, 1, 4) int32: squares centred on uniform pixels, clipped at the border.
 
-    Args: bits: `count` of them with k = 1, alpha 0 and 2 R positions. draws: R, 1 or N. length: of a side.
+    Args: draws: positions, 1 for the batch or N. size: (H, W) of the images. length: of a side.
     Source: Cutout (DeVries and Taylor 2017).
     """
+    bits = _bits("plan_cutout", plan_stream.cutout(rows, draws, prob, each), active.device, generator, bits)
     backend = select("plan", bits)
     if backend == "reference":
         return reference.plan_cutout(bits, active, rows, draws, *size, length, prob, each)
     return _plan_cutout(backend, bits, active, rows, draws, *size, length, prob, each)
 
 
-def plan_patch(bits: Tensor, shares: Tensor, active: Tensor, rows: int, levels: int, grids: int, alpha: float,
-               prob: float = 1.0, flip: bool = False) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def plan_patch(shares: Tensor, active: Tensor, rows: int, *, levels: int, grids: int, alpha: float, prob: float = 1.0,
+               flip: bool = False, generator: Generator | None = None, bits: Tensor | None = None
+               ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """All that `RMix` draws.
 
     Args:
-        bits: `count` of them with k = 2 (flip: 1 for the keys, still 2 exponents), R = 1 and N + 1 positions.
         shares: (1, 2), as in `plan_blend`.
         levels: q is one of so many percentiles, ``linspace(0, 0.99, levels)``. grids: to choose from.
         flip: partners are the batch reversed, no permutation.
     Returns: index (N, 2) int64, q (N,) float64, lam () float32, 1 where not active, and grid () int64.
     Source: R-Mix Sec. 3: grid at Eq. 3, q at Eq. 4, lam at Eq. 6, partner after Eq. 7.
     """
+    bits = _bits("plan_patch", plan_stream.patch(rows, alpha, prob, flip), shares.device, generator, bits)
     backend = select("plan", bits)
     if backend == "reference":
         return reference.plan_patch(bits, shares, active, rows, levels, grids, alpha, prob, flip)
     return _plan_patch(backend, bits, shares, active, rows, levels, grids, alpha, prob, flip)
 
 
-def plan_crop(bits: Tensor, sigma: Tensor, active: Tensor, rows: int, size: tuple[int, int], classes: int,
-              power: float, chance: float, prob: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
+def plan_crop(sigma: Tensor, active: Tensor, rows: int, size: tuple[int, int], *, classes: int, power: float,
+              chance: float, prob: float = 1.0, generator: Generator | None = None, bits: Tensor | None = None
+              ) -> tuple[Tensor, Tensor, Tensor]:
     """Shifts and confidences of `CropPlan`.
 
     Args:
-        bits: `count` of them with k = 1, alpha 0, ``each`` and 2 N positions: the size of a shift from the leading
-            bits of each, its sign from the last.
         sigma: 0-d float32; the shift of an axis is normal of deviation sigma * max(H, W), redrawn while it would leave
             the image, truncated towards zero.
         classes: J. power, chance: ``1 - (1 - chance) (1 - v)^power`` is the confidence at visibility v.
         prob: drawn per image.
-    Returns: shift (N, 2) int64; confidence (N,) float32; rest (N,) float32, what every other class gets.
+    Returns: shift (N, 2) int64; confidence (N,) float32; base (N,) float32, what every other class gets.
     Source: Soft Augmentation Sec. 4.1, Eq. 7, Listing 1.
     """
+    bits = _bits("plan_crop", plan_stream.crop(rows, prob), sigma.device, generator, bits)
     backend = select("plan", bits)
     if backend == "reference":
         return reference.plan_crop(bits, sigma, active, rows, *size, classes, power, chance, prob)

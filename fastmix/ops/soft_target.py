@@ -254,36 +254,58 @@ def soft_kl(logits: Tensor, target: SoftTarget | Tensor, *, sample_weight: Tenso
     return _call("soft_kl", logits, target, sample_weight, label_smoothing, ignore_index, "kl", reduction)
 
 
-def soft_target_kl(logits: Tensor, label: Tensor, confidence: Tensor, *, weighting: str = "sample",
-                   reduction: str = "mean") -> Tensor:
-    """The losses of Soft Augmentation: KL against ``SoftTarget.from_confidence(label, confidence, J)``.
+def soft_target_kl(logits: Tensor, target: SoftTarget | Tensor, confidence: Tensor | None = None, *,
+                   weighting: str = "sample", reduction: str = "mean") -> Tensor:
+    """The losses of Soft Augmentation: KL against softened labels, weighted by the confidence in them.
 
     Args:
         logits: (N, J).
-        label: (N,) int64.
-        confidence: (N,) float in [0, 1], p of Eq. 7.
+        target: the SoftTarget of a soft augmentation, whose ``confidence()`` is p; or labels (N,) int64 together with
+            confidence, then the target is ``SoftTarget.from_confidence(target, confidence, J)``.
+        confidence: (N,) float in [0, 1], p of Eq. 7; None with a SoftTarget.
         weighting: "sample" ``mean_n p_n KL_n`` (Eq. 6, 18, the default); "none" ``mean_n KL_n`` (Eq. 4, 15);
-            "weight" the one-hot loss ``mean_n -p_n log softmax_y`` (Eq. 5, 17); "batch_mean"
-            ``mean(p) * mean(KL)``, what Listing 2 computes because an (N, 1) weight meets an (N,) loss.
+            "weight" the one-hot loss ``mean_n -p_n log softmax_y`` (Eq. 5, 17; of a mixture, its classes in their
+            proportions); "batch_mean" ``mean(p) * mean(KL)``, what Listing 2 computes because an (N, 1) weight meets an
+            (N,) loss.
         reduction: "mean", "sum" or "none".
+    Raises: ValueError for shapes and options, TypeError for dtypes and for labels without a confidence.
     Source: Soft Augmentation Eq. 4-6, Appendix C (Eq. 15, 17, 18), Listing 2; compared in Fig. 3.
     """
     op = "soft_target_kl"
     check.choice(op, "weighting", weighting, WEIGHTINGS)
     check.ndim(op, "logits", logits, 2)
-    check.shape(op, "label", label, logits.shape[:1], "(N,)")
-    check.shape(op, "confidence", confidence, logits.shape[:1], "(N,)")
-    check.no_grad_needed(op, "confidence", confidence)
-    confidence = confidence.to(torch.float32)
+    if isinstance(target, SoftTarget):
+        if confidence is not None:
+            raise TypeError(f"{op}: confidence is given, want None: a SoftTarget has its own")
+        _fields(op, logits, target, logits.shape[0])
+        confidence = target.confidence()
+    else:
+        if confidence is None:
+            raise TypeError(f"{op}: confidence is None, want (N,) with labels, or a SoftTarget as the target")
+        check.shape(op, "target", target, logits.shape[:1], "(N,) labels")
+        check.shape(op, "confidence", confidence, logits.shape[:1], "(N,)")
+        check.no_grad_needed(op, "confidence", confidence)
+        confidence = confidence.to(torch.float32)
     if weighting == "weight":
-        return _call(op, logits, label, confidence, 0.0, -100, "cross_entropy", reduction)
-    target = SoftTarget.from_confidence(label, confidence, logits.shape[1])
+        hard = _proportions(target) if isinstance(target, SoftTarget) else target
+        return _call(op, logits, hard, confidence, 0.0, -100, "cross_entropy", reduction)
+    if not isinstance(target, SoftTarget):
+        target = SoftTarget.from_confidence(target, confidence, logits.shape[1])
     sample_weight = None
     if weighting == "sample":
         sample_weight = confidence
     elif weighting == "batch_mean" and confidence.shape[0] > 0:
         sample_weight = confidence.mean().expand(confidence.shape)
     return _call(op, logits, target, sample_weight, 0.0, -100, "kl", reduction)
+
+
+def _proportions(target: SoftTarget) -> SoftTarget | Tensor:
+    """The classes of a soft target in their proportions, without what every class gets: labels where it names one."""
+    index, weight, _ = target
+    if index.shape[1] == 1:
+        return index[:, 0]
+    total = weight.sum(1, keepdim=True)
+    return SoftTarget(index, torch.where(total == 0, 1 / index.shape[1], weight / total))
 
 
 def soft_bce(logits: Tensor, target: SoftTarget | Tensor, *, reduction: str = "mean") -> Tensor:

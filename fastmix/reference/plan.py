@@ -1,7 +1,7 @@
 """What a mixer makes of random numbers: partners, shares, boxes and their weights, in plain PyTorch.
 
-``bits`` are random int64 in [0, 2^63 - 1) in the order of `fastmix.ops.plan.count`: the keys of the permutations, what
-``prob`` is compared with, the exponents of the shares, then positions (or levels). Arithmetic is float64.
+``bits`` are random int64 in [0, 2^63 - 1); `fastmix.ops.plan_stream` says which of them are for what. Arithmetic is
+float64.
 Source: K-image mixing Eq. 2-5, R-Mix Sec. 3, Soft Augmentation Sec. 4.1 and Eq. 7.
 """
 
@@ -13,9 +13,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..ops import plan_stream
+from ..ops.enums import LAST_PERCENTILE
 from .paste import paste_areas
-
-LAST_PERCENTILE = 0.99
 
 
 def uniform(bits: Tensor) -> Tensor:
@@ -147,24 +147,11 @@ def truncated_normal(uniform: Tensor, sigma: Tensor, limit: Tensor | float) -> T
 
 # ---------------------------------------------------------------- the operators
 
-class _Bits:
-    """Takes one piece after the other."""
-
-    def __init__(self, bits: Tensor) -> None:
-        self._bits, self._at = bits, 0
-
-    def take(self, rows: int, columns: int) -> Tensor:
-        """(rows, columns)"""
-        piece = self._bits[self._at:self._at + rows * columns]
-        self._at += rows * columns
-        return piece.view(rows, columns)
-
-
-def _active(bits: _Bits, active: Tensor, rows: int, prob: float, each: bool) -> Tensor:
-    """() or (N,) bool."""
+def _active(chance: Tensor, active: Tensor, prob: float, each: bool) -> Tensor:
+    """() or (N,) bool. chance: (1, 0), (1, 1) or (1, N)."""
     if prob >= 1:
         return active
-    drawn = uniform(bits.take(1, rows if each else 1)[0]) < prob
+    drawn = uniform(chance[0]) < prob
     return active & (drawn if each else drawn[0])
 
 
@@ -174,42 +161,39 @@ def _partners(keys: Tensor, active: Tensor) -> Tensor:
     return torch.cat([own, torch.where(active.unsqueeze(-1), permutations(keys), own)], 1)
 
 
-def _weights(bits: _Bits, shares: Tensor, alpha: float) -> Tensor:
-    if alpha == 0:
-        return shares.to(torch.float64)
-    return weights(shares, bits.take(shares.shape[1], shares.shape[0]), alpha)
+def _weights(exponents: Tensor, shares: Tensor, alpha: float) -> Tensor:
+    return shares.to(torch.float64) if alpha == 0 else weights(shares, exponents, alpha)
 
 
 def plan_blend(bits: Tensor, shares: Tensor, active: Tensor, rows: int, alpha: float, prob: float,
                each: bool) -> tuple[Tensor, Tensor]:
     """(index (N, K) int64, weight (N, K) float32); see `fastmix.ops.plan.plan_blend`."""
-    pieces, k = _Bits(bits), shares.shape[1]
-    keys = pieces.take(k - 1, rows)
-    on = _active(pieces, active, rows, prob, each)
-    phi = _weights(pieces, shares, alpha)
+    draws, k = shares.shape
+    drawn = plan_stream.blend(rows, k, draws, alpha, prob, each).split(bits)
+    on = _active(drawn["chance"], active, prob, each)
+    phi = _weights(drawn["exponents"], shares, alpha)
     phi = (phi / phi.sum(1, keepdim=True)).to(torch.float32)
     own = (torch.arange(k, device=phi.device) == 0).to(torch.float32)
-    return _partners(keys, on), torch.where(on.unsqueeze(-1), phi, own).expand(rows, -1).contiguous()
+    return _partners(drawn["keys"], on), torch.where(on.unsqueeze(-1), phi, own).expand(rows, -1).contiguous()
 
 
 def plan_paste(bits: Tensor, shares: Tensor, active: Tensor, peaks: Tensor | None, rows: int, height: int, width: int,
                alpha: float, prob: float, each: bool, centred: bool) -> tuple[Tensor, Tensor, Tensor]:
     """(index (N, K) int64, boxes (N, K-1, 4) int32, weight (N, K) float32); see `fastmix.ops.plan.plan_paste`."""
-    pieces, size = _Bits(bits), (height, width)
-    draws, k = shares.shape
-    keys = pieces.take(k - 1, rows)
-    on = _active(pieces, active, rows, prob, each)
-    index = _partners(keys, on)
-    phi = _weights(pieces, shares, alpha)
+    size, (draws, k) = (height, width), shares.shape
+    drawn = plan_stream.paste(rows, k, draws, alpha, prob, each, peaks is not None, centred).split(bits)
+    on = _active(drawn["chance"], active, prob, each)
+    index = _partners(drawn["keys"], on)
+    phi = _weights(drawn["exponents"], shares, alpha)
+    position = uniform(drawn["position"])
     if centred:
         scale = stick_fractions(phi).squeeze(1).sqrt()
         sides = [(scale * side).to(torch.int64) for side in size]
-        boxes = centred_boxes(sides, size, uniform(pieces.take(2, draws))).unsqueeze(1).expand(rows, -1, -1)
+        boxes = centred_boxes(sides, size, position).unsqueeze(1).expand(rows, -1, -1)
     elif peaks is not None:
         boxes = peak_boxes(phi, size, peaks[index[:, 1:]])
     else:
-        position = uniform(pieces.take(2 * (k - 1), rows)).view(k - 1, 2, rows).permute(2, 0, 1)
-        boxes = nested_boxes(phi, size, position)
+        boxes = nested_boxes(phi, size, position.view(k - 1, 2, rows).permute(2, 0, 1))
     boxes = boxes * on.view(-1, 1, 1)
     return index, boxes, paste_areas(boxes, size)
 
@@ -217,36 +201,35 @@ def plan_paste(bits: Tensor, shares: Tensor, active: Tensor, peaks: Tensor | Non
 def plan_cutout(bits: Tensor, active: Tensor, rows: int, draws: int, height: int, width: int, length: int, prob: float,
                 each: bool) -> Tensor:
     """boxes (N, 1, 4) int32; see `fastmix.ops.plan.plan_cutout`."""
-    pieces = _Bits(bits)
-    on = _active(pieces, active, rows, prob, each)
-    boxes = centred_boxes((length, length), (height, width), uniform(pieces.take(2, draws)))
+    drawn = plan_stream.cutout(rows, draws, prob, each).split(bits)
+    on = _active(drawn["chance"], active, prob, each)
+    boxes = centred_boxes((length, length), (height, width), uniform(drawn["position"]))
     return boxes.expand(rows, -1).unsqueeze(1) * on.view(-1, 1, 1)
 
 
 def plan_patch(bits: Tensor, shares: Tensor, active: Tensor, rows: int, levels: int, grids: int, alpha: float,
                prob: float, flip: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """(index (N, 2) int64, q (N,) float64, lam () float32, grid () int64); see `fastmix.ops.plan.plan_patch`."""
-    pieces = _Bits(bits)
-    keys = pieces.take(1, rows) if not flip else torch.arange(rows, device=bits.device).flip(0).unsqueeze(0)
-    on = _active(pieces, active, rows, prob, False)
-    phi = _weights(pieces, shares, alpha)[0]
-    level = (uniform(pieces.take(1, rows)[0]) * levels).floor()
+    drawn = plan_stream.patch(rows, alpha, prob, flip).split(bits)
+    keys = torch.arange(rows, device=bits.device).flip(0).unsqueeze(0) if flip else drawn["keys"]
+    on = _active(drawn["chance"], active, prob, False)
+    phi = _weights(drawn["exponents"], shares, alpha)[0]
+    level = (uniform(drawn["level"][0]) * levels).floor()
     lam = torch.where(on, (phi[0] / phi.sum()).to(torch.float32), 1.0)
-    grid = (uniform(pieces.take(1, 1)[0, 0]) * grids).floor().to(torch.int64)
+    grid = (uniform(drawn["grid"][0, 0]) * grids).floor().to(torch.int64)
     return _partners(keys, on), level * (LAST_PERCENTILE / max(levels - 1, 1)), lam, grid
 
 
 def plan_crop(bits: Tensor, sigma: Tensor, active: Tensor, rows: int, height: int, width: int, classes: int,
               power: float, chance: float, prob: float) -> tuple[Tensor, Tensor, Tensor]:
-    """(shift (N, 2) int64, confidence (N,) float32, rest (N,) float32); see `fastmix.ops.plan.plan_crop`."""
-    pieces = _Bits(bits)
-    on = _active(pieces, active, rows, prob, True)
+    """(shift (N, 2) int64, confidence (N,) float32, base (N,) float32); see `fastmix.ops.plan.plan_crop`."""
+    drawn = plan_stream.crop(rows, prob).split(bits)
+    on = _active(drawn["chance"], active, prob, True)
     strength = sigma.to(torch.float64) * max(height, width)
     shifts, shown = [], 1.0
-    for side in (height, width):
-        drawn = pieces.take(1, rows)[0]
-        size = truncated_normal(uniform(drawn), strength, float(side)).floor().clamp_max(max(side - 1, 0)) * on
-        shifts.append(torch.where(drawn % 2 == 0, size, -size).to(torch.int64))
+    for side, position in zip((height, width), drawn["position"], strict=True):
+        size = truncated_normal(uniform(position), strength, float(side)).floor().clamp_max(max(side - 1, 0)) * on
+        shifts.append(torch.where(position % 2 == 0, size, -size).to(torch.int64))
         shown = shown * ((side - size) / max(side, 1))
     p = 1 - (1 - chance) * (1 - shown) ** power
     return torch.stack(shifts, 1), p.to(torch.float32), ((1 - p) / max(classes - 1, 1)).to(torch.float32)

@@ -123,7 +123,7 @@ def test_the_mixer_uses_the_percentiles_it_is_given():
     assert plan.mask.shape == (6, 8, 8)
     assert torch.equal(plan.mask, F.saliency_mask(grad, (8, 8), q))
     assert plan.mask.sum((1, 2)).tolist() == [64 - math.ceil(q * 63) for q in q.tolist()]
-    mixed, target = mixer(x, torch.arange(6), grad, torch.tensor(0.5))
+    mixed, target = mixer(x, torch.arange(6), grad, q=torch.tensor(0.5))
     assert mixed.shape == x.shape and target.weight.shape == (6, 2)
     # Without q, as R-Mix with p = 8 from the same generator.
     ours, theirs = (mixer.plan(x, grad) for mixer in (fastmix.RLMix(generator=seeded(5)),

@@ -66,7 +66,8 @@ def test_a_step_has_the_chosen_loss(digits, method, weighting):
     setup.mixer.forward = lambda *args: seen.append(original(*args)) or seen[-1]
     setup.model.train()
     loss, logits, target = step(setup, x, y)
-    (images, soft, p), = seen
+    (images, soft), = seen
+    p = soft.confidence()
     assert images.shape == x.shape and torch.equal(soft.index, y.unsqueeze(1)) and target is soft
     assert setup.mixer.k == 3 and setup.mixer.num_classes == 10 and p.std() > 0
     t, log_q = soft.dense(10).double(), logits.double().log_softmax(1)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from fastmix import Compose, CutMix, Cutout, DCutMix, DMixup, ManifoldMixup, Mixup, RLMix, RMix, SaliencyDCutMix
-from fastmix.mixers import base, boxes, sampling
+from fastmix.mixers import boxes, sampling
 
 from .support import seeded
 
@@ -49,9 +49,6 @@ def same(a, b):
 
 def given_shares(monkeypatch, phi):
     """CutMix and DCutMix draw everything but the shares, which are phi (N, K)."""
-    plan_paste, count = boxes.plan_paste, base.count
     monkeypatch.setattr(sampling, "gamma", lambda *_: phi)
-    monkeypatch.setattr(base, "count", lambda n, k, draws, positions, alpha, *rest: count(n, k, draws, positions, 0.0,
-                                                                                          *rest))
-    monkeypatch.setattr(boxes, "plan_paste", lambda bits, shares, active, peaks, rows, size, alpha, *rest, **options:
-                        plan_paste(bits, shares, active, peaks, rows, size, 0.0, *rest, **options))
+    plan_paste = boxes.plan_paste
+    monkeypatch.setattr(boxes, "plan_paste", lambda *args, **options: plan_paste(*args, **{**options, "alpha": 0.0}))

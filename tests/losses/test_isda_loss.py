@@ -147,3 +147,40 @@ def test_explicit_sda_is_differentiable_and_repeatable():
     assert a.grad.abs().sum() > 0 and w.grad.abs().sum() > 0
     plain = torch.nn.functional.cross_entropy(a @ w.T, y)
     torch.testing.assert_close(F.explicit_sda(a, w, None, cov, y, 0.0, 3), plain)
+
+
+def test_logits_that_the_model_has_computed_are_taken():
+    torch.manual_seed(0)
+    features, y, head = torch.randn(8, 5), torch.arange(8) % 3, torch.nn.Linear(5, 3)
+    ours, theirs = ISDALoss(5, 3), ISDALoss(5, 3)
+    logits = head(features)
+    loss, same = ours(features, head, y, 0.5, logits=logits)
+    assert same is logits and torch.equal(loss, theirs(features, head, y, 0.5)[0])
+
+
+def test_label_smoothing_of_samples_and_pixels():
+    torch.manual_seed(0)
+    features, y, head = torch.randn(8, 5), torch.arange(8) % 3, torch.nn.Linear(5, 3)
+    criterion = ISDALoss(5, 3, label_smoothing=0.2)
+    loss, logits = criterion(features, head, y, 0.5)
+    augmented = F.isda_logits(logits, head.weight, criterion.covariance.cov, y, 0.5)
+    torch.testing.assert_close(loss, torch.nn.functional.cross_entropy(augmented, y, label_smoothing=0.2))
+    pixels, labels, head = torch.randn(2, 5, 3, 4), torch.randint(3, (2, 3, 4)), torch.nn.Conv2d(5, 3, 1)
+    criterion = ISDALoss(5, 3, "diag", label_smoothing=0.2)
+    loss, logits = criterion(pixels, head, labels, 0.5)
+    augmented = F.isda_logits(logits, head.weight.flatten(1), criterion.covariance.cov, labels, 0.5, kind="diag")
+    torch.testing.assert_close(loss, torch.nn.functional.cross_entropy(augmented, labels, label_smoothing=0.2))
+    with pytest.raises(ValueError, match=r"ISDALoss: label_smoothing is 2, want a value in \[0, 1\]"):
+        ISDALoss(5, 3, label_smoothing=2)
+
+
+def test_consistency_of_unlabelled_samples():
+    torch.manual_seed(0)
+    features, y, head = torch.randn(8, 5), torch.arange(8) % 3, torch.nn.Linear(5, 3)
+    criterion = ISDALoss(5, 3)
+    criterion(features, head, y, 0.5)
+    logits = head(torch.randn(6, 5))
+    want = F.isda_consistency(logits, head.weight, criterion.covariance.cov, 0.5)
+    assert torch.equal(criterion.consistency(logits, head, 0.5), want)
+    with pytest.raises(ValueError, match=r"fc.weight has shape \(4, 5\), want \(3, 5\)"):
+        criterion.consistency(logits, torch.nn.Linear(5, 4), 0.5)

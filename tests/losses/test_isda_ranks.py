@@ -64,6 +64,17 @@ def check_updates(rank, world, kind):
                if not (kind == "shared" and name == "cov"))
 
 
+def check_statistics_of_one_rank(rank):
+    """synchronise off: a rank may step alone, without waiting for the others."""
+    alone, want = ISDACovariance(J, A), ISDACovariance(J, A)
+    alone.synchronise = False
+    if rank == 0:
+        x, y = torch.randn(9, A), torch.arange(9) % J
+        alone.update(x, y)
+        F.covariance_update_(want.count, want.mean, want.cov, x, y)
+        assert all(same_bits(alone.state_dict()[name], want.state_dict()[name]) for name in ("count", "mean", "cov"))
+
+
 def check_far_from_the_origin(rank, world):
     """Mean 1000, deviation 1: the first update is around a mean of 0."""
     torch.manual_seed(3)
@@ -168,6 +179,7 @@ def worker(rank, world, store):
     for kind in KINDS:
         check_updates(rank, world, kind)
     check_far_from_the_origin(rank, world)
+    check_statistics_of_one_rank(rank)
     check_collectives(rank, world)
     check_pixels(rank, world)
     check_ddp(rank, world)

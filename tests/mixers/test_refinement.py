@@ -176,7 +176,7 @@ def test_risk_of_hidden_features_and_of_methods_with_saliency():
     seen = []
     mixer = RMix()
     forward = mixer.forward
-    mixer.forward = lambda x, y, saliency: (seen.append(saliency), forward(x, y, saliency))[1]
+    mixer.forward = lambda x, y, saliency, view: (seen.append(saliency), forward(x, y, saliency, view))[1]
     assert isinstance(risk_gap(model, [(x, y)], mixer), RiskGap) and seen[0].shape == x.shape
     mixer.enabled = False
     assert risk_gap(model, [(x, y)], mixer).gap == pytest.approx(0, abs=1e-7) and seen[1] is None

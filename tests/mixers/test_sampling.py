@@ -13,7 +13,7 @@ from scipy import stats
 
 from fastmix.functional import paste_areas
 from fastmix.mixers import sampling
-from fastmix.ops.plan import count, plan_blend, plan_cutout, plan_paste
+from fastmix.ops.plan import plan_blend, plan_cutout, plan_paste
 from fastmix.reference.plan import nested_sides, stick_fractions
 
 CPU = torch.device("cpu")
@@ -24,19 +24,15 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def permutations(rows, columns, generator=None):
-    bits = sampling.bits(count(rows, columns + 1, rows, 0, 0.0, 1.0, False), CPU, generator)
-    return plan_blend(bits, torch.ones(rows, columns + 1), ON, rows, 0.0)[0][:, 1:]
+    return plan_blend(torch.ones(rows, columns + 1), ON, rows, alpha=0.0, generator=generator)[0][:, 1:]
 
 
 def nested_boxes(phi, size, generator=None):
-    rows, k = phi.shape
-    bits = sampling.bits(count(rows, k, rows, 2 * (k - 1) * rows, 0.0, 1.0, False), CPU, generator)
-    return plan_paste(bits, phi, ON, None, rows, size, 0.0)[1]
+    return plan_paste(phi, ON, len(phi), size, alpha=0.0, generator=generator)[1]
 
 
 def squares(rows, length, size, generator=None):
-    bits = sampling.bits(count(rows, 1, rows, 2 * rows, 0.0, 1.0, False), CPU, generator)
-    return plan_cutout(bits, ON, rows, rows, size, length)[:, 0]
+    return plan_cutout(ON, rows, rows, size, length, generator=generator)[:, 0]
 
 
 def assert_uniform(counts, categories):

@@ -14,7 +14,8 @@ from torch._dynamo.testing import CompileCounterWithBackend
 
 import fastmix
 import fastmix.functional as F
-from fastmix import Compose, Mixup, SoftCrop, SoftNoise, SoftResizedCrop, SoftTarget, confidence, pair_iou, visibility
+from fastmix import Compose, Mixup, SoftCrop, SoftNoise, SoftResizedCrop, SoftTarget, SoftTargetKL
+from fastmix.functional import confidence, pair_iou, visibility
 from fastmix.mixers import sampling
 from fastmix.mixers.soft import CropPlan
 
@@ -76,8 +77,10 @@ def test_soft_crop_is_its_equation():
     torch.manual_seed(3)
     plan = augment.plan(x)
     torch.manual_seed(3)
-    images, target, p = augment(x, y)
-    assert same_bits(images, F.crop(x, plan.shift, fill=0.25)) and torch.equal(p, plan.confidence)
+    images, target = augment(x, y)
+    p = plan.confidence
+    assert same_bits(images, F.crop(x, plan.shift, fill=0.25)) and torch.equal(target.base, plan.base)
+    torch.testing.assert_close(target.confidence(), p, rtol=2e-7, atol=0)  # (p - base) + base
     v = (32 - plan.shift[:, 0].abs()) * (32 - plan.shift[:, 1].abs()) / 1024
     torch.testing.assert_close(p, 1 - 0.99 * (1 - v) ** 2)
     want = SoftTarget.from_confidence(y, p, 100)
@@ -93,8 +96,10 @@ def test_soft_resized_crop_is_its_equation():
     torch.manual_seed(3)
     plan = augment.plan(x)
     torch.manual_seed(3)
-    images, target, p = augment(x, y)
+    images, target = augment(x, y)
+    p = plan.confidence
     assert same_bits(images, F.resized_crop(x, plan.boxes, (11, 7)))
+    torch.testing.assert_close(target.confidence(), p, rtol=2e-7, atol=0)
     image = torch.tensor([0.0, 0, 20, 30]).expand(200, 4)
     iou = pair_iou(plan.boxes, image)  # |A and B| / |A or B|, and A or B = A + B - A and B
     shared = iou * (plan.boxes[:, 2:].prod(1) + 600) / (1 + iou)
@@ -116,7 +121,8 @@ def test_soft_noise_is_its_equation():
 
 def test_one_class():
     x, y = batch(4)[0], torch.zeros(4, dtype=torch.long)
-    _, target, p = SoftCrop(1)(x, y)
+    _, target = SoftCrop(1)(x, y)
+    p = target.confidence()
     assert torch.equal(target.dense(1).squeeze(1), p) and (p == 1).all()
 
 
@@ -236,15 +242,16 @@ def test_switched_off_is_the_identity(name):
     never, off = MAKERS[name](prob=0.0), MAKERS[name]()
     off.enabled = False
     for augment in (never, off):
-        images, target, p = augment(x, y)
-        assert same_bits(images, x) and (p == 1).all()
+        images, target = augment(x, y)
+        assert same_bits(images, x) and (target.confidence() == 1).all()
         assert torch.equal(target.dense(7), SoftTarget.from_labels(y).dense(7))
 
 
 @pytest.mark.parametrize("name", SAME_SIZE)
 def test_prob_is_drawn_per_image(name):
     x, y = batch(2000, 1)
-    images, _, p = MAKERS[name](prob=0.3, **({"sigma": 1.0} if "Crop" in name else {}))(x, y % 7)
+    images, target = MAKERS[name](prob=0.3, **({"sigma": 1.0} if "Crop" in name else {}))(x, y % 7)
+    p = target.confidence()
     kept = (images == x).flatten(1).all(1)
     assert 0.6 < kept.double().mean() < 0.8 and (p[kept] == 1).all() and (p[~kept] < 1).all()
 
@@ -256,14 +263,13 @@ def test_sigma_and_the_switch_recompile_nothing(name):
     torch._dynamo.reset()
     counter = CompileCounterWithBackend("aot_eager")
     step = torch.compile(lambda a, b: augment(a, b), fullgraph=True, backend=counter)
-    assert (step(x, y)[2] < 1).any()
+    assert (step(x, y)[1].confidence() < 1).any()
     augment.sigma = augment.sigma / 1000
-    _, _, p = step(x, y)
-    assert (p > 0.99).all()
+    assert (step(x, y)[1].confidence() > 0.99).all()
     augment.sigma = augment.sigma * 1000
-    assert (step(x, y)[2] < 0.99).any()
+    assert (step(x, y)[1].confidence() < 0.99).any()
     augment.enabled = False
-    assert (step(x, y)[2] == 1).all()
+    assert (step(x, y)[1].confidence() == 1).all()
     assert counter.frame_count == 1
 
 
@@ -273,7 +279,7 @@ def test_inductor_draws_anew_and_within_the_law(name):
     augment = MAKERS[name]()
     torch._dynamo.reset()
     step = torch.compile(lambda a, b: augment(a, b), fullgraph=True)
-    a, b = step(x, y)[2], step(x, y)[2]
+    a, b = step(x, y)[1].confidence(), step(x, y)[1].confidence()
     assert not torch.equal(a, b) and a.min() > 1 / 7 - 1e-6 and a.max() <= 1 and a.std() > 0.02
 
 
@@ -281,8 +287,8 @@ def test_inductor_draws_anew_and_within_the_law(name):
 @pytest.mark.parametrize("n", [0, 1, 5])
 def test_batches_of_any_size(name, n):
     x, y = batch(n)
-    images, target, p = MAKERS[name]()(x, y)
-    assert len(images) == len(target.index) == len(p) == n
+    images, target = MAKERS[name]()(x, y)
+    assert len(images) == len(target.index) == len(target.confidence()) == n
     images, *_ = MAKERS[name]()(torch.randn(2, 3, 1, 1), torch.zeros(2, dtype=torch.long))
     assert images.isfinite().all()
 
@@ -293,7 +299,8 @@ def test_a_copy_has_a_sigma_of_its_own(name):
     other = copy.deepcopy(augment)
     other.sigma = 0.0
     x, y = batch()
-    assert augment.sigma > 0 and (augment(x, y)[2] < 1).any() and (other(x, y)[2] == 1).all()
+    assert augment.sigma > 0 and (augment(x, y)[1].confidence() < 1).any()
+    assert (other(x, y)[1].confidence() == 1).all()
     assert augment.state_dict() == {} and augment.to(torch.float32).sigma == augment.sigma
 
 
@@ -317,7 +324,8 @@ def test_soft_targets_of_an_earlier_mixture_are_softened():
 def test_the_loss_takes_what_the_augmentation_gives():
     """All four weightings of the KL against their equations, in float64."""
     x, y = batch(6)
-    _, target, p = SoftCrop(7)(x, y)
+    _, target = SoftCrop(7)(x, y)
+    p = target.confidence()
     z = torch.randn(6, 7, dtype=torch.float64)
     t, log_q = target.dense(7).double(), z.log_softmax(1)
     kl = (torch.special.xlogy(t, t) - t * log_q).sum(1)
@@ -325,8 +333,9 @@ def test_the_loss_takes_what_the_augmentation_gives():
     want = {"sample": (p * kl).mean(), "none": kl.mean(), "weight": (p * hard).mean(),
             "batch_mean": p.mean() * kl.mean()}
     for weighting, value in want.items():
-        got = F.soft_target_kl(z, y, p, weighting=weighting)
-        torch.testing.assert_close(got.double(), value.double(), rtol=1e-5, atol=1e-6)
+        for got in (F.soft_target_kl(z, y, p, weighting=weighting), F.soft_target_kl(z, target, weighting=weighting),
+                    SoftTargetKL(weighting=weighting)(z, target)):
+            torch.testing.assert_close(got.double(), value.double(), rtol=1e-5, atol=1e-6)
 
 
 # ---------------------------------------------------------------- errors

@@ -102,7 +102,7 @@ class Episode:
         levels = torch.randint(self.mixer.levels, (rows,), device=device, generator=self.mixer.generator)
         levels[:len(action)] = action.to(device)
         q = self.mixer.percentiles(device)[levels]
-        plan = self.mixer.plan(self._x, self._grad, q)
+        plan = self.mixer.plan(self._x, self._grad, q=q)
         mixed, target = plan.mix(self._x, self._y)
         mixed.requires_grad_()
         self._mark("mix")

@@ -17,7 +17,6 @@ import fastmix
 import fastmix.functional as F
 
 from ...mixers import Mixer
-from ...mixers.plans import through
 from ...refinement import Refinement, evaluating, mixed_loss
 from ...targets import SoftTarget
 from .. import data
@@ -117,8 +116,8 @@ def seed_everything(*parts: int) -> None:
 
 
 def _mixes_bytes(mixer: Any) -> bool:
-    """One that overrides forward need not know views, and hidden features are no bytes."""
-    return (isinstance(mixer, Mixer) and type(mixer).forward is Mixer.forward and not mixer.needs_saliency
+    """Hidden features are no bytes."""
+    return (isinstance(mixer, Mixer) and not mixer.needs_saliency
             and not isinstance(mixer, fastmix.ManifoldMixup))
 
 
@@ -165,7 +164,7 @@ def mix(setup: Setup, batch: Tensor | Seen, y: Tensor, timer: StepTimer) -> Mixe
     if setup.mixer.needs_saliency:
         saliency = _saliency(setup, x, y)
         timer.end("saliency")
-    mixed = Mixed(*setup.mixer(x, y, saliency, **through(view)))
+    mixed = Mixed(*setup.mixer(x, y, saliency, view))
     timer.end("mix")
     return mixed
 

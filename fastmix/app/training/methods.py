@@ -83,7 +83,7 @@ def _cross_entropy(smoothing: float) -> Loss:
 
 def _soft_target_kl(options: Options) -> Loss:
     def loss(logits: Tensor, target: SoftTarget | Tensor, confidence: Tensor | None) -> Tensor:
-        return F.soft_target_kl(logits, target.index[:, 0], confidence, weighting=options.weighting)
+        return F.soft_target_kl(logits, target, weighting=options.weighting)
     return loss
 
 

@@ -52,7 +52,7 @@ def take_samples(setup: Setup, split: data.Split, count: int = SHOWN) -> Samples
     methods.begin_epoch(setup.mixer, setup.options, 1)  # as strong as in training, not as at its end
     if setup.policy is not None:
         grad, q = setup.policy.choose(setup.model, x, y)
-        plan = setup.mixer.plan(x, grad, q)
+        plan = setup.mixer.plan(x, grad, q=q)
     else:
         if setup.mixer.needs_saliency:
             grad = fastmix.input_saliency(setup.model, x, y)
