@@ -9,6 +9,7 @@ imported module is not counted: it counts for what it imports itself.
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -120,3 +121,19 @@ def bound_twice(root: Path) -> list[str]:
                 bound = [alias.asname for alias in node.names if alias.asname and alias.asname != alias.name]
             found += [f"{path.relative_to(root)}:{node.lineno} {name}" for name in bound if name in modules]
     return found
+
+
+def include_graph(root: Path) -> Graph:
+    """The same of the C++ and CUDA sources: their includes, from csrc or from the file's own folder."""
+    graph = {}
+    for path in sorted(path for path in (root / "csrc").rglob("*.*") if path.suffix in (".h", ".cpp", ".cu", ".cuh")):
+        edges: dict[str, int] = {}
+        for line, text in enumerate(path.read_text().splitlines(), 1):
+            found = re.match(r'\s*#\s*include "([^"]+)"', text)
+            for folder in (path.parent, root / "csrc") if found else ():
+                target = (folder / found[1]).resolve()
+                if target.is_file() and target.is_relative_to((root / "csrc").resolve()):
+                    edges.setdefault(str(target.relative_to(root.resolve())), line)
+                    break
+        graph[str(path.relative_to(root))] = edges
+    return graph
