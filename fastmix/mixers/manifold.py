@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Generator, Tensor, nn
@@ -102,7 +102,7 @@ class ManifoldMixup(Mixup):
     def applied(self, model: nn.Module, x: Tensor, y: Tensor | SoftTarget, saliency: Tensor | None = None,
                 view: View | None = None, *, in_eval: bool = False) -> Iterator[tuple[Tensor, SoftTarget]]:
         """As `Mixer.applied`: what is yielded are the images as they are, and the model mixes in this block."""
-        plan = self.plan(x)
+        plan = cast(BlendPlan, self.plan(x))
         with self.inside(model, plan, in_eval=in_eval):
             yield x if view is None else view.apply(x), plan.target(y)
 
@@ -205,12 +205,12 @@ def _replaced(module: nn.Module, around: Callable[..., Any]) -> Iterator[None]:
     def forward(*args: Any, **kwargs: Any) -> Any:
         return around(before, *args, **kwargs)
 
-    module.forward = forward  # type: ignore[method-assign]
+    module.forward = forward
     try:
         yield
     finally:
         if own:
-            module.forward = before  # type: ignore[method-assign]
+            module.forward = before
         else:
             del module.forward
 
