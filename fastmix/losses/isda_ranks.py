@@ -88,7 +88,7 @@ def _full(count: Tensor, mean: Tensor, cov: Tensor, features: Tensor, labels: Te
 
 def _own_moments(mean: Tensor, features: Tensor, labels: Tensor, ignore_index: int | None,
                  kind: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """This rank's rows alone: the statistics of a fresh state of mean's shape and dtype."""
+    """This rank's rows alone: the statistics of a new state of mean's shape and dtype."""
     count = torch.zeros(mean.shape[0], dtype=torch.int64, device=mean.device)
     state = (count, torch.zeros_like(mean), mean.new_zeros(cov_shape(kind, *mean.shape)))
     return *state, covariance_update_(*state, features, labels, ignore_index, kind=kind)

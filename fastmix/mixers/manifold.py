@@ -66,7 +66,7 @@ class ManifoldMixup(Mixup):
 
         Raises: ValueError for a name, number or module that the model does not have.
         """
-        model = bare(model)
+        model = unwrapped(model)
         if self.layers == "auto":
             own = units(model)[:-1]
             ends = [len(own) * third // 3 - 1 for third in (1, 2)]
@@ -127,7 +127,7 @@ class ManifoldMixup(Mixup):
         if isinstance(model, DataParallel):
             raise TypeError(f"{self._name}: model is a DataParallel, whose replicas see parts of the batch; want a "
                             "DistributedDataParallel")
-        model = bare(model)
+        model = unwrapped(model)
         name = self.choose(model) if layer is None else self._resolve(model, layer)
         state = _State()
 
@@ -215,7 +215,7 @@ def _replaced(module: nn.Module, around: Callable[..., Any]) -> Iterator[None]:
             del module.forward
 
 
-def bare(model: nn.Module) -> nn.Module:
+def unwrapped(model: nn.Module) -> nn.Module:
     """The module that DistributedDataParallel and torch.compile are wrapped around."""
     while True:
         if isinstance(model, DistributedDataParallel):
