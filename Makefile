@@ -80,8 +80,9 @@ bench-all: setup $(VENV)/.peers  ## all that the README quotes, in 25 minutes: o
 	@echo "[6/6] README"
 	$(BIN)/python -m bench.readme
 
-lint: setup  ## ruff and clang-format, without changing a file
+lint: setup  ## ruff, mypy on the public API and clang-format, without changing a file
 	$(BIN)/ruff check .
+	$(BIN)/mypy
 	@find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' | xargs $(BIN)/clang-format --dry-run -Werror
 
 format: setup  ## apply both

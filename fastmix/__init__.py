@@ -6,7 +6,6 @@ Mixers, losses and what goes with them are here; `fastmix.functional` holds the 
 from __future__ import annotations
 
 import warnings
-from typing import Any
 
 from . import functional
 from .losses import (
@@ -51,7 +50,7 @@ __all__ = ["Compose", "CutMix", "Cutout", "DCutMix", "DMixup", "FocalLoss", "ISD
 _MOVED = ("confidence", "pair_iou", "pair_weight", "visibility")
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     """Functions that were top-level names before they moved to `fastmix.functional`."""
     if name in _MOVED:
         warnings.warn(f"fastmix.{name} is fastmix.functional.{name} now", DeprecationWarning, stacklevel=2)

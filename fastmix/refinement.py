@@ -15,11 +15,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from .mixers import Mixer
 from .mixers.plans import as_target
 from .ops import checks as check
 from .ops.soft_target import soft_cross_entropy
@@ -47,6 +48,8 @@ class Refinement(nn.Module):
     Source: refined data augmentation Algorithm 1, section Refinement, Tables 1 and 3.
     """
 
+    _augmenting: Tensor
+
     def __init__(self, epochs: int, refine_epochs: int, lr: float | None = None) -> None:
         super().__init__()
         check.at_least("Refinement", "epochs", epochs, 1)
@@ -64,7 +67,7 @@ class Refinement(nn.Module):
         """The first epoch of the refinement, counted from 1; epochs + 1 if there is none."""
         return self.epochs - self.refine_epochs + 1
 
-    def begin(self, epoch: int, mixer: Any = None, optimizer: torch.optim.Optimizer | None = None) -> bool:
+    def begin(self, epoch: int, mixer: Mixer | None = None, optimizer: torch.optim.Optimizer | None = None) -> bool:
         """Enters an epoch, counted from 1: to be called before its first step.
 
         Args:
@@ -115,7 +118,7 @@ class RiskGap(NamedTuple):
 
 
 @torch.no_grad()
-def risk_gap(model: nn.Module, loader: Iterable[tuple[Tensor, Tensor]], mixer: Any) -> RiskGap:
+def risk_gap(model: nn.Module, loader: Iterable[tuple[Tensor, Tensor]], mixer: Mixer | None) -> RiskGap:
     """The empirical risk on clean and on augmented data: how far a mixer moves the training data from the real ones.
 
     The model is in eval mode meanwhile. Draws as the mixer does. One read of the device at the end.
@@ -139,7 +142,7 @@ def risk_gap(model: nn.Module, loader: Iterable[tuple[Tensor, Tensor]], mixer: A
     return RiskGap(clean / count, augmented / count) if count else RiskGap(float("nan"), float("nan"))
 
 
-def mixed_loss(model: nn.Module, x: Tensor, y: Tensor, mixer: Any) -> Tensor:
+def mixed_loss(model: nn.Module, x: Tensor, y: Tensor, mixer: Mixer) -> Tensor:
     """The summed cross-entropy (0-d) of the model on what a mixer makes of a batch."""
     with mixer.applied(model, x, y, in_eval=True) as (images, target):
         return soft_cross_entropy(model(images), target, reduction="sum")

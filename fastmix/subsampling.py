@@ -14,7 +14,7 @@ import hashlib
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, cast
 
 import torch
 import torch.distributed as dist
@@ -84,15 +84,36 @@ class AnchoredDCutMix(DCutMix):
         return torch.cat([torch.full_like(rest[:, :1], self.anchor), (1 - self.anchor) * rest], 1), 0.0
 
 
-class _Reader:
-    """A map-style dataset of (image, label), read by index tensors."""
+class MapDataset(Protocol):
+    """A map-style torch Dataset of (image, label)."""
 
-    def __init__(self, dataset: Any, device: torch.device) -> None:
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> tuple[Tensor, Tensor | int]: ...
+
+
+class BatchReader(Protocol):
+    """Images that are read in batches of given indices."""
+
+    def __len__(self) -> int: ...
+
+    def batches(self, indices: Iterable[Tensor], /) -> Iterator[tuple[Tensor, Tensor]]:
+        """(x (N, C, H, W) float, y (N,) int64) for each index tensor (N,)."""
+        ...
+
+
+class _Reader:
+    """A map-style dataset, read by index tensors."""
+
+    def __init__(self, dataset: MapDataset, device: torch.device) -> None:
         self._dataset, self._device = dataset, device
+
+    def __len__(self) -> int:
+        return len(self._dataset)
 
     def batches(self, indices: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
         lists: Any = [index.tolist() for index in indices]
-        for x, y in torch.utils.data.DataLoader(self._dataset, batch_sampler=lists):
+        for x, y in torch.utils.data.DataLoader(cast(Any, self._dataset), batch_sampler=lists):
             yield x.to(self._device), y.to(self._device)
 
 
@@ -131,9 +152,10 @@ def _save(state: Path, settings: dict[str, Any], moments: RunningMoments, curren
                              "squares": moments.squares, "done": current.done, "losses": current.losses})
 
 
-def uncertainty(model: nn.Module, dataset: Any, anchor: float = 0.5, others: int = 2, alpha: float = 2 / 9,
-                samples: int = 10, *, batch_size: int = 100, seed: int = 0, device: torch.device | str | None = None,
-                state: Path | None = None, progress: Progress | None = None) -> Uncertainty:
+def uncertainty(model: nn.Module, dataset: MapDataset | BatchReader, anchor: float = 0.5, others: int = 2,
+                alpha: float = 2 / 9, samples: int = 10, *, batch_size: int = 100, seed: int = 0,
+                device: torch.device | str | None = None, state: Path | None = None,
+                progress: Progress | None = None) -> Uncertainty:
     """The loss of every image of a data set over `samples` DCutMix mixtures that keep its share.
 
     A pass shuffles the data set, mixes each batch within itself by `AnchoredDCutMix` and takes the cross-entropy
@@ -165,7 +187,7 @@ def uncertainty(model: nn.Module, dataset: Any, anchor: float = 0.5, others: int
     if device is None:
         device = next((p.device for p in model.parameters()), torch.device("cpu"))
     device = torch.device(device)
-    reader = dataset if hasattr(dataset, "batches") else _Reader(dataset, device)
+    reader = cast(BatchReader, dataset) if hasattr(dataset, "batches") else _Reader(dataset, device)
     mixer = AnchoredDCutMix(anchor, others, alpha)
     parallel = dist.is_available() and dist.is_initialized()
     first = not parallel or dist.get_rank() == 0
@@ -204,7 +226,7 @@ def uncertainty(model: nn.Module, dataset: Any, anchor: float = 0.5, others: int
 
 
 @torch.no_grad()
-def _rounds(model: nn.Module, reader: Any, mixer: AnchoredDCutMix, orders: list[Tensor], start: int,
+def _rounds(model: nn.Module, reader: BatchReader, mixer: AnchoredDCutMix, orders: list[Tensor], start: int,
             seed: tuple[int, ...]) -> Iterator[tuple[int, Tensor, Tensor]]:
     """The batches from `start` on, some at a time, divided among the processes.
 

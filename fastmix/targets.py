@@ -23,7 +23,7 @@ class SoftTarget(NamedTuple):
     Source: K-image mixing, the label l_c of Eq. 6; refined data augmentation Eq. 1-2; base: Soft Augmentation Eq. 4.
     """
 
-    index: Tensor
+    index: Tensor  # type: ignore[assignment]  # hides tuple.index
     weight: Tensor
     base: Tensor | None = None
 
@@ -92,7 +92,7 @@ class SoftTarget(NamedTuple):
         big = torch.iinfo(torch.int64).max
         return torch.where(total == best, classes, big).amin(1)
 
-    def smooth(self, eps: float, num_classes: int) -> SoftTarget:
+    def smooth(self, eps: float | Tensor, num_classes: int) -> SoftTarget:
         """Label smoothing: ``(1 - eps) * t + eps / J``.
 
         Source: Szegedy et al. 2016. Soft Augmentation Eq. 3 takes alpha from the label's class and gives it to the
@@ -104,4 +104,6 @@ class SoftTarget(NamedTuple):
 
     def to(self, device: torch.device | str | int, non_blocking: bool = False) -> SoftTarget:
         """The same target on another device."""
-        return SoftTarget(*(f if f is None else f.to(device, non_blocking=non_blocking) for f in self))
+        index, weight, base = self
+        return SoftTarget(index.to(device, non_blocking=non_blocking), weight.to(device, non_blocking=non_blocking),
+                          None if base is None else base.to(device, non_blocking=non_blocking))

@@ -70,7 +70,8 @@ class ISDACovariance(nn.Module):
             moved = fn(t)
             half = moved.is_floating_point() and moved.dtype not in (torch.float32, torch.float64)
             return t.to(moved.device) if half else moved
-        return super()._apply(keep, recurse)
+        super()._apply(keep, recurse)  # type: ignore[no-untyped-call]
+        return self
 
     @torch.no_grad()
     def update(self, features: Tensor, labels: Tensor, ignore_index: int | None = None) -> None:

@@ -46,8 +46,8 @@ def update_over_ranks(count: Tensor, mean: Tensor, cov: Tensor, features: Tensor
     parts = (rows, skipped.double(), rows * shift, squares)
     packed = torch.cat([part.flatten() for part in parts])
     dist.all_reduce(packed, group=group)
-    m, skipped, sums, squares = (total.view(part.shape) for total, part in zip(
-        packed.split([part.numel() for part in parts]), parts, strict=True))
+    totals: list[Tensor] = list(packed.split([part.numel() for part in parts]))
+    m, skipped, sums, squares = (total.view(part.shape) for total, part in zip(totals, parts, strict=True))
     shift = sums / m.clamp(min=1)  # from the running mean of a class to the mean of the batch
 
     if kind == "diag":
@@ -55,6 +55,7 @@ def update_over_ranks(count: Tensor, mean: Tensor, cov: Tensor, features: Tensor
         cov.copy_(torch.where(m > 0, _merged(cov, moment, shift.square(), seen, m), cov))
     elif kind == "shared":
         all_rows, all_seen = m.sum(), seen.sum()
+        assert overall is not None
         move = _mean_of(m * (mean + shift), m) - overall
         moment = squares - all_rows * _outer(move)
         cov.copy_(torch.where(all_rows > 0, _merged(cov, moment, _outer(move), all_seen, all_rows), cov))
@@ -87,7 +88,7 @@ def _full(count: Tensor, mean: Tensor, cov: Tensor, features: Tensor, labels: Te
 
 def _own_moments(mean: Tensor, features: Tensor, labels: Tensor, ignore_index: int | None,
                  kind: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """This rank's rows alone: the statistics of a fresh state of mean's shape and dtype."""
+    """This rank's rows alone: the statistics of a new state of mean's shape and dtype."""
     count = torch.zeros(mean.shape[0], dtype=torch.int64, device=mean.device)
     state = (count, torch.zeros_like(mean), mean.new_zeros(cov_shape(kind, *mean.shape)))
     return *state, covariance_update_(*state, features, labels, ignore_index, kind=kind)

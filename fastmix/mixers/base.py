@@ -39,6 +39,7 @@ class Mixer(nn.Module):
     """
 
     needs_saliency = False
+    _flag: Tensor
 
     def __init__(self, *, prob: float = 1.0, mode: str | None = None, generator: Generator | None = None) -> None:
         super().__init__()
@@ -139,7 +140,7 @@ class Mixer(nn.Module):
     def _on_device(self, name: str, value: str, device: torch.device) -> Tensor:
         """The 0-d buffer `name` on the device of the images. value: the attribute that it mirrors, read only where the
         buffer moves: compiled code would be compiled anew for each value that it has read."""
-        buffer = getattr(self, name)
+        buffer: Tensor = getattr(self, name)
         if buffer.device != device:
             if torch.compiler.is_compiling():  # a tensor made inside a graph must not outlive it
                 return buffer.to(device, non_blocking=True)

@@ -75,6 +75,7 @@ class SaliencyDCutMix(DCutMix):
     needs_saliency = True
 
     def _peaks(self, saliency: Tensor | None) -> Tensor | None:
+        assert saliency is not None  # _checked raises otherwise
         return saliency_peak(saliency)
 
 

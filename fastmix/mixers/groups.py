@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import cast
 
 import torch
 from torch import Generator, Tensor, nn
@@ -26,8 +27,12 @@ class _Group(Mixer):
         self.mixers = nn.ModuleList(mixers)
 
     @property
+    def _members(self) -> list[Mixer]:
+        return cast(list[Mixer], list(self.mixers))
+
+    @property
     def needs_saliency(self) -> bool:  # type: ignore[override]
-        return any(mixer.needs_saliency for mixer in self.mixers)
+        return any(mixer.needs_saliency for mixer in self._members)
 
 
 class Compose(_Group):
@@ -47,7 +52,7 @@ class Compose(_Group):
 
     def _draw(self, x: Tensor, saliency: Tensor | None, active: Tensor) -> ComposePlan:
         active = self._with_prob(x, active)
-        return ComposePlan(tuple(mixer._plan(x, saliency, active) for mixer in self.mixers))
+        return ComposePlan(tuple(mixer._plan(x, saliency, active) for mixer in self._members))
 
 
 class RandomChoice(_Group):
@@ -78,7 +83,7 @@ class RandomChoice(_Group):
         if torch.compiler.is_compiling():  # not the decorator torch.compiler.disable: it imports dynamo, 2 s
             torch._dynamo.graph_break(msg="RandomChoice draws on the host: compile its members and call choose()")
         weights = torch.tensor(self.weights, dtype=torch.float64, device="cpu")
-        return self.mixers[int(torch.multinomial(weights, 1, generator=self.generator))]
+        return self._members[int(torch.multinomial(weights, 1, generator=self.generator))]
 
     def _draw(self, x: Tensor, saliency: Tensor | None, active: Tensor) -> Plan:
         return self.choose()._plan(x, saliency, self._with_prob(x, active))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Generator, Tensor, nn
@@ -66,7 +66,7 @@ class ManifoldMixup(Mixup):
 
         Raises: ValueError for a name, number or module that the model does not have.
         """
-        model = bare(model)
+        model = unwrapped(model)
         if self.layers == "auto":
             own = units(model)[:-1]
             ends = [len(own) * third // 3 - 1 for third in (1, 2)]
@@ -102,7 +102,7 @@ class ManifoldMixup(Mixup):
     def applied(self, model: nn.Module, x: Tensor, y: Tensor | SoftTarget, saliency: Tensor | None = None,
                 view: View | None = None, *, in_eval: bool = False) -> Iterator[tuple[Tensor, SoftTarget]]:
         """As `Mixer.applied`: what is yielded are the images as they are, and the model mixes in this block."""
-        plan = self.plan(x)
+        plan = cast(BlendPlan, self.plan(x))
         with self.inside(model, plan, in_eval=in_eval):
             yield x if view is None else view.apply(x), plan.target(y)
 
@@ -127,7 +127,7 @@ class ManifoldMixup(Mixup):
         if isinstance(model, DataParallel):
             raise TypeError(f"{self._name}: model is a DataParallel, whose replicas see parts of the batch; want a "
                             "DistributedDataParallel")
-        model = bare(model)
+        model = unwrapped(model)
         name = self.choose(model) if layer is None else self._resolve(model, layer)
         state = _State()
 
@@ -205,17 +205,17 @@ def _replaced(module: nn.Module, around: Callable[..., Any]) -> Iterator[None]:
     def forward(*args: Any, **kwargs: Any) -> Any:
         return around(before, *args, **kwargs)
 
-    module.forward = forward  # type: ignore[method-assign]
+    module.forward = forward
     try:
         yield
     finally:
         if own:
-            module.forward = before  # type: ignore[method-assign]
+            module.forward = before
         else:
             del module.forward
 
 
-def bare(model: nn.Module) -> nn.Module:
+def unwrapped(model: nn.Module) -> nn.Module:
     """The module that DistributedDataParallel and torch.compile are wrapped around."""
     while True:
         if isinstance(model, DistributedDataParallel):

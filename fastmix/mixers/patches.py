@@ -51,6 +51,7 @@ class RMix(Mixer):
     def _patches(self, x: Tensor, saliency: Tensor | None, active: Tensor, q: Tensor | None) -> PatchPlan:
         """q: (N,) or 0-d float, the percentiles; None: those that are drawn."""
         size = self._images(x)
+        assert saliency is not None  # _checked raises otherwise
         side = math.lcm(*self.patches)
         if any(length % side for length in size):
             raise ValueError(f"{self._name}: x has images of {size[0]} x {size[1]}, want sides divisible by {side}, "

@@ -11,7 +11,7 @@ pickled, and gives the same images as often as it is applied. Every plan has
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -20,6 +20,8 @@ from .. import functional
 from ..ops import checks as check
 from ..ops.view import View
 from ..targets import SoftTarget
+
+P = TypeVar("P", bound=tuple[object, ...])  # a plan
 
 
 def as_target(op: str, y: Tensor | SoftTarget, rows: int) -> SoftTarget:
@@ -54,20 +56,15 @@ def mix_targets(op: str, index: Tensor, weight: Tensor, y: Tensor | SoftTarget) 
     return SoftTarget(y.index[index].flatten(1), (weight.unsqueeze(2) * y.weight[index]).flatten(1), base)
 
 
-def _to(self: Any, device: torch.device | str | int, non_blocking: bool = False) -> Any:
-    """The same plan on another device."""
-    return type(self)(*(field.to(device, non_blocking=non_blocking) if isinstance(field, Tensor) else field
-                        for field in self))
+def _moved(plan: P, device: torch.device | str | int, non_blocking: bool) -> P:
+    """The same plan with its tensors on another device."""
+    fields = (field.to(device, non_blocking=non_blocking) if isinstance(field, Tensor) else field for field in plan)
+    return type(plan)(*fields)  # type: ignore[arg-type]  # a NamedTuple takes its fields
 
 
 def _seen(x: Tensor, view: View | None) -> Tensor:
     """The images: x, or what a view makes of its bytes."""
     return x if view is None else view.apply(x)
-
-
-def _mix(self: Any, x: Tensor, y: Tensor | SoftTarget, view: View | None = None) -> tuple[Tensor, SoftTarget]:
-    """``(apply(x, view), target(y))``."""
-    return self.apply(x, view), self.target(y)
 
 
 class BlendPlan(NamedTuple):
@@ -79,7 +76,7 @@ class BlendPlan(NamedTuple):
     Source: K-image mixing Eq. 2.
     """
 
-    index: Tensor
+    index: Tensor  # type: ignore[assignment]  # hides tuple.index
     weight: Tensor
 
     def apply(self, x: Tensor, view: View | None = None) -> Tensor:
@@ -89,8 +86,13 @@ class BlendPlan(NamedTuple):
     def target(self, y: Tensor | SoftTarget) -> SoftTarget:
         return mix_targets("BlendPlan.target", self.index, self.weight, y)
 
-    mix = _mix
-    to = _to
+    def mix(self, x: Tensor, y: Tensor | SoftTarget, view: View | None = None) -> tuple[Tensor, SoftTarget]:
+        """``(apply(x, view), target(y))``."""
+        return self.apply(x, view), self.target(y)
+
+    def to(self, device: torch.device | str | int, non_blocking: bool = False) -> BlendPlan:
+        """The same plan on another device."""
+        return _moved(self, device, non_blocking)
 
 
 class PastePlan(NamedTuple):
@@ -103,7 +105,7 @@ class PastePlan(NamedTuple):
     Source: K-image mixing Eq. 4-5.
     """
 
-    index: Tensor
+    index: Tensor  # type: ignore[assignment]  # hides tuple.index
     boxes: Tensor
     weight: Tensor
 
@@ -114,8 +116,13 @@ class PastePlan(NamedTuple):
     def target(self, y: Tensor | SoftTarget) -> SoftTarget:
         return mix_targets("PastePlan.target", self.index, self.weight, y)
 
-    mix = _mix
-    to = _to
+    def mix(self, x: Tensor, y: Tensor | SoftTarget, view: View | None = None) -> tuple[Tensor, SoftTarget]:
+        """``(apply(x, view), target(y))``."""
+        return self.apply(x, view), self.target(y)
+
+    def to(self, device: torch.device | str | int, non_blocking: bool = False) -> PastePlan:
+        """The same plan on another device."""
+        return _moved(self, device, non_blocking)
 
 
 class PatchPlan(NamedTuple):
@@ -128,7 +135,7 @@ class PatchPlan(NamedTuple):
     Source: R-Mix Eq. 5-7.
     """
 
-    index: Tensor
+    index: Tensor  # type: ignore[assignment]  # hides tuple.index
     mask: Tensor
     lam: Tensor
 
@@ -153,7 +160,9 @@ class PatchPlan(NamedTuple):
     def _patch_mix(self, x: Tensor, view: View | None = None) -> tuple[Tensor, Tensor]:
         return functional.patch_mix(x, self.index[:, 1], self.mask, self.lam, view=view)
 
-    to = _to
+    def to(self, device: torch.device | str | int, non_blocking: bool = False) -> PatchPlan:
+        """The same plan on another device."""
+        return _moved(self, device, non_blocking)
 
 
 class CutoutPlan(NamedTuple):
@@ -175,29 +184,32 @@ class CutoutPlan(NamedTuple):
         top, left, height, width = self.boxes.view(-1, 4, 1, 1, 1).unbind(1)
         rows = torch.arange(x.shape[2], device=x.device).view(-1, 1)
         columns = torch.arange(x.shape[3], device=x.device)
-        held = ((rows >= top) & (rows < top + height)) & ((columns >= left) & (columns < left + width))
-        return torch.where(held, 0.0, x)
+        inside = ((rows >= top) & (rows < top + height)) & ((columns >= left) & (columns < left + width))
+        return torch.where(inside, 0.0, x)
 
     def target(self, y: Tensor | SoftTarget) -> SoftTarget:
         """The labels unchanged."""
         return as_target("CutoutPlan.target", y, self.boxes.shape[0])
 
-    mix = _mix
-    to = _to
+    def mix(self, x: Tensor, y: Tensor | SoftTarget, view: View | None = None) -> tuple[Tensor, SoftTarget]:
+        """``(apply(x, view), target(y))``."""
+        return self.apply(x, view), self.target(y)
+
+    def to(self, device: torch.device | str | int, non_blocking: bool = False) -> CutoutPlan:
+        """The same plan on another device."""
+        return _moved(self, device, non_blocking)
 
 
-def _soften(self: Any, y: Tensor | SoftTarget) -> SoftTarget:
+def _softened(op: str, confidence: Tensor, base: Tensor, y: Tensor | SoftTarget) -> SoftTarget:
     """Class y gets ``confidence``, every other class ``base``; an earlier mixture is softened class by class.
 
     With rows t that sum to 1, ``(p - base) t + base``: for labels that is `SoftTarget.from_confidence`. Source: Soft
     Augmentation Eq. 4.
     """
-    op = f"{type(self).__name__}.target"
-    y = as_target(op, y, self.confidence.shape[0])
-    check.same_device(op, plan=self.confidence, y=y.index)
-    kept = self.confidence - self.base
-    base = self.base if y.base is None else kept * y.base + self.base
-    return SoftTarget(y.index, kept.unsqueeze(1) * y.weight, base)
+    y = as_target(op, y, confidence.shape[0])
+    check.same_device(op, plan=confidence, y=y.index)
+    kept = confidence - base
+    return SoftTarget(y.index, kept.unsqueeze(1) * y.weight, base if y.base is None else kept * y.base + base)
 
 
 class CropPlan(NamedTuple):
@@ -220,9 +232,17 @@ class CropPlan(NamedTuple):
         """x (N, C, H, W) -> like x. See `functional.crop`. A view is a pass of its own here."""
         return functional.crop(_seen(x, view), self.shift, fill=self.fill)
 
-    target = _soften
-    mix = _mix
-    to = _to
+    def target(self, y: Tensor | SoftTarget) -> SoftTarget:
+        """Labels, or an earlier mixture, softened to the confidence."""
+        return _softened("CropPlan.target", self.confidence, self.base, y)
+
+    def mix(self, x: Tensor, y: Tensor | SoftTarget, view: View | None = None) -> tuple[Tensor, SoftTarget]:
+        """``(apply(x, view), target(y))``."""
+        return self.apply(x, view), self.target(y)
+
+    def to(self, device: torch.device | str | int, non_blocking: bool = False) -> CropPlan:
+        """The same plan on another device."""
+        return _moved(self, device, non_blocking)
 
 
 class ResizedCropPlan(NamedTuple):
@@ -245,9 +265,17 @@ class ResizedCropPlan(NamedTuple):
         """x (N, C, H, W) -> (N, C, *size). See `functional.resized_crop`. A view is a pass of its own here."""
         return functional.resized_crop(_seen(x, view), self.boxes, self.size, fill=self.fill)
 
-    target = _soften
-    mix = _mix
-    to = _to
+    def target(self, y: Tensor | SoftTarget) -> SoftTarget:
+        """Labels, or an earlier mixture, softened to the confidence."""
+        return _softened("ResizedCropPlan.target", self.confidence, self.base, y)
+
+    def mix(self, x: Tensor, y: Tensor | SoftTarget, view: View | None = None) -> tuple[Tensor, SoftTarget]:
+        """``(apply(x, view), target(y))``."""
+        return self.apply(x, view), self.target(y)
+
+    def to(self, device: torch.device | str | int, non_blocking: bool = False) -> ResizedCropPlan:
+        """The same plan on another device."""
+        return _moved(self, device, non_blocking)
 
 
 class NoisePlan(NamedTuple):
@@ -273,9 +301,17 @@ class NoisePlan(NamedTuple):
         check.same_device("NoisePlan.apply", x=x, noise=self.noise)
         return torch.addcmul(x, self.noise.to(x.dtype), self.amount.to(x.dtype).view(-1, 1, 1, 1))
 
-    target = _soften
-    mix = _mix
-    to = _to
+    def target(self, y: Tensor | SoftTarget) -> SoftTarget:
+        """Labels, or an earlier mixture, softened to the confidence."""
+        return _softened("NoisePlan.target", self.confidence, self.base, y)
+
+    def mix(self, x: Tensor, y: Tensor | SoftTarget, view: View | None = None) -> tuple[Tensor, SoftTarget]:
+        """``(apply(x, view), target(y))``."""
+        return self.apply(x, view), self.target(y)
+
+    def to(self, device: torch.device | str | int, non_blocking: bool = False) -> NoisePlan:
+        """The same plan on another device."""
+        return _moved(self, device, non_blocking)
 
 
 class ComposePlan(NamedTuple):
@@ -285,24 +321,30 @@ class ComposePlan(NamedTuple):
         plans: their tuple, in order.
     """
 
-    plans: tuple[Any, ...]
+    plans: tuple[Plan, ...]
 
     def apply(self, x: Tensor, view: View | None = None) -> Tensor:
         """The first plan reads x through the view, the others what it made."""
-        for i, plan in enumerate(self.plans):
-            x = plan.apply(x, view if i == 0 else None)
-        return x
+        first, *others = self.plans
+        mixed = first.apply(x, view)
+        for plan in others:
+            mixed = plan.apply(mixed)
+        return mixed
 
     def target(self, y: Tensor | SoftTarget) -> SoftTarget:
-        for plan in self.plans:
-            y = plan.target(y)
-        return y
+        first, *others = self.plans
+        target = first.target(y)
+        for plan in others:
+            target = plan.target(target)
+        return target
 
     def mix(self, x: Tensor, y: Tensor | SoftTarget, view: View | None = None) -> tuple[Tensor, SoftTarget]:
         """``(apply(x, view), target(y))``."""
-        for i, plan in enumerate(self.plans):
-            x, y = plan.mix(x, y, view if i == 0 else None)
-        return x, y
+        first, *others = self.plans
+        mixed, target = first.mix(x, y, view)
+        for plan in others:
+            mixed, target = plan.mix(mixed, target)
+        return mixed, target
 
     def to(self, device: torch.device | str | int, non_blocking: bool = False) -> ComposePlan:
         """The same plan on another device."""

@@ -38,6 +38,8 @@ class SoftAugmentation(Mixer):
         prob: drawn per image. generator: see `Mixer`.
     """
 
+    _scale: Tensor
+
     def __init__(self, num_classes: int, sigma: float, k: float, chance: float | None, *, prob: float,
                  generator: Generator | None) -> None:
         super().__init__(prob=prob, mode="elem", generator=generator)

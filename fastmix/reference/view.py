@@ -19,11 +19,11 @@ def crop(x: Tensor, shift: Tensor) -> Tensor:
     # Beyond the image by more than its side is outside as well, and cannot wrap.
     rows = torch.arange(h, device=x.device) + shift[:, :1].clamp(-h, h)
     columns = torch.arange(w, device=x.device) + shift[:, 1:].clamp(-w, w)
-    held = ((rows >= 0) & (rows < h)).view(n, 1, h, 1) & ((columns >= 0) & (columns < w)).view(n, 1, 1, w)
+    within = ((rows >= 0) & (rows < h)).view(n, 1, h, 1) & ((columns >= 0) & (columns < w)).view(n, 1, 1, w)
     sample = torch.arange(n, device=x.device).view(n, 1, 1, 1)
     channel = torch.arange(c, device=x.device).view(1, c, 1, 1)
     seen = x[sample, channel, rows.clamp(0, h - 1).view(n, 1, h, 1), columns.clamp(0, w - 1).view(n, 1, 1, w)]
-    return torch.where(held, seen, 0)
+    return torch.where(within, seen, 0)
 
 
 def _seen(x: Tensor, mean: Tensor, std: Tensor, flip: Tensor | None, shift: Tensor | None,
