@@ -42,8 +42,8 @@ def test_every_op_has_its_files_and_its_readme_row(op):
         assert file in row.group(), f"the README's row of {op} does not link to {file}"
 
 
-# scale_gradient_ decides on the device what the CPU decides by reading the incoming gradient; rmix saves a launch.
-GPU_ONLY = {"scale_gradient_", "rmix"}
+# scale_gradient_ decides on the device what the CPU decides by reading the incoming gradient.
+GPU_ONLY = {"scale_gradient_"}
 
 
 @needs_library

@@ -8,7 +8,7 @@ import importlib
 import simt_build
 import torch
 
-from fastmix.ops import blend, isda, paste, patch_mix, rmix, saliency, soft_target, view
+from fastmix.ops import blend, isda, paste, patch_mix, saliency, soft_target, view
 from fastmix.ops._operator import Operator
 
 NAMESPACE = "fastmix_simt"
@@ -28,7 +28,7 @@ def install() -> None:
     known = _backend.why_not
     _backend.why_not = lambda op, name, device_type, form=None: why_not(op, name, form=form) if (
         name == "simt") else known(op, name, device_type, form)
-    for module in (blend, isda, paste, patch_mix, rmix, saliency):
+    for module in (blend, isda, paste, patch_mix, saliency):
         for operator in vars(module).values():
             if isinstance(operator, Operator):
                 operator.add("simt", NAMESPACE)
