@@ -166,7 +166,7 @@ class NinjaBuild(build_ext):
             f"{cudart_static(home)} -lrt -ldl -lpthread -Wl,--as-needed -s",
         ]
         objects = []
-        for source in sorted((ROOT / "csrc" / "cuda").glob("*.cu")) + sorted((ROOT / "csrc" / "cuda").glob("*.cpp")):
+        for source in sorted(path for path in (ROOT / "csrc" / "cuda").rglob("*.c*") if path.suffix in (".cu", ".cpp")):
             objects.append(source.name + ".o")
             lines.append(f"build {objects[-1]}: {'nvcc' if source.suffix == '.cu' else 'cxx'} {esc(source)}")
         lines.append(f"build {esc(target)}: link {' '.join(objects)}")
@@ -186,7 +186,7 @@ class NinjaBuild(build_ext):
         ]
         objects = []
         x86 = platform.machine() in ("x86_64", "AMD64")
-        for source in sorted((ROOT / "csrc").glob("*.cpp")) + sorted((ROOT / "csrc" / "cpu").glob("*.cpp")):
+        for source in [ROOT / "csrc" / "ops.cpp", *sorted((ROOT / "csrc" / "cpu").rglob("*.cpp"))]:
             levels = {"": []}
             if source.name.endswith(".simd.cpp"):
                 levels = X86_LEVELS if x86 else {"portable": []}

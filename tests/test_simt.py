@@ -78,10 +78,10 @@ def test_a_removed_barrier_is_a_data_race(case, barrier):
                  "saliency_map_divided", marks=pytest.mark.slow),
 ])
 def test_an_off_by_one_is_an_overflow(tmp_path, name, right, wrong, case):
-    text = (simt_build.ROOT / "csrc" / "cuda" / name).read_text()
+    text = (simt_build.ROOT / "csrc" / "cuda" / "lib" / name).read_text()
     assert text.count(right) == 1
-    (tmp_path / "cuda").mkdir()
-    (tmp_path / "cuda" / name).write_text(text.replace(right, wrong))
+    (tmp_path / "cuda" / "lib").mkdir(parents=True)
+    (tmp_path / "cuda" / "lib" / name).write_text(text.replace(right, wrong))
     source = tmp_path / "broken.cpp"
     source.write_text((simt_build.HERE / "cases.cpp").read_text())
     program = simt_build.program("address", source, (f"-I{tmp_path}",), tmp_path)
@@ -97,7 +97,7 @@ def test_the_last_image_of_more_than_2_31_elements(case):
 
 
 DEADLOCK = """
-#include "cuda/launch.h"
+#include "cuda/lib/launch.h"
 FASTMIX_KERNEL void divergent(int n) {
   if (static_cast<int>(threadIdx.x) < n) __syncthreads();
 }

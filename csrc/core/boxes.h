@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "core/inline.h"
+#include "core/common.h"
 
 namespace fastmix {
 

@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <cstring>
 
-#include "core/inline.h"
+#include "core/common.h"
 
 namespace fastmix {
 

@@ -6,7 +6,7 @@
 #include <cstdint>
 
 #include "core/boxes.h"
-#include "core/inline.h"
+#include "core/common.h"
 
 namespace fastmix {
 

@@ -2,9 +2,9 @@
 
 #include "cpu/blend.h"
 
-#include "cpu/by_source.h"
-#include "cpu/cache.h"
-#include "cpu/layout.h"
+#include "cpu/lib/by_source.h"
+#include "cpu/lib/memory.h"
+#include "torch/layout.h"
 
 namespace fastmix {
 namespace {

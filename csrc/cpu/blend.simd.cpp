@@ -9,7 +9,7 @@
 
 #include <type_traits>
 
-#include "cpu/simd.h"
+#include "cpu/lib/float_blocks.h"
 
 namespace fastmix {
 namespace FASTMIX_ISA {

@@ -7,8 +7,8 @@
 #include <memory>
 #include <vector>
 
-#include "cpu/class_rows.h"
-#include "cpu/tensor.h"
+#include "cpu/lib/grouping.h"
+#include "torch/tensor.h"
 
 namespace fastmix {
 namespace {

@@ -4,7 +4,7 @@
 #include <cstdint>
 
 #include "core/covariance_kind.h"
-#include "cpu/isa.h"
+#include "cpu/lib/instruction_set.h"
 
 namespace fastmix {
 

@@ -6,8 +6,8 @@
 
 #include "cpu/covariance.h"
 
-#include "cpu/gemm_tile.h"
-#include "cpu/simd.h"
+#include "cpu/lib/float_blocks.h"
+#include "cpu/lib/gemm_tile.h"
 
 namespace fastmix {
 namespace FASTMIX_ISA {

@@ -6,8 +6,8 @@
 #include <vector>
 
 #include "core/float_types.h"
-#include "cpu/layout.h"
-#include "cpu/scratch.h"
+#include "cpu/lib/scratch.h"
+#include "torch/layout.h"
 
 namespace fastmix {
 namespace {

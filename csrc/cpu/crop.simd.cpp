@@ -17,11 +17,11 @@
 #include <type_traits>
 
 #include "core/boxes.h"
-#include "core/window.h"
-#include "cpu/image_rows.h"
-#include "cpu/resize_sixteen.h"
-#include "cpu/simd.h"
-#include "cpu/spans.h"
+#include "core/resize.h"
+#include "cpu/lib/float_blocks.h"
+#include "cpu/lib/image_rows.h"
+#include "cpu/lib/resize_sixteen.h"
+#include "cpu/lib/spans.h"
 
 namespace fastmix {
 namespace FASTMIX_ISA {

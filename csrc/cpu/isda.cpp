@@ -4,9 +4,9 @@
 
 #include <vector>
 
-#include "cpu/class_rows.h"
-#include "cpu/scratch.h"
-#include "cpu/tensor.h"
+#include "cpu/lib/grouping.h"
+#include "cpu/lib/scratch.h"
+#include "torch/tensor.h"
 
 namespace fastmix {
 namespace {

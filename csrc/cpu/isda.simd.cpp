@@ -7,9 +7,9 @@
 
 #include "cpu/isda.h"
 
-#include "cpu/gemm_tile.h"
-#include "cpu/isda_rows.h"
-#include "cpu/simd.h"
+#include "cpu/lib/float_blocks.h"
+#include "cpu/lib/gemm_tile.h"
+#include "cpu/lib/isda_rows.h"
 
 namespace fastmix {
 namespace FASTMIX_ISA {

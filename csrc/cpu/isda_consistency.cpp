@@ -6,10 +6,10 @@
 #include <vector>
 
 #include "core/float_types.h"
-#include "cpu/class_rows.h"
 #include "cpu/isda.h"
-#include "cpu/scratch.h"
-#include "cpu/tensor.h"
+#include "cpu/lib/grouping.h"
+#include "cpu/lib/scratch.h"
+#include "torch/tensor.h"
 
 namespace fastmix {
 namespace {

@@ -5,9 +5,9 @@
 
 #include <cmath>
 
-#include "cpu/exp_block.h"
-#include "cpu/gemm_tile.h"
-#include "cpu/simd.h"
+#include "cpu/lib/exp_block.h"
+#include "cpu/lib/float_blocks.h"
+#include "cpu/lib/gemm_tile.h"
 
 namespace fastmix {
 namespace FASTMIX_ISA {

@@ -4,9 +4,9 @@
 
 #include <vector>
 
-#include "cpu/by_source.h"
-#include "cpu/clip_boxes.h"
-#include "cpu/layout.h"
+#include "cpu/lib/by_source.h"
+#include "cpu/lib/image_tensors.h"
+#include "torch/layout.h"
 
 namespace fastmix {
 namespace {

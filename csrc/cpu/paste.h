@@ -4,8 +4,8 @@
 #include <cstdint>
 
 #include "core/boxes.h"
-#include "cpu/image_args.h"
-#include "cpu/isa.h"
+#include "cpu/lib/image_args.h"
+#include "cpu/lib/instruction_set.h"
 
 namespace fastmix {
 

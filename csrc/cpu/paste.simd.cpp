@@ -9,9 +9,9 @@
 #include <cstring>
 #include <type_traits>
 
-#include "cpu/image_rows.h"
-#include "cpu/simd.h"
-#include "cpu/spans.h"
+#include "cpu/lib/float_blocks.h"
+#include "cpu/lib/image_rows.h"
+#include "cpu/lib/spans.h"
 
 namespace fastmix {
 namespace FASTMIX_ISA {

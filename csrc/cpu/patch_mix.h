@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "cpu/isa.h"
+#include "cpu/lib/instruction_set.h"
 
 namespace fastmix {
 

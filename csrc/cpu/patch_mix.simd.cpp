@@ -14,9 +14,9 @@
 
 #include "cpu/patch_mix.h"
 
-#include "core/patch_rule.h"
-#include "cpu/patch_weight.h"
-#include "cpu/simd.h"
+#include "core/patch_mix.h"
+#include "cpu/lib/float_blocks.h"
+#include "cpu/lib/patch_weight.h"
 
 namespace fastmix {
 namespace FASTMIX_ISA {

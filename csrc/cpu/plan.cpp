@@ -11,7 +11,7 @@
 #include <utility>
 #include <vector>
 
-#include "cpu/tensor.h"
+#include "torch/tensor.h"
 
 namespace fastmix {
 namespace {

@@ -4,7 +4,7 @@
 
 #include <memory>
 
-#include "cpu/layout.h"
+#include "torch/layout.h"
 
 namespace fastmix {
 namespace {

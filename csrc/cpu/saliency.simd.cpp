@@ -11,8 +11,8 @@
 #include <cmath>
 
 #include "core/order_keys.h"
-#include "cpu/image_rows.h"
-#include "cpu/simd.h"
+#include "cpu/lib/float_blocks.h"
+#include "cpu/lib/image_rows.h"
 
 namespace fastmix {
 namespace FASTMIX_ISA {

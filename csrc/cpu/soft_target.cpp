@@ -5,7 +5,7 @@
 #include <tuple>
 #include <vector>
 
-#include "cpu/tensor.h"
+#include "torch/tensor.h"
 
 namespace fastmix {
 namespace {

@@ -4,7 +4,7 @@
 #include <cstdint>
 
 #include "core/soft_target.h"
-#include "cpu/isa.h"
+#include "cpu/lib/instruction_set.h"
 
 namespace fastmix {
 

@@ -7,8 +7,8 @@
 
 #include "core/soft_target.h"
 
-#include "cpu/exp_block.h"
-#include "cpu/simd.h"
+#include "cpu/lib/exp_block.h"
+#include "cpu/lib/float_blocks.h"
 #include "cpu/soft_target.h"
 
 namespace fastmix {

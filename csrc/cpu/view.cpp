@@ -6,10 +6,10 @@
 #include <vector>
 
 #include "core/view.h"
-#include "cpu/clip_boxes.h"
-#include "cpu/layout.h"
-#include "cpu/patch_weight.h"
-#include "cpu/view_out.h"
+#include "cpu/lib/image_tensors.h"
+#include "cpu/lib/patch_weight.h"
+#include "torch/layout.h"
+#include "torch/view_out.h"
 
 namespace fastmix {
 namespace {

@@ -9,10 +9,10 @@
 
 #include <type_traits>
 
-#include "core/patch_rule.h"
-#include "cpu/image_rows.h"
-#include "cpu/simd.h"
-#include "cpu/view_bytes.h"
+#include "core/patch_mix.h"
+#include "cpu/lib/float_blocks.h"
+#include "cpu/lib/image_rows.h"
+#include "cpu/lib/view_bytes.h"
 
 namespace fastmix {
 namespace FASTMIX_ISA {

@@ -1,7 +1,7 @@
 // Registration of isda_logits for CUDA: covariances that are diagonal or the identity.
 #include "core/covariance_kind.h"
-#include "cuda/binding.h"
 #include "cuda/isda.cuh"
+#include "cuda/lib/binding.h"
 
 namespace fastmix {
 namespace {

@@ -6,8 +6,8 @@
 // gradient's sums are taken over the samples of a class in their order, without atomics.
 #pragma once
 
-#include "cuda/isda_table.cuh"
-#include "cuda/logit_row.cuh"
+#include "cuda/lib/isda_table.cuh"
+#include "cuda/lib/logit_row.cuh"
 
 namespace fastmix {
 

@@ -1,5 +1,5 @@
 // Registration of paste for CUDA.
-#include "cuda/images.h"
+#include "cuda/lib/images.h"
 #include "cuda/paste.cuh"
 
 namespace fastmix {

@@ -7,8 +7,8 @@
 // pack costs one load a plane. Boxes are clipped once a block, into shared memory.
 #pragma once
 
-#include "cuda/by_source.cuh"
-#include "cuda/regions.cuh"
+#include "cuda/lib/by_source.cuh"
+#include "cuda/lib/regions.cuh"
 
 namespace fastmix {
 

@@ -1,7 +1,7 @@
 // Registration of patch_mix for CUDA.
 #include <tuple>
 
-#include "cuda/patch_mix_params.h"
+#include "cuda/lib/patch_mix_params.h"
 
 namespace fastmix {
 namespace {

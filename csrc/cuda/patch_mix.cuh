@@ -7,8 +7,8 @@
 // weight.
 #pragma once
 
-#include "cuda/by_source.cuh"
-#include "cuda/regions.cuh"
+#include "cuda/lib/by_source.cuh"
+#include "cuda/lib/regions.cuh"
 
 namespace fastmix {
 

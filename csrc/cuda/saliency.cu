@@ -1,5 +1,5 @@
 // Registration of saliency_map, saliency_mask, saliency_peak and percentile_mask for CUDA.
-#include "cuda/cell_params.h"
+#include "cuda/lib/cell_params.h"
 #include "cuda/saliency.cuh"
 
 namespace fastmix {

@@ -6,8 +6,8 @@
 // factor changes nothing: a mask does not see it, a map is normalised.
 #pragma once
 
-#include "cuda/cells.cuh"
-#include "cuda/percentile.cuh"
+#include "cuda/lib/cells.cuh"
+#include "cuda/lib/percentile.cuh"
 
 namespace fastmix {
 

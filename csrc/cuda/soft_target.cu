@@ -1,8 +1,8 @@
 // Registration of soft_target for CUDA.
 #include <tuple>
 
-#include "cuda/binding.h"
-#include "cuda/scale_gradient.cuh"
+#include "cuda/lib/binding.h"
+#include "cuda/lib/scale_gradient.cuh"
 #include "cuda/soft_target.cuh"
 
 namespace fastmix {

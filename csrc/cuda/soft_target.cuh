@@ -14,7 +14,7 @@
 // Rows whose address is not a multiple of 16 have a head and a tail of single elements.
 #pragma once
 
-#include "cuda/soft_target_rows.cuh"
+#include "cuda/lib/soft_target_rows.cuh"
 
 namespace fastmix {
 

@@ -1,9 +1,9 @@
 // Registration of view, view_blend, view_paste and view_patch_mix for CUDA.
 #include <tuple>
 
-#include "cpu/view_out.h"
-#include "cuda/images.h"
+#include "cuda/lib/images.h"
 #include "cuda/view.cuh"
+#include "torch/view_out.h"
 
 namespace fastmix {
 namespace {

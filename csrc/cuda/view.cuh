@@ -7,7 +7,7 @@
 #pragma once
 
 #include "core/view.h"
-#include "cuda/regions.cuh"
+#include "cuda/lib/regions.cuh"
 
 namespace fastmix {
 

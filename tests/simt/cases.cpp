@@ -9,10 +9,10 @@
 #include "simt.h"
 // after simt.h
 #include "cuda/isda.cuh"
+#include "cuda/lib/scale_gradient.cuh"
 #include "cuda/paste.cuh"
 #include "cuda/patch_mix.cuh"
 #include "cuda/saliency.cuh"
-#include "cuda/scale_gradient.cuh"
 #include "cuda/soft_target.cuh"
 #include "cuda/view.cuh"
 
