@@ -13,9 +13,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..ops.enums import LAST_PERCENTILE
 from .paste import paste_areas
-
-LAST_PERCENTILE = 0.99
 
 
 def uniform(bits: Tensor) -> Tensor:
