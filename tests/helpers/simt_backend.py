@@ -6,7 +6,7 @@ import ctypes
 
 import torch
 
-from fastmix.ops import blend, dispatch, isda, paste, patch_mix, rmix, saliency, soft_target, view
+from fastmix.ops import blend, dispatch, isda, paste, patch_mix, saliency, soft_target, view
 from fastmix.ops.operator import Operator
 
 from . import simt_build
@@ -27,7 +27,7 @@ def install() -> None:
     known = dispatch.why_not
     dispatch.why_not = lambda op, name, device_type, form=None: why_not(op, name, form=form) if (
         name == "simt") else known(op, name, device_type, form)
-    for module in (blend, isda, paste, patch_mix, rmix, saliency):
+    for module in (blend, isda, paste, patch_mix, saliency):
         for operator in vars(module).values():
             if isinstance(operator, Operator):
                 operator.add("simt", NAMESPACE)

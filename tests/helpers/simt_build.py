@@ -30,7 +30,7 @@ def missing() -> str | None:
 def _stamp(sources: list[Path], command: list[str]) -> str:
     """Hash of everything that the result depends on."""
     text = hashlib.sha256(" ".join(command).encode() + torch.__version__.encode())
-    headers = [*HERE.glob("*.h"), *(ROOT / "csrc").rglob("*.h"), *(ROOT / "csrc" / "cuda").glob("*.c*"),
+    headers = [*HERE.glob("*.h"), *(ROOT / "csrc").rglob("*.h"), *(ROOT / "csrc" / "cuda").rglob("*.c*"),
                ROOT / "fastmix" / "ops" / "schemas.def"]
     for path in sorted({*headers, *sources}):
         text.update(path.read_bytes())
@@ -67,7 +67,7 @@ def _library() -> Path:
     include = Path(torch.__file__).parent / "include"
     flags = [*FLAGS, "-O1", "-fPIC", "-DTORCH_TARGET_VERSION=0x020a000000000000", "-isystem", str(include)]
     sources = [HERE / "operators.cpp", *sorted((ROOT / "csrc" / "cuda").glob("*.cu")),
-               *sorted((ROOT / "csrc" / "cuda").glob("*.cpp"))]
+               *sorted((ROOT / "csrc" / "cuda" / "lib").glob("*.cpp"))]
     target = BUILD / "fastmix_simt.so"
     stamp = _stamp(sources, flags)
     if _fresh(target, stamp):

@@ -1,4 +1,4 @@
-"""functional.rmix, one launch against saliency_mask and patch_mix one after the other."""
+"""functional.rmix: saliency_mask and patch_mix one after the other."""
 
 import pytest
 import torch
@@ -16,72 +16,54 @@ def make(n, channels, height, width, dtype):
     return x, grad, torch.rand(n), torch.randperm(n), torch.rand(n)
 
 
-@pytest.fixture
-def fused(variant):
-    """Variants that have the kernel."""
-    if variant not in NAN_ROWS:
-        pytest.skip("two launches are all that this backend has")
+def two_calls(x, grad, grid, q, partner, lam):
+    mask = F.saliency_mask(grad, grid, q)
+    return *F.patch_mix(x, partner, mask, lam), mask
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=dtype_id)
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last", "strided"])
-def test_one_launch_does_what_two_do(fused, dtype, layout):
+def test_it_does_what_the_two_functions_do(variant, dtype, layout):
     for n, channels, height, width, grid in CASES:
         x, grad, q, partner, lam = make(n, channels, height, width, dtype)
         grad[:1] = 0
         x, grad = LAYOUTS[layout](x), LAYOUTS[layout](grad)
         g = torch.randn(x.shape).to(dtype)
         results = []
-        for one_launch in (False, True):
+        for function in (two_calls, F.rmix):
             leaf = x.detach().clone().requires_grad_()
-            mixed, weight, mask = F.rmix(leaf, grad, grid, q, partner, lam, one_launch=one_launch)
+            mixed, weight, mask = function(leaf, grad, grid, q, partner, lam)
             results.append([mixed.detach(), weight, mask, torch.autograd.grad(mixed, leaf, g)[0]])
             assert n == 0 or mixed.stride() == torch.empty_like(leaf).stride()
         assert all(same_bits(a, b) for a, b in zip(*results, strict=True)), (n, channels, height, width, grid)
 
 
-def test_a_partner_out_of_range_makes_its_image_nan(fused):
+def test_a_partner_out_of_range_makes_its_image_nan(variant):
+    if variant not in NAN_ROWS:
+        pytest.skip("this backend raises")
     x, grad, q, partner, lam = make(4, 3, 8, 8, torch.float32)
     want = F.rmix(x, grad, (2, 2), q, partner, lam)
     partner[1] = 4
-    mixed, weight, mask = F.rmix(x, grad, (2, 2), q, partner, lam, one_launch=True)
+    mixed, weight, mask = F.rmix(x, grad, (2, 2), q, partner, lam)
     others = [0, 2, 3]
     assert mixed[1].isnan().all() and weight[1].isnan().all() and torch.equal(mask, want[2])
     assert same_bits(mixed[others], want[0][others]) and same_bits(weight[others], want[1][others])
 
 
-def test_one_for_all_and_float64_percentiles(fused):
+def test_one_for_all_and_float64_percentiles(variant):
     x, grad, _, partner, _ = make(4, 3, 8, 8, torch.bfloat16)
     q, lam = torch.tensor(0.3, dtype=torch.float64), torch.tensor(0.7)
-    for a, b in zip(*(F.rmix(x, grad, (4, 2), q, partner, lam, one_launch=one) for one in (False, True)), strict=True):
+    for a, b in zip(*(function(x, grad, (4, 2), q, partner, lam) for function in (two_calls, F.rmix)), strict=True):
         assert same_bits(a, b)
 
 
-def test_two_launches_are_the_default(variant):
-    x, grad, q, partner, lam = make(4, 3, 8, 8, torch.float32)
-    mask = F.saliency_mask(grad, (2, 2), q)
-    mixed, weight, found = F.rmix(x, grad, (2, 2), q, partner, lam)
-    want, want_weight = F.patch_mix(x, partner, mask, lam)
-    assert same_bits(mixed, want) and same_bits(weight, want_weight) and torch.equal(found, mask)
-
-
-def test_one_launch_works_or_says_why(variant):
+def test_what_is_differentiable_and_what_is_an_error(variant):
     x, grad, q, partner, lam = make(2, 3, 8, 8, torch.float32)
-    if variant not in NAN_ROWS:
-        with pytest.raises(RuntimeError, match="rmix: one launch was asked for and cannot be had: "):
-            F.rmix(x, grad, (2, 2), q, partner, lam, one_launch=True)
-        return
-    wide = torch.randn(2, 3, 128, 128)
-    fine = torch.randn(2, 1, 40, 40)
-    for images, grid in ((wide, (2, 2)), (fine, (40, 40))):
-        with pytest.raises(RuntimeError, match="one launch takes images of up to 65536 bytes and 1024 cells"):
-            F.rmix(images, images, grid, q, partner, lam, one_launch=True)
-    mixed, weight, mask = F.rmix(x.requires_grad_(), grad, (2, 2), q, partner, lam, one_launch=True)
-    assert mixed.requires_grad and not weight.requires_grad and not mask.requires_grad
-    for change, error, text in (({"grad": grad.bfloat16()}, TypeError, "grad has dtype bfloat16"),
-                                ({"grid": (3, 2)}, ValueError, r"grid is \(3, 2\)"),
+    mixed, _, mask = F.rmix(x.requires_grad_(), grad, (2, 2), q, partner, lam)
+    assert mixed.requires_grad and not mask.requires_grad
+    for change, error, text in (({"grid": (3, 2)}, ValueError, r"grid is \(3, 2\)"),
                                 ({"partner": partner[:1]}, ValueError, "partner has shape"),
                                 ({"lam": lam.double()}, TypeError, "lam has dtype float64")):
         given = {"grad": grad, "grid": (2, 2), "q": q, "partner": partner, "lam": lam, **change}
         with pytest.raises(error, match=text):
-            F.rmix(x, **given, one_launch=True)
+            F.rmix(x, **given)

@@ -9,11 +9,10 @@
 #include "simt.h"
 // after simt.h
 #include "cuda/isda.cuh"
+#include "cuda/lib/scale_gradient.cuh"
 #include "cuda/paste.cuh"
 #include "cuda/patch_mix.cuh"
-#include "cuda/rmix.cuh"
 #include "cuda/saliency.cuh"
-#include "cuda/scale_gradient.cuh"
 #include "cuda/soft_target.cuh"
 #include "cuda/view.cuh"
 
@@ -52,7 +51,7 @@ Buffer<int64_t> random_index(size_t n, int64_t size) {
 }
 
 template <typename T>
-void soft_target_case(int64_t rows, int classes, SoftTargetLoss loss, bool dense, bool count_first = false) {
+void soft_target_case(int64_t rows, int classes, Loss loss, bool dense, bool count_first = false) {
   constexpr int64_t k = 3;
   Buffer<T> logits = random_values<T>(rows * classes), grad(rows * classes);
   Buffer<int64_t> index = random_index(rows * k, classes), counted(1);
@@ -253,32 +252,6 @@ void percentile_case(int n, int cells) {
 }
 
 template <typename T>
-void rmix_case(int n, int channels, int height, int width, int h, int w, bool channels_last) {
-  RmixParams a{};
-  a.mix.shape = image_shape(n, channels, height, width, channels_last);
-  a.mix.src_stride = a.mix.shape.image_elements();
-  Buffer<T> src = random_values<T>(n * a.mix.src_stride), dst(n * a.mix.src_stride);
-  Buffer<T> grad = random_values<T>(n * a.mix.src_stride);
-  Buffer<int64_t> partner = random_index(n, n);
-  partner[n - 1] = n;
-  Buffer<uint8_t> mask(n * h * w);
-  Buffer<float> lam = random_values<float>(n), weight(2 * n), q(n);
-  for (int i = 0; i < n; ++i) q[i] = 0.4f;
-  a.image = cell_params(grad, channels, height, width, h, w, channels_last);
-  a.q = {q, false, 1};
-  a.mix.src = src;
-  a.mix.dst = dst;
-  a.mix.partner = partner;
-  a.mix.lam = lam;
-  a.mix.lam_step = 1;
-  a.mix.h = h;
-  a.mix.w = w;
-  a.mix.weight = weight;
-  a.mask = mask;
-  rmix<T>(a, nullptr);
-}
-
-template <typename T>
 void isda_case(int64_t images, int classes, int width, int64_t pixels, bool diag, bool backward) {
   using A = accumulator_t<T>;
   const int64_t elements = images * classes * pixels, rows = images * pixels;
@@ -324,9 +297,6 @@ const std::map<std::string, std::function<void()>> kCases = {
     {"isda_pixels", [] { isda_case<float>(2, 5, 33, 101, true, false); }},
     {"isda_rows_backward", [] { isda_case<float>(9, 70, 65, 1, true, true); }},
     {"isda_pixels_backward", [] { isda_case<f16>(2, 11, 33, 35, false, true); }},
-    {"rmix", [] { rmix_case<float>(3, 3, 32, 32, 4, 4, false); }},
-    {"rmix_cells", [] { rmix_case<bf16>(2, 3, 32, 24, 32, 24, true); }},
-    {"rmix_odd", [] { rmix_case<double>(2, 5, 9, 7, 3, 7, true); }},
     {"paste", [] { paste_case<bf16>(3, 5, 16, 24, false, false); }},
     {"paste_odd", [] { paste_case<float>(3, 3, 7, 9, true, false); }},
     {"paste_backward", [] { paste_case<float>(3, 3, 8, 8, true, true); }},

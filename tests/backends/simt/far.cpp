@@ -10,7 +10,6 @@
 // after simt.h
 #include "cuda/paste.cuh"
 #include "cuda/patch_mix.cuh"
-#include "cuda/rmix.cuh"
 #include "cuda/saliency.cuh"
 #include "cuda/view.cuh"
 
@@ -217,19 +216,6 @@ void far_saliency() {
   check_mask(mask, "saliency");
 }
 
-void far_rmix() {
-  const Batch b;
-  RmixParams a{};
-  a.mix = mix_params(b);
-  a.image = far_cells(far_gradient(b));
-  a.q = {percentiles(), false, 1};
-  a.mask = reserve<uint8_t>(kImages * 16);
-  rmix<bf16>(a, nullptr);  // the first image's gradient is 0: all of its cells are salient
-  check_mask(a.mask, "rmix");
-  check(b.last(b.dst), 0, 2, "rmix");
-  check(b.last(b.dst), 8, 1, "rmix");
-}
-
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -241,6 +227,5 @@ int main(int argc, char** argv) {
   if (name == "patch_mix_backward") return far_patch_mix_backward(), 0;
   if (name == "view") return far_view(), 0;
   if (name == "saliency") return far_saliency(), 0;
-  if (name == "rmix") return far_rmix(), 0;
   return 2;
 }
