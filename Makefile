@@ -8,7 +8,7 @@ OUT ?= runs
 TESTS ?= tests
 ARGS ?=
 
-.PHONY: help setup train train-fashion results test bench bench-all lint format clean
+.PHONY: help setup train train-fashion results test budgets bench bench-all lint format clean
 .DELETE_ON_ERROR:
 
 help:  ## this list
@@ -43,7 +43,7 @@ results: setup  ## docs/results.md from finished runs of every method: make resu
 
 # Two chains share the cores: the interpreter's run and then what waits for compilers, beside it all the rest, whose output
 # follows, its summary last. 5: nothing to run.
-COMPILED := $(if $(filter tests,$(TESTS)),$(wildcard tests/test_simt.py tests/test_triton_aot.py tests/test_cuda_*.py))
+COMPILED := $(if $(filter tests,$(TESTS)),$(wildcard $(addprefix tests/backends/test_,simt.py triton_aot.py cuda_*.py)))
 test: setup  ## the whole test suite, and the operators again on Triton's interpreter
 	@mkdir -p build; \
 	$(BIN)/python -m pytest $(TESTS) $(addprefix --ignore=,$(COMPILED)) $(ARGS) > build/tests.log 2>&1 & rest=$$!; \
@@ -51,6 +51,10 @@ test: setup  ## the whole test suite, and the operators again on Triton's interp
 	test -z "$(COMPILED)" || { $(BIN)/python -m pytest $(COMPILED) $(ARGS); compiled=$$?; }; \
 	tail -n +1 -f --pid=$$rest build/tests.log; \
 	wait $$rest && { test $$interpreted = 0 || test $$interpreted = 5; } && { test $$compiled = 0 || test $$compiled = 5; }
+
+budgets: setup  ## what every compiled GPU kernel uses: writes tests/backends/*.json, which the tests hold (ARGS: operators)
+	PYTHONPATH=tests $(BIN)/python -m helpers.triton_aot $(ARGS)
+	! command -v nvcc > /dev/null || PYTHONPATH=tests $(BIN)/python -m helpers.cuda_budget
 
 $(VENV)/.peers: $(VENV)/.requirements bench/requirements.txt
 	@echo "setup: the libraries that the bench compares with"

@@ -166,7 +166,7 @@ class NinjaBuild(build_ext):
             f"{cudart_static(home)} -lrt -ldl -lpthread -Wl,--as-needed -s",
         ]
         objects = []
-        for source in sorted((ROOT / "csrc" / "cuda").glob("*.cu")) + sorted((ROOT / "csrc" / "cuda").glob("*.cpp")):
+        for source in sorted(path for path in (ROOT / "csrc" / "cuda").rglob("*.c*") if path.suffix in (".cu", ".cpp")):
             objects.append(source.name + ".o")
             lines.append(f"build {objects[-1]}: {'nvcc' if source.suffix == '.cu' else 'cxx'} {esc(source)}")
         lines.append(f"build {esc(target)}: link {' '.join(objects)}")
@@ -178,7 +178,7 @@ class NinjaBuild(build_ext):
         lines = [
             f"flags = {' '.join(FLAGS)} -DTORCH_TARGET_VERSION={TORCH_MINIMUM} -DPy_LIMITED_API=0x030a0000 {include}",
             "rule cxx",
-            f"  command = {cxx} $flags $isa -MMD -MF $out.d -c $in -o $out",
+            f"  command = {cxx} $flags $instructions -MMD -MF $out.d -c $in -o $out",
             "  depfile = $out.d",
             "  deps = gcc",
             "rule link",
@@ -186,16 +186,16 @@ class NinjaBuild(build_ext):
         ]
         objects = []
         x86 = platform.machine() in ("x86_64", "AMD64")
-        for source in sorted((ROOT / "csrc").glob("*.cpp")) + sorted((ROOT / "csrc" / "cpu").glob("*.cpp")):
+        for source in [ROOT / "csrc" / "ops.cpp", *sorted((ROOT / "csrc" / "cpu").rglob("*.cpp"))]:
             levels = {"": []}
             if source.name.endswith(".simd.cpp"):
                 levels = X86_LEVELS if x86 else {"portable": []}
-            for level, isa in levels.items():
+            for level, instructions in levels.items():
                 name = source.stem + (f".{level}" if level else "") + ".o"
                 objects.append(name)
                 lines.append(f"build {name}: cxx {esc(source)}")
                 if level:
-                    lines.append(f"  isa = {' '.join(isa)} -DFASTMIX_ISA={level}")
+                    lines.append(f"  instructions = {' '.join(instructions)} -DFASTMIX_INSTRUCTION_SET={level}")
         lines.append(f"build {esc(target)}: link {' '.join(objects)}")
         return "\n".join(lines) + "\n"
 

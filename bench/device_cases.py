@@ -77,9 +77,6 @@ def run(name: str, small: bool) -> int:
                     torch.autograd.grad(sum(out.float().sum() for out in outputs), x)
                 if served("saliency"):
                     F.saliency_map(x, grid), F.saliency_mask(x, grid, lam), F.saliency_peak(x)
-                if name == "cuda" and size[0] <= 16:
-                    F.rmix(x, x.detach(), grid, lam, index[:, 0], lam, one_launch=True)
-                    count += 1
                 count += len(outputs) + 3 * served("saliency")
         for classes in (10, 1001, 9001, 40001)[:3 if small else 4]:
             if not served("soft_target"):

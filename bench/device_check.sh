@@ -86,9 +86,9 @@ if wanted goals; then
 fi
 if wanted tests; then
   if $PYTHON -c "import pytest, hypothesis" 2>/dev/null; then
-    step tests 130 $PYTHON -m pytest tests/test_soft_target.py tests/test_blend.py tests/test_paste.py \
-      tests/test_patch_mix.py tests/test_saliency.py tests/test_rmix.py tests/test_covariance.py tests/test_isda.py \
-      tests/test_isda_consistency.py tests/test_view.py tests/test_crop.py --device "$KIND" -q -m "not slow" \
+    step tests 130 $PYTHON -m pytest \
+      tests/ops/test_{soft_target,blend,paste,patch_mix,saliency,rmix,covariance,isda,isda_consistency,view,crop}.py \
+      --device "$KIND" -q -m "not slow" \
       -k "not simt" -p no:cacheprovider --tb=short
     grep -E "^(FAILED|ERROR)" "$WORK/step.log" | cut -c1-150 | head -n 12 | tee -a "$OUT/summary.txt"
   else

@@ -1,4 +1,4 @@
-"""Steps of several calls whose goals are times: ISDA, and R-Mix in one launch or two. Run by `bench.device_goals`.
+"""Steps of several calls whose goals are times: ISDA and R-Mix. Run by `bench.device_goals`.
 
 A step is timed in a CUDA graph (device time) and as the eager call. On the CPU smaller shapes run, without graphs.
 """
@@ -35,11 +35,11 @@ def isda_step(kind: str, n: int, j: int, a: int, device: str) -> Step:
     return step
 
 
-def rmix_step(n: int, side: int, dtype: torch.dtype, one_launch: bool, device: str) -> Step:
+def rmix_step(n: int, side: int, dtype: torch.dtype, device: str) -> Step:
     x, grad = (torch.randn(n, 3, side, side, device=device).to(dtype) for _ in range(2))
     q, lam = torch.rand(n, device=device), torch.rand(n, device=device)
     partner = torch.randperm(n, device=device)
-    return lambda: F.rmix(x, grad, (4, 4), q, partner, lam, one_launch=one_launch)
+    return lambda: F.rmix(x, grad, (4, 4), q, partner, lam)
 
 
 def steps(device: str) -> Iterator[tuple[str, str, float | None, Callable[[], Step]]]:
@@ -54,9 +54,8 @@ def steps(device: str) -> Iterator[tuple[str, str, float | None, Callable[[], St
             yield (f"isda {name} N={n} J={j} A={a} {words}", precision, goal,
                    lambda kind=kind, n=n, j=j, a=a: isda_step(kind, n, j, a, device))
     for dtype in (torch.float32, torch.bfloat16):
-        for one in (False, True):
-            yield (f"rmix 100x3x32x32 {str(dtype)[6:]} {'one launch' if one else 'two launches'}", "highest", 12.0,
-                   lambda dtype=dtype, one=one: rmix_step(100, 32, dtype, one, device))
+        yield (f"rmix 100x3x32x32 {str(dtype)[6:]}", "highest", 12.0,
+               lambda dtype=dtype: rmix_step(100, 32, dtype, device))
 
 
 def median_us(call: Step, device: str, calls: int, repeats: int) -> float:

@@ -6,8 +6,7 @@ from .ops.covariance import covariance_update_
 from .ops.crop import crop, resized_crop
 from .ops.isda import explicit_sda, isda_consistency, isda_logits
 from .ops.paste import paste, paste_areas
-from .ops.patch_mix import patch_mix
-from .ops.rmix import rmix
+from .ops.patch_mix import patch_mix, rmix
 from .ops.saliency import percentile_mask, saliency_map, saliency_mask, saliency_peak
 from .ops.soft_target import soft_bce, soft_cross_entropy, soft_kl, soft_target_kl
 from .saliency import input_saliency

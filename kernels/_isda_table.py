@@ -16,7 +16,7 @@ from .covariance import FULL, SHARED
 
 @dataclass(frozen=True)
 class Config:
-    """Reasoned, not measured; what spills is known (tests/budget_triton.json)."""
+    """Reasoned, not measured; what spills is known (budget_triton.json)."""
 
     # Tensor cores (TF32): sides of the tiles of the full form, of the others', and the depth of one product.
     full: int = 128

@@ -86,7 +86,7 @@ def crop(x: Tensor, shift: Tensor, fill: Tensor | None, value: float) -> Tensor:
 
 @device
 def _position(start, length, out, size, i):
-    """(the pixel before, the weight of the next) of pixel i of an axis, in float64; as csrc/core/window.h."""
+    """(the pixel before, the weight of the next) of pixel i of an axis, in float64; as csrc/core/resize.h."""
     last = tl.where(length > 1.0, length - 1.0, 0.0)
     at = (i.to(tl.float64) + 0.5) * (length / out) - 0.5
     at = tl.where(at < 0.0, 0.0, tl.where(at > last, last, at)) + start

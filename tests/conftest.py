@@ -2,11 +2,11 @@
 
 import dataclasses
 import os
-import sys
-from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
+from helpers import simt_backend, simt_build
 from hypothesis import settings
 
 import fastmix
@@ -15,17 +15,11 @@ from fastmix.ops import library
 from fastmix.ops.dispatch import OPERATORS, why_not
 from fastmix.ops.operator import NAMESPACES
 
-sys.path.insert(0, str(Path(__file__).parent / "simt"))
-import simt_backend
-import simt_build
-
 settings.register_profile("fastmix", deadline=None, derandomize=True, max_examples=40)
 settings.load_profile("fastmix")
 
 import_torchvision.prepare()  # before a test module imports torchmetrics
 
-# Test files of operators that others are formed of.
-FORMED_OF = {"rmix": "patch_mix", "isda_loss": "covariance", "offsets": "paste"}
 ISA = {"portable": 0, "avx2": 1, "avx512": 2}
 INTERPRETED = why_not("blend", "triton", "cpu") is None
 if INTERPRETED:
@@ -78,8 +72,53 @@ def _variants(device: str) -> list[str]:
     return names
 
 
+class Served(NamedTuple):
+    """What ``@pytest.mark.operator`` says: operators, and which form of them, or the test's parameter that names it."""
+
+    names: tuple[str, ...]
+    form: str | None
+    form_from: str | None
+
+
+def _served(mark: pytest.Mark) -> Served:
+    """The mark's arguments; ValueError, TypeError where it has others."""
+    def read(*names: str, form: str | None = None, form_from: str | None = None) -> Served:
+        return Served(names, form, form_from)
+
+    served = read(*mark.args, **mark.kwargs)
+    if not served.names or not set(served.names) <= set(OPERATORS):
+        raise ValueError(f"operators are {served.names}, want some of {', '.join(OPERATORS)}")
+    if served.form is not None and served.form_from is not None:
+        raise ValueError("form and form_from exclude each other")
+    return served
+
+
+def _check_operator_mark(definition: pytest.Item, parameters: list[str]) -> None:
+    """A test that takes a variant says of which operators: the mark is there and can be understood."""
+    mark = definition.get_closest_marker("operator")
+    if mark is None:
+        raise pytest.Collector.CollectError(f"{definition.nodeid} takes the fixture `variant` and has no "
+                                            '@pytest.mark.operator("..."): which operator is it to serve?')
+    try:
+        form_from = _served(mark).form_from
+        if form_from is not None and form_from not in parameters:
+            raise ValueError(f"form_from is {form_from!r}, want a parameter of the test")
+    except (TypeError, ValueError) as error:
+        raise pytest.Collector.CollectError(f"{definition.nodeid}: @pytest.mark.operator: {error}") from None
+
+
+def why_skipped(item: pytest.Item, variant: str) -> str | None:
+    """Why the variant cannot serve the operators that the test is marked with, or None."""
+    served = _served(item.get_closest_marker("operator"))
+    form = served.form if served.form_from is None else item.callspec.params[served.form_from]
+    name, device = variant.partition("-")[0], item.config.getoption("--device")
+    reasons = (simt_backend.why_not(op, name, device, form) for op in served.names)
+    return next((reason for reason in reasons if reason is not None), None)
+
+
 def pytest_generate_tests(metafunc):
     if "variant" in metafunc.fixturenames:
+        _check_operator_mark(metafunc.definition, metafunc.fixturenames)
         metafunc.parametrize("variant", _variants(metafunc.config.getoption("--device")), indirect=True)
 
 
@@ -94,14 +133,14 @@ def pytest_collection_modifyitems(config, items):
 
 @pytest.fixture
 def variant(request):
-    """The name of a backend (with its instruction set) that serves every call of the test."""
+    """The name of a backend (with its instruction set) that serves every call of the test.
+
+    Skipped where the backend cannot serve the operators that the test (or its module) is marked with.
+    """
     name, _, isa = request.param.partition("-")
     if name == "simt":
         simt_backend.install()
-    file = request.path.stem.removeprefix("test_")
-    op = FORMED_OF.get(file) or next((op for op in OPERATORS if file == op or file.startswith(f"{op}_")), "blend")
-    form = "consistency" if file == "isda_consistency" else request.node.callspec.params.get("kind")
-    reason = simt_backend.why_not(op, name, request.config.getoption("--device"), form)
+    reason = why_skipped(request.node, request.param)
     if reason is not None:
         pytest.skip(reason)
     if isa:

@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "core/inline.h"
+#include "core/common.h"
 
 namespace fastmix {
 
@@ -11,10 +11,6 @@ namespace fastmix {
 struct Box {
   int32_t top, left, bottom, right;
 };
-
-FASTMIX_INLINE int64_t clamp_between(int64_t v, int64_t low, int64_t high) {
-  return v < low ? low : v > high ? high : v;
-}
 
 // box is (top, left, height, width). 64 bits: top + height of two int32 may not fit 32.
 FASTMIX_INLINE Box clip_box(const int32_t* box, int64_t height, int64_t width) {

@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <cstring>
 
-#include "core/inline.h"
+#include "core/common.h"
 
 namespace fastmix {
 
@@ -14,14 +14,6 @@ struct bf16 {
 struct f16 {
   uint16_t bits;
 };
-
-template <typename To, typename From>
-FASTMIX_INLINE To bit_cast(From from) {
-  static_assert(sizeof(To) == sizeof(From), "bit_cast wants equal sizes");
-  To to;
-  std::memcpy(&to, &from, sizeof(to));
-  return to;
-}
 
 FASTMIX_INLINE float to_float(float v) { return v; }
 FASTMIX_INLINE double to_float(double v) { return v; }

@@ -7,21 +7,15 @@
 // pack costs one load a plane. Boxes are clipped once a block, into shared memory.
 #pragma once
 
-#include "cuda/by_source.cuh"
-#include "cuda/regions.cuh"
+#include "cuda/lib/by_source.cuh"
+#include "cuda/lib/regions.cuh"
 
 namespace fastmix {
 
-struct PasteParams {
-  const void* src;
-  int64_t src_stride;  // elements between images of src
-  void* dst;           // images follow each other
-  ImageShape shape;
+struct PasteParams : ImageParams {
   int k;
-  const int64_t* index;     // (N, K)
-  const int32_t* boxes;     // (N, K - 1, 4)
-  int per_image;            // blocks of an image; set by the launcher
-  const int *first, *next;  // backward: see SourceChains
+  const int64_t* index;  // (N, K)
+  const int32_t* boxes;  // (N, K - 1, 4)
 };
 
 // T: an unsigned integer of the element's size; bits are copied, never values.

@@ -1,4 +1,4 @@
-"""Patch-wise mixing of two images by their saliency masks: R-Mix, Eq. 5-7."""
+"""Patch-wise mixing of two images by their saliency masks: R-Mix, Eq. 5-7, and with the masks Eq. 2-7."""
 
 # bytes: x read once + mixed written once (each image is read as itself and as a partner; the second read comes
 # from cache where the batch fits one); flops: 3 per mixed element
@@ -14,6 +14,7 @@ from ..reference import functional as reference
 from . import checks as check
 from .dispatch import must_check_values, select
 from .operator import Operator
+from .saliency import saliency_mask
 from .view import View, check_view, view_patch_mix
 
 
@@ -93,3 +94,19 @@ def patch_mix(x: Tensor, partner: Tensor, mask: Tensor, lam: Tensor, *,
     if backend == "reference":
         return reference.patch_mix(x, partner, mask, lam)
     return _patch_mix(backend, x, partner, mask, lam)
+
+
+def rmix(x: Tensor, grad: Tensor, grid: tuple[int, int], q: Tensor, partner: Tensor,
+         lam: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """``mask = saliency_mask(grad, grid, q)`` and ``patch_mix(x, partner, mask, lam)``, one after the other.
+
+    Args:
+        x: images (N, C, H, W), any float dtype and memory format.
+        grad: their input gradient, as in `saliency_mask`.
+        grid: (h, w) cells. q: (N,) or 0-d float. partner: (N,) int64. lam: (N,) or 0-d float32.
+    Returns: (mixed like x, weight (N, 2) float32, mask (N, h, w) bool). mixed is differentiable in x.
+    Raises: as the two functions.
+    Source: R-Mix, Eq. 2-7.
+    """
+    mask = saliency_mask(grad, grid, q)
+    return *patch_mix(x, partner, mask, lam), mask

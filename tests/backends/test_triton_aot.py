@@ -1,0 +1,59 @@
+"""Every Triton kernel compiled for GPUs that are not here, held to budget_triton.json.
+
+No kernel spills, loads and stores of images and logits are 16 bytes wide where rows allow, and registers and shared
+memory stay where they are. ``make budgets`` writes the budget anew.
+"""
+
+import json
+
+import pytest
+
+pytest.importorskip("triton")
+
+from helpers import triton_aot as aot
+
+pytestmark = pytest.mark.skipif(aot.interpreted(), reason="in the interpreter there is nothing to compile")
+BUDGET = json.loads(aot.BUDGET.read_text())
+
+
+@pytest.mark.parametrize("capability", aot.TARGETS)
+@pytest.mark.parametrize("operator", aot.OPERATORS)
+def test_budget(operator, capability):
+    held = BUDGET[operator][f"sm_{capability}"]
+    got = aot.measure(operator, capability)
+    assert got.keys() == held.keys(), "make budgets writes the budget of the cases"
+    spilled = {key: found["stack"] for key, found in got.items() if found["stack"]}
+    assert not spilled
+    narrower = [key for key, found in got.items() for side in ("load", "store") if found[side] < held[key][side]]
+    assert not narrower
+    if aot.version() == BUDGET["triton"]:  # another version's compiler has a budget of its own
+        above = [(key, name) for key, found in got.items() for name in ("registers", "shared")
+                 if found[name] > held[key][name]]
+        assert not above
+
+
+@pytest.mark.parametrize("operator", ["blend", "paste", "patch_mix", "soft_target"])
+def test_images_and_logits_move_16_bytes_at_a_time(operator):
+    """The budget itself: all but rows whose length is no multiple of a vector."""
+    for key, found in BUDGET[operator]["sm_90"].items():
+        kernel = key.rsplit("/")[-1]
+        if kernel in ("_by_source_kernel", "sum_parts", "count_rows") or "128x100 bf16" in key:
+            continue
+        assert found["load"] == 16, key
+        assert found["store"] == 16 or "loss only" in key, key
+
+
+def test_images_made_of_bytes_are_written_16_bytes_at_a_time():
+    assert all(found["store"] == 16 for found in BUDGET["view"]["sm_90"].values())
+
+
+def test_crops_are_stored_16_bytes_at_a_time():
+    """Their loads are shifted or gathered: an element each."""
+    for key, found in BUDGET["crop"]["sm_90"].items():
+        assert found["store"] == 16, key
+
+
+def test_a_kernel_that_spills_is_seen():
+    """The measure itself: softmax of a long row with 32 registers must spill."""
+    kernel, args, options = aot.launches("soft_target")["cross_entropy 64x32768 fp32/_sparse_kernel"]
+    assert aot.compile_for(90, kernel, args, {**options, "maxnreg": 32})["stack"] > 0

@@ -1,0 +1,97 @@
+"""What each compiled CUDA kernel uses: registers, stack (spills), shared memory, 16-byte loads.
+
+``make budgets`` builds the CUDA library and writes tests/backends/cuda_budget.json, which test_cuda_build.py holds.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from . import ROOT
+
+BUDGET = ROOT / "tests" / "backends" / "cuda_budget.json"
+BUILD = ROOT / "build" / "cuda_test"
+# A load of 16 bytes from device memory, and of the generic addresses that rows staged in shared memory have.
+ENUMERATOR = re.compile(r"\((PixelLoad|TargetKind|ViewMix)\)")
+WIDE_LOAD = re.compile(r"\bLDG?\.E\.128")
+
+
+def tool(name: str) -> str | None:
+    """A CUDA tool on the PATH, or the one that Triton carries."""
+    found = shutil.which(name)
+    spec = None if found else importlib.util.find_spec("triton")
+    if found or spec is None or spec.origin is None:
+        return found
+    path = Path(spec.origin).parent / "backends" / "nvidia" / "bin" / name
+    return str(path) if path.is_file() else None
+
+
+def build() -> Path:
+    """The CUDA library, built for any torch; ninja rebuilds only what changed."""
+    done = subprocess.run([sys.executable, "setup.py", "-q", "build_ext", "--build-lib", str(BUILD / "lib"),
+                           "--build-temp", str(BUILD / "tmp")], cwd=ROOT, env={**os.environ, "FASTMIX_CUDA": "1"},
+                          capture_output=True, text=True)
+    if done.returncode != 0:
+        raise RuntimeError(f"the CUDA library does not build:\n{done.stdout[-4000:]}{done.stderr[-1000:]}")
+    return next((BUILD / "lib" / "fastmix").glob("_C_cuda*.so"))
+
+
+def nvcc_version() -> str:
+    return re.search(r"release (\S+),", subprocess.run(["nvcc", "--version"], capture_output=True, text=True).stdout)[1]
+
+
+def _demangled(names: list[str]) -> list[str]:
+    text = subprocess.run(["c++filt"], input="\n".join(names), capture_output=True, text=True, check=True).stdout
+    lines = text.replace("fastmix::", "").splitlines()
+    # Parameters go; a template argument that is an enumerator stands in parentheses as well.
+    return [re.sub(r"\([A-Z]\w*Params\)$", "", line.removeprefix("void ")) if ENUMERATOR.search(line)
+            else line.removeprefix("void ").split("(", 1)[0] for line in lines]
+
+
+def measure(library: Path) -> dict[str, dict[str, dict[str, int]]]:
+    """architecture -> kernel -> numbers."""
+    usage = subprocess.run([tool("cuobjdump"), "--dump-resource-usage", str(library)], capture_output=True, text=True,
+                           check=True).stdout
+    found: dict[tuple[str, str], dict[str, int]] = {}
+    arch = name = ""
+    for line in usage.splitlines():
+        if line.startswith("arch ="):
+            arch = line.split("=")[1].strip()
+        elif match := re.match(r"\s*Function (\S+):", line):
+            name = match[1]
+        elif match := re.search(r"REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)", line):
+            registers, stack, shared, local = map(int, match.groups())
+            found[arch, name] = {"registers": registers, "stack": stack + local, "shared": shared, "wide_loads": 0}
+    nvdisasm = Path(tool("cuobjdump")).parent
+    with subprocess.Popen([tool("cuobjdump"), "-sass", str(library)], stdout=subprocess.PIPE, text=True,
+                          env={**os.environ, "PATH": f"{os.environ['PATH']}:{nvdisasm}"}) as process:
+        for line in process.stdout:
+            if line.startswith("arch ="):
+                arch = line.split("=")[1].strip()
+            elif "Function :" in line:
+                name = line.split(":")[1].strip()
+            elif WIDE_LOAD.search(line):
+                found[arch, name]["wide_loads"] += 1
+    keys = list(found)
+    result: dict[str, dict[str, dict[str, int]]] = {}
+    for (arch, _), kernel, numbers in sorted(
+            zip(keys, _demangled([key[1] for key in keys]), found.values(), strict=True), key=lambda row: row[:2]):
+        result.setdefault(arch, {})[kernel] = numbers
+    return result
+
+
+if __name__ == "__main__":
+    kernels = measure(build())
+    lines = []
+    for arch, rows in kernels.items():
+        text = ",\n".join(f"    {json.dumps(kernel)}: {json.dumps(numbers)}" for kernel, numbers in rows.items())
+        lines.append(f'  "{arch}": {{\n{text}\n  }}')
+    BUDGET.write_text(f'{{\n  "nvcc": "{nvcc_version()}",\n' + ",\n".join(lines) + "\n}\n")
+    print(f"{BUDGET}: {sum(map(len, kernels.values()))} kernels")

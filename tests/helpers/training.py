@@ -1,0 +1,62 @@
+"""Runs of the command line in processes of their own, and what they leave behind."""
+
+import functools
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import torch
+
+from . import ROOT
+
+TINY = ["--data", "digits", "--limit", "200", "--threads", "1", "--device", "cpu"]
+
+
+def environment():
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    return os.environ | {"PYTHONPATH": path, "PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "1",
+                         "PYTHONUNBUFFERED": "1"}
+
+
+def fastmix(*arguments, cwd=None, **kwargs):
+    command = [sys.executable, "-m", "fastmix", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment(), timeout=120, **kwargs)
+
+
+def start(*arguments):
+    """A command as from a terminal: what a shell starts in the background, tests included, ignores SIGINT."""
+    return subprocess.Popen([sys.executable, "-m", "fastmix", *map(str, arguments)], stdout=subprocess.PIPE,
+                            stderr=subprocess.PIPE, text=True, env=environment(),
+                            preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL))
+
+
+def metrics(folder):
+    """The lines of metrics.jsonl without what a clock measured."""
+    entries = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in entry.items() if k not in ("ms", "seconds")} for entry in entries]
+
+
+def leaves(value, path=""):
+    """(path, leaf) of a nested state."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from leaves(inner, f"{path}/{key}")
+    elif isinstance(value, (list, tuple)):
+        for i, inner in enumerate(value):
+            yield from leaves(inner, f"{path}/{i}")
+    else:
+        yield path, value
+
+
+def assert_same_training(a, b):
+    """The states of two runs agree bit for bit."""
+    one, two = (torch.load(folder / "checkpoint.pt", weights_only=True) for folder in (a, b))
+    for key in ("model", "optimizer", "scheduler", "objective", "policy", "best", "epoch"):
+        left, right = dict(leaves(one[key])), dict(leaves(two[key]))
+        assert left.keys() == right.keys()
+        for path, value in left.items():
+            same = torch.equal(value, right[path]) if isinstance(value, torch.Tensor) else value == right[path]
+            assert same, f"{key}{path}"
+    assert metrics(a) == metrics(b)
