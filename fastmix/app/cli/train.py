@@ -35,7 +35,8 @@ def parser() -> Parser:
     p = Parser(prog="python -m fastmix train", description="Train an image classifier with a mixing method.",
                epilog=EPILOG)
     choice = p.add_mutually_exclusive_group()
-    about = "; ".join(f"{name}: {method.about}" for name, method in methods.METHODS.items())
+    about = "; ".join(f"{name}: {method.about}" + (f" (extra {method.extra})" if method.extra else "")
+                      for name, method in methods.METHODS.items())
     choice.add_argument("--method", choices=tuple(methods.METHODS), help=about)
     choice.add_argument("--compare", type=flags.several_methods, metavar="M,M,...",
                         help="train each of these methods with the same seeds and print one table")

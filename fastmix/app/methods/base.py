@@ -41,6 +41,7 @@ class Method:
         position: where it stands in lists; methods without one come last.
         options: what it reads, beside the settings of every run.
         mixer_class: of its mixer, which takes those options that name no other target; None for no mixing.
+        extra: the extra of the package that it needs.
         own_crops: it moves the images itself, so the loader flips them and does not crop them.
         softens: labels lose confidence, which a picture of its images then shows.
         period: steps after which the work of a step repeats itself.
@@ -53,6 +54,7 @@ class Method:
     position: ClassVar[int] = 1000
     options: ClassVar[tuple[Option, ...]] = ()
     mixer_class: ClassVar[type[Mixer] | None] = None
+    extra: ClassVar[str] = ""
     own_crops: ClassVar[bool] = False
     softens: ClassVar[bool] = False
 

@@ -26,6 +26,10 @@ class Objective:
     def __init__(self, loss: Loss) -> None:
         self._loss = loss
 
+    def classifier(self, model: nn.Module) -> nn.Module | None:
+        """The layer whose weight and input the loss reads; None for a loss of the logits alone."""
+        return None
+
     @contextmanager
     def observe(self, model: nn.Module) -> Iterator[Callable[[], Classifier | None]]:
         """Entered around the model's forward pass; what it yields gives afterwards what `loss` wants of that pass."""

@@ -26,15 +26,16 @@ class RLMix(Method):
     """R-Mix Sec. 5.2."""
 
     name, position = "rlmix", 80
-    about = "patches by saliency, how many is learnt by PPO (extra rl)"
+    about = "patches by saliency, how many is learnt by PPO"
     options = (ALPHA, GRID, LEVELS, DISCOUNT, PROB, LABEL_SMOOTHING)
     mixer_class = fastmix.RLMix
+    extra = "rl"
 
     def policy(self, mixer: Any, classes: int, rows: int, steps: int,
                average: Callable[[Tensor], object] | None) -> Any:
         """The same in every process."""
         for module, package in (("gymnasium", "gymnasium"), ("stable_baselines3", "stable-baselines3")):
-            require(module, package, f"method {self.name}", "rl")
+            require(module, package, f"method {self.name}", self.extra)
         from .. import policy as rl
 
         seed_everything(self.settings.seed, TrainingStream.POLICY)
