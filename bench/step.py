@@ -12,6 +12,7 @@ timed by itself as well: "back" is the backward of the loss alone down to logits
 from __future__ import annotations
 
 import argparse
+import copy
 import dataclasses
 import datetime
 import math
@@ -29,12 +30,14 @@ if __name__ == "__main__":
 import torch
 
 import fastmix
-from fastmix.app import data
+from fastmix.app import data, methods
 from fastmix.app.console import CommandError
-from fastmix.app.training import methods, run
+from fastmix.app.methods.objective import Classifier
+from fastmix.app.training import run
 from fastmix.app.training.distributed import Processes
-from fastmix.app.training.loop import Setup, training_step
+from fastmix.app.training.loop import training_step
 from fastmix.app.training.options import Options
+from fastmix.app.training.setup import Setup
 from fastmix.app.training.timing import PHASES, StepTimer
 
 from . import machine, report
@@ -89,7 +92,7 @@ def two_steps(setup: Setup) -> dict[str, float]:
         timer, index = StepTimer(setup.device), torch.arange(setup.options.batch)
         timer.start()
         images, y = next(setup.dataset.train.batches([index]))
-        x = setup.seen(images, setup.augmentation(1))
+        x = setup.byte_batch(images, setup.augmentation(1))
         timer.end("data")
         training_step(setup, x, y, 1.0, timer)
         setup.scheduler.step()
@@ -119,19 +122,19 @@ def loss_backward_ms(setup: Setup, repeats: int = 9) -> float:
     options, device = setup.options, setup.device
     y = torch.arange(options.batch, device=device) % len(setup.dataset.classes)
     logits = torch.randn(options.batch, len(setup.dataset.classes), device=device, requires_grad=True)
-    confidence = torch.full((options.batch,), 0.5, device=device)
-    weight = features = None
-    if setup.objective is not None:
-        weight = setup.objective.head(setup.model).weight.detach().clone().requires_grad_()
-        features = torch.randn(options.batch, weight.shape[1], device=device)
+    target = y if setup.mixer is None else fastmix.SoftTarget.from_labels(y)
+    if setup.method.softens:
+        half = torch.full((options.batch,), 0.5, device=device)
+        target = fastmix.SoftTarget.from_confidence(y, half, len(setup.dataset.classes))
+    observed, layer = None, copy.deepcopy(setup.objective.classifier(setup.model))
+    if layer is not None:
+        observed = Classifier(layer, torch.randn(options.batch, layer.in_features, device=device))
     times = []
     for _ in range(repeats + 2):
         logits.grad = None
-        if setup.objective is None:
-            loss = setup.loss(logits, y if setup.mixer is None else fastmix.SoftTarget.from_labels(y), confidence)
-        else:
-            weight.grad = None
-            loss = setup.objective.loss(logits, features, weight, y, setup.scheduler.last_epoch)
+        if layer is not None:
+            layer.zero_grad(set_to_none=True)
+        loss = setup.objective.loss(logits, target, y, setup.scheduler.last_epoch, observed)
         timer = StepTimer(device)
         timer.start()
         loss.backward()
