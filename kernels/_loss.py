@@ -1,4 +1,4 @@
-"""Terms of the losses, and the small launches beside `soft_target._rows_kernel`: count, sum, scale."""
+"""Terms of the losses, and the small launches of soft_target beside its rows: count, sum, scale."""
 
 from __future__ import annotations
 

@@ -22,6 +22,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from fastmix.ops.enums import LAST_PERCENTILE
+
 from ._common import device, launch, next_power_of_2
 
 
@@ -45,7 +47,6 @@ TO_UNIT = tl.constexpr(2.0**-53)
 UNITS = tl.constexpr(2.0**24)
 # Added and taken away again it rounds float64 numbers below 2^51 to whole ones, half to even.
 ROUNDER = tl.constexpr(1.5 * 2.0**52)
-LAST_PERCENTILE = 0.99
 SQRT_2 = tl.constexpr(2.0**0.5)
 
 

@@ -16,6 +16,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from fastmix.ops.enums import FLOAT_TYPES
+
 from ._common import FLOAT, device, launch, packed_images, to_storage
 from ._tiles import UNROLLED, Tiles, tile
 from .blend import weighted_source
@@ -24,7 +26,6 @@ from .patch_mix import arguments, cell_tile, cells_together, partner_share, writ
 
 # Left alone, ptxas spills 16 bytes of paste at 64 registers to fit one more program of 512 threads.
 REGISTERS = 96
-DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
 @device
@@ -174,7 +175,7 @@ def _warps(tiles: Tiles) -> int:
 
 
 def _output(x: Tensor, dtype: int, channels_last: bool) -> Tensor:
-    return torch.empty(x.shape, dtype=DTYPES[dtype], device=x.device,
+    return torch.empty(x.shape, dtype=FLOAT_TYPES[dtype], device=x.device,
                        memory_format=torch.channels_last if channels_last else torch.contiguous_format)
 
 

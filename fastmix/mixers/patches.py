@@ -8,6 +8,7 @@ import torch
 from torch import Generator, Tensor
 
 from ..ops import checks as check
+from ..ops.enums import LAST_PERCENTILE
 from ..ops.plan import plan_patch
 from ..ops.saliency import saliency_mask
 from ..ops.view import View
@@ -71,7 +72,7 @@ class RMix(Mixer):
 
     def percentiles(self, device: torch.device | None = None) -> Tensor:
         """(levels,) float64: the values that q is chosen from."""
-        return torch.linspace(0, 0.99, self.levels, dtype=torch.float64, device=device)
+        return torch.linspace(0, LAST_PERCENTILE, self.levels, dtype=torch.float64, device=device)
 
 
 class RLMix(RMix):

@@ -184,8 +184,8 @@ class CutoutPlan(NamedTuple):
         top, left, height, width = self.boxes.view(-1, 4, 1, 1, 1).unbind(1)
         rows = torch.arange(x.shape[2], device=x.device).view(-1, 1)
         columns = torch.arange(x.shape[3], device=x.device)
-        inside = ((rows >= top) & (rows < top + height)) & ((columns >= left) & (columns < left + width))
-        return torch.where(inside, 0.0, x)
+        covered = ((rows >= top) & (rows < top + height)) & ((columns >= left) & (columns < left + width))
+        return torch.where(covered, 0.0, x)
 
     def target(self, y: Tensor | SoftTarget) -> SoftTarget:
         """The labels unchanged."""

@@ -11,7 +11,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+from .enums import FLOAT_TYPES
+
+FLOATS = FLOAT_TYPES
 
 
 def tensor(op: str, name: str, value: object) -> None:

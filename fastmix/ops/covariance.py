@@ -15,9 +15,10 @@ from torch import Tensor
 from ..reference import functional as reference
 from . import checks as check
 from .dispatch import must_check_values, select
+from .enums import CovarianceKind, codes
 from .operator import Operator
 
-KINDS = {"full": 0, "diag": 1, "shared": 2, "identity": 3}
+KINDS = codes(CovarianceKind)
 NAMES = tuple(KINDS)
 
 

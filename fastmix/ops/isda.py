@@ -22,6 +22,7 @@ from ..reference._common import is_channels_last
 from . import checks as check
 from .covariance import KINDS, NAMES, kind_of
 from .dispatch import must_check_values, select
+from .enums import Reduction, codes
 from .operator import Operator
 
 Strength = Tensor | float
@@ -75,12 +76,12 @@ _isda_logits_backward = Operator("isda_logits_backward", _fake_backward)
 
 # ---------------------------------------------------------------- consistency
 
-REDUCTIONS = {"none": 0, "mean": 1, "sum": 2}
+REDUCTIONS = codes(Reduction)
 
 
 def _fake_consistency(logits: Tensor, weight: Tensor, cov: Tensor, strength: Tensor | None, row_grad: Tensor | None,
                       scale: float, reduction: int, kind: int, need_grad: bool) -> tuple[Tensor, Tensor, Tensor]:
-    loss = weight.new_empty((logits.shape[0],) if reduction == 0 else ())
+    loss = weight.new_empty((logits.shape[0],) if reduction == Reduction.NONE else ())
     if not need_grad:
         return loss, logits.new_empty((0,)), weight.new_empty((0,))
     return loss, logits.new_empty(logits.shape), weight.new_empty(weight.shape)
@@ -100,21 +101,21 @@ def _backward_consistency(ctx: Any, g: Tensor | None, *_: Any) -> tuple[Any, ...
     needs = ctx.needs_input_grad[:3]
     d_cov = None
     if torch.is_grad_enabled() or needs[2]:
-        name = next(n for n, code in REDUCTIONS.items() if code == reduction)
         inputs = (logits, weight, cov)
         again = torch.is_grad_enabled()
         with torch.enable_grad():
             used = inputs if again else tuple(t.detach().requires_grad_(need)
                                               for t, need in zip(inputs, needs, strict=True))
-            loss = reference.isda_consistency(*used, _value(strength, scale), NAMES[kind], name)
+            loss = reference.isda_consistency(*used, _value(strength, scale), NAMES[kind],
+                                              tuple(REDUCTIONS)[reduction])
             found = iter(torch.autograd.grad(loss, [t for t, need in zip(used, needs, strict=True) if need], g,
                                              create_graph=again, allow_unused=True))
         d_logits, d_weight, d_cov = (next(found) if need else None for need in needs)
-    elif reduction == REDUCTIONS["none"] or not need_grad:
-        row_grad = g if reduction == 0 else (g / max(logits.shape[0], 1) if reduction == 1 else g).expand(
-            logits.shape[0])
+    elif reduction == Reduction.NONE or not need_grad:
+        rows = logits.shape[0]
+        row_grad = (g / max(rows, 1) if reduction == Reduction.MEAN else g).expand(rows)
         _, d_logits, d_weight = _isda_consistency(ctx.backend, logits, weight, cov, strength, row_grad.contiguous(),
-                                                  scale, 0, kind, True)
+                                                  scale, REDUCTIONS["none"], kind, True)
     else:
         d_logits, d_weight = d_logits * g.to(d_logits.dtype), d_weight * g
     return d_logits, d_weight, d_cov, *[None] * 6

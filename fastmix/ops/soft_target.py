@@ -23,10 +23,11 @@ from ..reference import functional as reference
 from ..targets import SoftTarget
 from . import checks as check
 from .dispatch import must_check_values, select
+from .enums import Loss, Reduction, codes
 from .operator import NAMESPACES, _BelowAutograd
 
-LOSSES = {"cross_entropy": 0, "kl": 1, "bce": 2}
-REDUCTIONS = {"none": 0, "mean": 1, "sum": 2}
+LOSSES = codes(Loss)
+REDUCTIONS = codes(Reduction)
 WEIGHTINGS = ("sample", "none", "weight", "batch_mean")
 
 
@@ -34,7 +35,7 @@ WEIGHTINGS = ("sample", "none", "weight", "batch_mean")
 
 def _fake_result(logits: Tensor, reduction: int, need_grad: bool) -> tuple[Tensor, Tensor]:
     dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
-    loss = logits.new_empty((logits.shape[0],) if reduction == 0 else (), dtype=dtype)
+    loss = logits.new_empty((logits.shape[0],) if reduction == Reduction.NONE else (), dtype=dtype)
     return loss, logits.new_empty(logits.shape if need_grad else (0,))
 
 
@@ -48,21 +49,32 @@ def _fake_dense(logits, target, sample_weight, label_smoothing, loss, reduction,
     return _fake_result(logits, reduction, need_grad)
 
 
-def _reference_loss(logits: Tensor, args: tuple[Any, ...]) -> Tensor:
-    """The same loss in differentiable PyTorch, from the operator's own arguments after the logits."""
-    if len(args) == 5:
-        target, sample_weight, smoothing, loss, reduction = args
-        ignore_index = -100
-    else:
-        index, weight, base, sample_weight, smoothing, ignore_index, loss, reduction = args
-        if weight is None:
-            weight = torch.ones_like(index, dtype=torch.float32)
-        target = SoftTarget(index, weight, base)
-    name = next(n for n, code in REDUCTIONS.items() if code == reduction)
-    if loss == LOSSES["bce"]:
+def _reference_loss(logits: Tensor, index: Tensor, weight: Tensor | None, base: Tensor | None,
+                    sample_weight: Tensor | None, smoothing: float, ignore_index: int, loss: int,
+                    reduction: int) -> Tensor:
+    """What `soft_target` computes, in differentiable PyTorch, from the same arguments."""
+    if weight is None:
+        weight = torch.ones_like(index, dtype=torch.float32)
+    return _loss_of(logits, SoftTarget(index, weight, base), sample_weight, smoothing, ignore_index, loss, reduction)
+
+
+def _reference_dense_loss(logits: Tensor, target: Tensor, sample_weight: Tensor | None, smoothing: float, loss: int,
+                          reduction: int) -> Tensor:
+    """What `soft_target_dense` computes, in differentiable PyTorch, from the same arguments."""
+    return _loss_of(logits, target, sample_weight, smoothing, -100, loss, reduction)
+
+
+def _loss_of(logits: Tensor, target: SoftTarget | Tensor, sample_weight: Tensor | None, smoothing: float,
+             ignore_index: int, loss: int, reduction: int) -> Tensor:
+    name = tuple(REDUCTIONS)[reduction]
+    if loss == Loss.BCE:
         return reference.soft_bce(logits, target, reduction=name)
     return reference.soft_cross_entropy(logits, target, sample_weight=sample_weight, label_smoothing=smoothing,
-                                        ignore_index=ignore_index, reduction=name, kl=loss == LOSSES["kl"])
+                                        ignore_index=ignore_index, reduction=name, kl=loss == Loss.KL)
+
+
+# Operator -> (its fake, its formula).
+_FORMS = {"soft_target": (_fake, _reference_loss), "soft_target_dense": (_fake_dense, _reference_dense_loss)}
 
 
 @functools.cache
@@ -75,14 +87,14 @@ def _scale_operator(namespace: str, device_type: str) -> Any:
     return getattr(torch.ops, namespace).scale_gradient_.default
 
 
-def _gradient(grad: Tensor | None, g: Tensor, logits: Tensor, overload: Any, args: tuple[Any, ...],
+def _gradient(grad: Tensor | None, g: Tensor, logits: Tensor, overload: Any, formula: Any, args: tuple[Any, ...],
               owned: bool) -> Tensor:
     """d logits from the stored gradient (None: consumed by an earlier backward) and the incoming g.
 
     owned: the stored gradient is ours alone and may be scaled in place.
     """
     if torch.is_grad_enabled():  # create_graph: the second derivative needs the formula, not the stored values
-        return torch.autograd.grad(_reference_loss(logits, args), logits, g, create_graph=True)[0]
+        return torch.autograd.grad(formula(logits, *args), logits, g, create_graph=True)[0]
     if grad is None:
         with _BelowAutograd():
             grad = overload(logits, *args, True)[1]
@@ -100,19 +112,19 @@ class _Eager(torch.autograd.Function):
     """See `_operator`. Not `_operator.Operator`: the gradient must stay out of the outputs, to be given away."""
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, overload: Any, args: tuple[Any, ...]) -> Tensor:
+    def forward(ctx: Any, logits: Tensor, overload: Any, formula: Any, args: tuple[Any, ...]) -> Tensor:
         with _BelowAutograd():
             loss, ctx.grad = overload(logits, *args, True)
         ctx.save_for_backward(logits)
-        ctx.overload, ctx.args = overload, args
+        ctx.options = overload, formula, args
         return loss
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Any:
         grad, ctx.grad = ctx.grad, None
         if grad is not None and g.ndim == 0 and g.is_cpu and not torch.is_grad_enabled() and g.item() == 1.0:
-            return grad, None, None  # multiplying by 1 would double the time at J = 21841
-        return _gradient(grad, g, *ctx.saved_tensors, ctx.overload, ctx.args, owned=True), None, None
+            return grad, None, None, None  # multiplying by 1 would double the time at J = 21841
+        return _gradient(grad, g, *ctx.saved_tensors, *ctx.options, owned=True), None, None, None
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -122,32 +134,32 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> 
     ctx.save_for_backward(inputs[0], output[1] if need_grad else None, *[args[i] for i in ctx.tensors])
 
 
-def _registered_backward(overload: Any) -> Any:
+def _registered_backward(overload: Any, formula: Any) -> Any:
     def backward(ctx: Any, g: Tensor, _: Any) -> Any:
         logits, grad, *tensors = ctx.saved_tensors
         args = list(ctx.plain)
         for i, t in zip(ctx.tensors, tensors, strict=True):
             args[i] = t
-        d = _gradient(grad, g, logits, overload, tuple(args), owned=False)
+        d = _gradient(grad, g, logits, overload, formula, tuple(args), owned=False)
         return (d, *[None] * (1 + len(args)))
     return backward
 
 
-_OVERLOADS: dict[str, tuple[Any, Any]] = {}
+_OVERLOADS: dict[str, dict[str, Any]] = {}
 _registered: set[str] = set()
 
 
 def add(backend: str, namespace: str) -> None:
     """As `_operator.Operator.add`."""
-    ops = getattr(torch.ops, namespace)
-    _OVERLOADS[backend] = (ops.soft_target.default, ops.soft_target_dense.default)
+    _OVERLOADS[backend] = {name: getattr(getattr(torch.ops, namespace), name).default for name in _FORMS}
     if namespace in _registered:
         return
     _registered.add(namespace)
-    for overload, fake in zip(_OVERLOADS[backend], (_fake, _fake_dense), strict=True):
-        name = overload._schema.name
-        torch.library.register_fake(name, fake)
-        torch.library.register_autograd(name, _registered_backward(overload), setup_context=_setup)
+    for name, (fake, formula) in _FORMS.items():
+        overload = _OVERLOADS[backend][name]
+        torch.library.register_fake(f"{namespace}::{name}", fake)
+        torch.library.register_autograd(f"{namespace}::{name}", _registered_backward(overload, formula),
+                                        setup_context=_setup)
 
 
 for _backend, _namespace in NAMESPACES.items():
@@ -171,28 +183,29 @@ def _call(op: str, logits: Tensor, target: SoftTarget | Tensor, sample_weight: T
         check.same_device(op, logits=logits, sample_weight=sample_weight)
         sample_weight = sample_weight.to(torch.float32)
     backend = select("soft_target", logits)
-    codes = (LOSSES[loss], REDUCTIONS[reduction])
     if isinstance(target, Tensor) and target.ndim == 2:
         check.shape(op, "target", target, (rows, classes), "(N, J) like logits")
         check.dtype(op, "target", target, *check.FLOATS)
         check.no_grad_needed(op, "target", target)
         check.same_device(op, logits=logits, target=target)
-        args = (target, sample_weight, float(label_smoothing), *codes)
-        dense = True
+        args = (target, sample_weight, float(label_smoothing), LOSSES[loss], REDUCTIONS[reduction])
+        operator = "soft_target_dense"
     else:
         index, weight, base = _fields(op, logits, target, rows)
         if must_check_values(backend, logits):
             check.rows_in_range(op, "target index", index, 0, classes, ignore_index)
-        args = (index, weight, base, sample_weight, float(label_smoothing), ignore_index, *codes)
-        dense = False
+        args = (index, weight, base, sample_weight, float(label_smoothing), ignore_index, LOSSES[loss],
+                REDUCTIONS[reduction])
+        operator = "soft_target"
+    formula = _FORMS[operator][1]
     if backend == "reference":
-        return _reference_loss(logits, args)
-    overload = _OVERLOADS[backend][1 if dense else 0]  # Dynamo of torch 2.11 knows no bool as an index
+        return formula(logits, *args)
+    overload = _OVERLOADS[backend][operator]
     need_grad = logits.requires_grad and torch.is_grad_enabled()
     if torch.compiler.is_compiling():
         return overload(logits, *args, need_grad)[0]
     if need_grad:
-        return _Eager.apply(logits, overload, args)
+        return _Eager.apply(logits, overload, formula, args)
     with _BelowAutograd():
         return overload(logits, *args, False)[0]
 

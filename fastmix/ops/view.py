@@ -22,10 +22,9 @@ from ..reference import functional as reference
 from ..reference._common import is_channels_last
 from . import checks as check
 from .dispatch import select
+from .enums import FLOAT_TYPES
 from .operator import Operator
 
-# Their places are the operators' argument `dtype`.
-DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 FORMATS = (torch.preserve_format, torch.contiguous_format, torch.channels_last)
 
 
@@ -118,7 +117,7 @@ def check_view(op: str, x: Tensor, view: View) -> None:
     if view.shift is not None:
         check.shape(op, "view.shift", view.shift, (n, 2), "(N, 2)")
         check.dtype(op, "view.shift", view.shift, torch.int64, torch.int32)
-    if view.out_dtype not in DTYPES:
+    if view.out_dtype not in FLOAT_TYPES:
         raise TypeError(f"{op}: view.out_dtype is {view.out_dtype}, want float32, bfloat16, float16 or float64")
     if view.memory_format not in FORMATS:
         raise ValueError(f"{op}: view.memory_format is {view.memory_format}, want one of "
@@ -130,7 +129,7 @@ def check_view(op: str, x: Tensor, view: View) -> None:
 def _fake(x: Tensor, *args: Any) -> Tensor:
     torch._check(x.ndim == 4 and x.dtype == torch.uint8)
     dtype, channels_last = args[-2:]
-    return torch.empty(x.shape, dtype=DTYPES[dtype], device=x.device,
+    return torch.empty(x.shape, dtype=FLOAT_TYPES[dtype], device=x.device,
                        memory_format=torch.channels_last if channels_last else torch.contiguous_format)
 
 
@@ -149,7 +148,7 @@ def _call(backend: str, name: str, x: Tensor, args: tuple[Tensor, ...], view: Vi
     if backend == "reference":
         return getattr(reference, name)(x, *args, view.shift, view.out_dtype, channels_last)
     shift = None if view.shift is None else view.shift.to(torch.int64)
-    return OPERATORS[name](backend, x, *args, shift, DTYPES.index(view.out_dtype), channels_last)
+    return OPERATORS[name](backend, x, *args, shift, FLOAT_TYPES.index(view.out_dtype), channels_last)
 
 
 def view_blend(backend: str, x: Tensor, index: Tensor, weight: Tensor, view: View) -> Tensor:

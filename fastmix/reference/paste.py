@@ -18,8 +18,8 @@ def paste(x: Tensor, index: Tensor, boxes: Tensor) -> Tensor:
     # int64, so that top + height of any int32 box cannot wrap.
     for k, box in enumerate(boxes.to(torch.int64).unbind(1), start=1):
         top, left, tall, wide = (side.view(-1, 1, 1, 1) for side in box.unbind(1))
-        inside = (rows >= top) & (rows < top + tall) & (columns >= left) & (columns < left + wide)
-        out = torch.where(inside, x[index[:, k]], out)
+        covered = (rows >= top) & (rows < top + tall) & (columns >= left) & (columns < left + wide)
+        out = torch.where(covered, x[index[:, k]], out)
     return poison(out, valid)
 
 

@@ -212,7 +212,7 @@ def test_a_project_that_is_not_the_drawn_one_is_seen(tmp_path, file, text, rule)
     ('    ops["fastmix/ops"]\n', '    ops["fastmix/ops"]\n    more["fastmix/more"]\n', "not_there"),
     ("    ops --> shared\n", "    ops --> shared\n    ops --> core\n", "no_import"),
     ("    ops --> shared\n", "    ops --> shared\n    figures --> training\n", "without_an_arrow"),
-    ("    app --> ops\n", "", "without_an_arrow")])
+    ("    app --> ops\n", "", "without_an_arrow")], ids=["no such folder", "no import", "against", "none"])
 def test_a_drawing_that_is_not_of_the_project_is_seen(tmp_path, old, new, rule):
     assert SMALL.count(old) == 1 and rule in broken(tmp_path, SMALL.replace(old, new))
 
