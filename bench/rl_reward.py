@@ -26,8 +26,8 @@ from fastmix.app.console import CommandError, Parser, UsageError
 from fastmix.app.results.collect import spread
 from fastmix.app.training import checkpoint, run
 from fastmix.app.training.distributed import Processes
-from fastmix.app.training.loop import Setup
 from fastmix.app.training.options import Options
+from fastmix.app.training.setup import Setup, load_data, load_weights
 
 from .harness import machine
 from .harness.entries import Entry
@@ -54,8 +54,8 @@ def load(folder: Path) -> Setup:
     if options.method != "rlmix":
         raise CommandError(f"{folder} is a run of {options.method}, want rlmix")
     here = Processes(0, 1, torch.device("cpu"))
-    setup = run.setup(dataclasses.replace(options, device="cpu"), run.load_data(options), here)
-    run.load_weights(setup.model, folder, setup.policy)
+    setup = run.setup(dataclasses.replace(options, device="cpu"), load_data(options), here)
+    load_weights(setup.model, folder, setup.policy)
     setup.model.train()  # as in training, where rewards are paid
     return setup
 

@@ -17,11 +17,12 @@ from argparse import Namespace
 import torch
 
 import fastmix
+from fastmix.app import methods
 from fastmix.app.console import CommandError, Parser, UsageError
-from fastmix.app.training import methods, run
+from fastmix.app.training import run
 from fastmix.app.training.distributed import Processes
-from fastmix.app.training.loop import Setup
 from fastmix.app.training.options import Options
+from fastmix.app.training.setup import Setup
 from fastmix.app.training.timing import PHASES
 
 from .harness import machine, report

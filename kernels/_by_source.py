@@ -38,13 +38,13 @@ CONFIG = Config()
 @device
 def _key(index_ptr, place, places, rows, columns):
     """The index at a place; rows where its row of index leaves the batch, rows + 1 outside the table."""
-    held = place < places
-    key = tl.load(index_ptr + place, mask=held, other=0)
-    valid = held
+    inside = place < places
+    key = tl.load(index_ptr + place, mask=inside, other=0)
+    valid = inside
     for k in range(0, columns):
-        other = tl.load(index_ptr + place // columns * columns + k, mask=held, other=0)
+        other = tl.load(index_ptr + place // columns * columns + k, mask=inside, other=0)
         valid = valid & (other >= 0) & (other < rows)
-    return tl.where(valid, key, tl.where(held, rows, rows + 1)).to(tl.int32)
+    return tl.where(valid, key, tl.where(inside, rows, rows + 1)).to(tl.int32)
 
 
 @triton.jit

@@ -20,8 +20,8 @@ MARKED_ALONE = 8192
 
 
 @device
-def is_class(y, held, classes, ignore_index):
-    return held & (y >= 0) & (y < classes) & (y != ignore_index.to(tl.int64))
+def is_class(y, inside, classes, ignore_index):
+    return inside & (y >= 0) & (y < classes) & (y != ignore_index.to(tl.int64))
 
 
 @device
@@ -57,16 +57,16 @@ def _number_kernel(
     found = 0
     for start in range(0, classes, BLOCK):
         c = start + i
-        held = c < classes
+        inside = c < classes
         if offset_ptr is None:
-            is_present = tl.load(slot_ptr + c, mask=held, other=0) > 0
+            is_present = tl.load(slot_ptr + c, mask=inside, other=0) > 0
         else:
-            first = tl.load(offset_ptr + c, mask=held, other=0)
-            rows = tl.load(offset_ptr + c + 1, mask=held, other=0) - first
+            first = tl.load(offset_ptr + c, mask=inside, other=0)
+            rows = tl.load(offset_ptr + c + 1, mask=inside, other=0) - first
             is_present = rows > 0
         mark = is_present.to(tl.int32)
         u = found + tl.cumsum(mark, 0) - 1
-        tl.store(slot_ptr + c, tl.where(is_present, u, -1), mask=held)
+        tl.store(slot_ptr + c, tl.where(is_present, u, -1), mask=inside)
         tl.store(present_ptr + u, c, mask=is_present)
         if offset_ptr is not None:
             count = tl.load(count_ptr + c, mask=is_present, other=0)

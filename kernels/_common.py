@@ -22,7 +22,12 @@ INTERPRETED = tl.constexpr(bool(triton.knobs.runtime.interpret))
 # 1.6 ms; called by a kernel that it runs, a plain Python function does the same.
 device = (lambda fn: fn) if INTERPRETED else triton.jit
 
+# By the type of a tensor: that of sums over it, its own in a kernel, the bits of its NaN. By the size of its elements:
+# the integers that hold any of them.
 FLOAT = {torch.float32: tl.float32, torch.bfloat16: tl.float32, torch.float16: tl.float32, torch.float64: tl.float64}
+STORAGE = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16,
+           torch.float64: tl.float64}
+NAN = {torch.float32: 0x7FC00000, torch.bfloat16: 0x7FC0, torch.float16: 0x7E00, torch.float64: 0x7FF8000000000000}
 WORD = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -134,6 +139,11 @@ def rows_like(x: Tensor, images: bool) -> tuple[Tensor, Tensor, Tensor]:
 
 def finish(written: Tensor, result: Tensor) -> Tensor:
     return result if written is result else result.copy_(written)
+
+
+def packed_rows(x: Tensor) -> Tensor:
+    """x (N, J) itself where the elements of a row lie side by side, else contiguous on the device."""
+    return x if x.shape[1] <= 1 or x.stride(1) == 1 else x.contiguous()
 
 
 def packed_images(x: Tensor) -> Tensor:

@@ -9,9 +9,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from fastmix.ops.enums import CovarianceKind
+
 from ._classes import dot_block, matmul_precision
 from ._common import FLOAT, device, launch
-from .covariance import FULL, SHARED
+
+DIAG, SHARED = tl.constexpr(CovarianceKind.DIAG.value), tl.constexpr(CovarianceKind.SHARED.value)
 
 
 @dataclass(frozen=True)
@@ -22,7 +25,7 @@ class Config:
     full: int = 128
     side: int = 64
     depth: int = 32
-    # The same in float32 and float64, whose operands are all held in registers.
+    # The same in float32 and float64, whose operands all lie in registers.
     full_ieee: int = 64
     side_ieee: int = 32
     depth_ieee: int = 16
@@ -115,7 +118,7 @@ def _full_table_kernel(
 
 
 @device
-def tile(ptr, rows, in_rows, columns, in_columns, width):
+def matrix_tile(ptr, rows, in_rows, columns, in_columns, width):
     """Rows and columns of a matrix of this width; 0 outside."""
     return tl.load(ptr + rows.to(tl.int64)[:, None] * width + columns[None, :],
                    mask=in_rows[:, None] & in_columns[None, :], other=0.0)
@@ -147,24 +150,24 @@ def _pair_table_kernel(
         for start in range(part * part_width, tl.minimum((part + 1) * part_width, width), DEPTH):
             a = start + tl.arange(0, DEPTH)
             in_a = a < width
-            wj = tile(weight_ptr, j, in_j, a, in_a, width)
+            wj = matrix_tile(weight_ptr, j, in_j, a, in_a, width)
             mean = mean_row(wj, in_j)
-            wc = tile(weight_ptr, c, in_u, a, in_a, width) - mean
+            wc = matrix_tile(weight_ptr, c, in_u, a, in_a, width) - mean
             wj = tl.where(in_j[:, None], wj - mean, 0.0)
             wc = tl.where(in_u[:, None], wc, 0.0)
-            if KIND == 1:  # diag
-                sigma = tile(cov_ptr, c, in_u, a, in_a, width)
+            if KIND == DIAG:
+                sigma = matrix_tile(cov_ptr, c, in_u, a, in_a, width)
                 table = tl.dot(sigma, tl.trans(wj * wj), table, input_precision=PRECISION, out_dtype=ACC)
                 own += tl.sum(sigma * wc * wc, 1)
                 wc = sigma * wc
                 pj = wj
             else:
                 pj, pc = wj, wc
-                if KIND == 2:  # shared: product = weight Sigma, whose mean is Sigma times the mean
-                    pj = tile(product_ptr, j, in_j, a, in_a, width)
+                if KIND == SHARED:  # product = weight Sigma, whose mean is Sigma times the mean
+                    pj = matrix_tile(product_ptr, j, in_j, a, in_a, width)
                     mean = mean_row(pj, in_j)
                     pj = tl.where(in_j[:, None], pj - mean, 0.0)
-                    pc = tl.where(in_u[:, None], tile(product_ptr, c, in_u, a, in_a, width) - mean, 0.0)
+                    pc = tl.where(in_u[:, None], matrix_tile(product_ptr, c, in_u, a, in_a, width) - mean, 0.0)
                 own += tl.sum(wc * pc, 1)
                 theirs += tl.sum(wj * pj, 1)
             table = tl.dot(wc * -2.0, tl.trans(pj), table, input_precision=PRECISION, out_dtype=ACC)
@@ -175,17 +178,11 @@ def _pair_table_kernel(
 
 # ---------------------------------------------------------------- launchers
 
-def _forms(weight: Tensor, cov: Tensor, kind: int) -> tuple[Tensor, Tensor, Tensor | None]:
-    """weight and cov packed; for shared the product of both, one GEMM."""
-    weight, cov = weight.contiguous(), cov.contiguous()
-    return weight, cov, weight @ cov if kind == SHARED else None
-
-
 def tables(weight: Tensor, cov: Tensor, present: Tensor, kind: int, rows: int) -> Tensor:
-    """(parts, slots, J): their sum is v^T Sigma v. rows: that will read the table."""
+    """(parts, slots, J): their sum is v^T Sigma v. weight and cov are contiguous; rows: that will read the table."""
     classes, width = weight.shape
     slots, gpu, use = present.shape[0], weight.device, Products.of(weight)
-    if kind == FULL:
+    if kind == CovarianceKind.FULL:
         block, panel = dot_block(classes, use.full), dot_block(width, use.full)
         parts, blocks = triton.cdiv(width, panel), triton.cdiv(classes, block)
         table = torch.empty((parts, slots, classes), dtype=weight.dtype, device=gpu)
@@ -193,7 +190,7 @@ def tables(weight: Tensor, cov: Tensor, present: Tensor, kind: int, rows: int) -
                blocks, parts, PRECISION=use.precision, ROWS=block, PANEL=panel, DEPTH=min(use.depth, panel),
                num_warps=8)
         return table
-    weight, cov, product = _forms(weight, cov, kind)
+    product = weight @ cov if kind == CovarianceKind.SHARED else None
     block, together, depth = dot_block(classes, use.side), dot_block(slots, use.side), dot_block(width, use.depth)
     # Pixels read the table far more often than it is written: in one part then.
     part = width if rows > 8 * slots else CONFIG.part

@@ -45,10 +45,10 @@ def sigmoid(z):
 
 
 @device
-def bce_terms(z, t, held, ACC: tl.constexpr):
+def bce_terms(z, t, inside, ACC: tl.constexpr):
     e = tl.exp(-tl.abs(z))
     terms = tl.where(z > 0, z, 0.0) + log1p_unit(e, ACC) - weighted(t, z)
-    return tl.where(held, terms, 0.0)
+    return tl.where(inside, terms, 0.0)
 
 
 @triton.jit(do_not_specialize=["ignore_index"])
@@ -58,9 +58,9 @@ def count_rows(counts_ptr, index_ptr, rows, index_stride, share, ignore_index, B
     counted = tl.zeros((BLOCK,), tl.int64)
     for at in range(0, share, BLOCK):
         row = pid * share + at + tl.arange(0, BLOCK)
-        held = (at + tl.arange(0, BLOCK) < share) & (row < rows)
-        first = tl.load(index_ptr + row * index_stride, mask=held, other=0)
-        counted += (held & (first != ignore_index.to(tl.int64))).to(tl.int64)
+        inside = (at + tl.arange(0, BLOCK) < share) & (row < rows)
+        first = tl.load(index_ptr + row * index_stride, mask=inside, other=0)
+        counted += (inside & (first != ignore_index.to(tl.int64))).to(tl.int64)
     tl.store(counts_ptr + pid, tl.sum(counted))
 
 

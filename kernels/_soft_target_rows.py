@@ -61,21 +61,17 @@ def load_target(target_ptr, inside, base, keep, ACC: tl.constexpr):
 
 
 @device
-def smoothing_shares(smoothing, smoothing_low, ROWS: tl.constexpr, ACC: tl.constexpr):
-    """(eps, 1 - eps): what label smoothing spreads over all classes, and what it leaves."""
+def base_of(base_ptr, row, is_row, classes, smoothing, smoothing_low, SMOOTH: tl.constexpr, ROWS: tl.constexpr,
+            ACC: tl.constexpr):
+    """(what every class of the row has as target, what label smoothing leaves of the rest of it)."""
     eps = tl.zeros((ROWS, 1), ACC) + smoothing + smoothing_low
-    return eps, 1.0 - eps
-
-
-@device
-def base_of(base_ptr, row, is_row, classes, eps, keep, SMOOTH: tl.constexpr, ROWS: tl.constexpr, ACC: tl.constexpr):
-    """What every class of the row has as target."""
+    keep = 1.0 - eps
     base = tl.zeros((ROWS, 1), ACC)
     if base_ptr is not None:
         base = tl.load(base_ptr + row, mask=is_row, other=0.0).to(ACC) * keep
     if SMOOTH:
         base += eps / classes
-    return base
+    return base, keep
 
 
 @device

@@ -1,4 +1,4 @@
-"""Tiles of images for the kernels that move pixels: paste and patch_mix.
+"""Tiles of images for the kernels that move pixels: paste, patch_mix, crop and view.
 
 An image is rows: (C*H) of W elements where it is contiguous, H of W*C with channels last (a pixel is then C elements
 of a row). A tile is some of its rows by some of a row's elements, so that what depends on the row alone or on the
@@ -56,6 +56,24 @@ class Tiles:
         programs = x.shape[0] * groups * triton.cdiv(group, tile_rows) * column_chunks
         warps = max(1, min(8, tile_rows * columns // ELEMENTS_PER_THREAD // 32))
         return cls(rows, length, pixel, vec, tile_rows, columns, column_chunks, programs, warps)
+
+
+@device
+def source_image(index_ptr, batch):
+    """(the image at index_ptr, whether it lies in the batch); image 0 where it does not, so nothing else is read."""
+    m = tl.load(index_ptr)
+    inside = (m >= 0) & (m < batch)
+    return tl.where(inside, m, 0), inside
+
+
+@device
+def channel_of(row, column, height, PIXEL: tl.constexpr):
+    """The channel of a tile's elements: by its rows (R, 1) where PIXEL is 1, else by its columns (1, L)."""
+    if PIXEL == 1:
+        channel = row // height
+    else:
+        channel = column % PIXEL
+    return channel
 
 
 @device

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from ._by_source import by_source
 from ._common import FLOAT, device, finish, launch, next_power_of_2, rows_like, to_float, to_storage, vector
+from ._tiles import UNROLLED, source_image
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,6 @@ class Config:
 
     # Four warps, 16 bytes x 8 loads a thread and source: 16 KB a source in flight a program.
     piece_bytes: int = 16384
-    # Sums of this many sources are unrolled, so that their loads do not wait for each other.
-    unrolled: int = 8
 
 
 CONFIG = Config()
@@ -42,9 +41,8 @@ CONFIG = Config()
 @device
 def weighted_source(index_ptr, weight_ptr, entry, batch, ACC: tl.constexpr):
     """(image, whether there is one of this index, its weight); image 0 where there is none."""
-    m = tl.load(index_ptr + entry)
-    inside = (m >= 0) & (m < batch)
-    return tl.where(inside, m, 0), inside, tl.load(weight_ptr + entry).to(ACC)
+    m, inside = source_image(index_ptr + entry, batch)
+    return m, inside, tl.load(weight_ptr + entry).to(ACC)
 
 
 @device
@@ -57,6 +55,15 @@ def _piece(rows, elements, VEC: tl.constexpr, BLOCK: tl.constexpr):
     return n, length, at, at < length
 
 
+@device
+def _add_source(total, valid, x_ptr, at, mask, index_ptr, weight_ptr, entry, batch, row_stride, ACC: tl.constexpr,
+                VEC: tl.constexpr):
+    m, inside, w = weighted_source(index_ptr, weight_ptr, entry, batch, ACC)
+    valid = valid & inside
+    total += w * to_float(tl.load(x_ptr + m * (row_stride // VEC * VEC) + at, mask=mask), ACC)
+    return total, valid
+
+
 @triton.jit
 def _blend_kernel(
     out_ptr, x_ptr, index_ptr, weight_ptr,                      # (N, D), (N, D), (N, K), (N, K)
@@ -64,21 +71,19 @@ def _blend_kernel(
     K: tl.constexpr, ACC: tl.constexpr, VEC: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """K: columns where they are unrolled, else 0."""
-    n, length, at, held = _piece(rows, elements, VEC, BLOCK)
+    n, length, at, mask = _piece(rows, elements, VEC, BLOCK)
     total = tl.zeros((BLOCK,), ACC)
     valid = n >= 0
     if K > 0:
         for k in tl.static_range(K):
-            m, inside, w = weighted_source(index_ptr, weight_ptr, n * columns + k, rows, ACC)
-            valid = valid & inside
-            total += w * to_float(tl.load(x_ptr + m * (row_stride // VEC * VEC) + at, mask=held), ACC)
+            total, valid = _add_source(total, valid, x_ptr, at, mask, index_ptr, weight_ptr, n * columns + k, rows,
+                                       row_stride, ACC, VEC)
     else:
         for k in range(0, columns):
-            m, inside, w = weighted_source(index_ptr, weight_ptr, n * columns + k, rows, ACC)
-            valid = valid & inside
-            total += w * to_float(tl.load(x_ptr + m * (row_stride // VEC * VEC) + at, mask=held), ACC)
+            total, valid = _add_source(total, valid, x_ptr, at, mask, index_ptr, weight_ptr, n * columns + k, rows,
+                                       row_stride, ACC, VEC)
     total = tl.where(valid, total, float("nan"))
-    tl.store(out_ptr + n * length + at, to_storage(total, out_ptr.dtype.element_ty), mask=held)
+    tl.store(out_ptr + n * length + at, to_storage(total, out_ptr.dtype.element_ty), mask=mask)
 
 
 @triton.jit
@@ -87,13 +92,13 @@ def _blend_backward_kernel(
     rows, elements, row_stride, columns,
     ACC: tl.constexpr, VEC: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    m, length, at, held = _piece(rows, elements, VEC, BLOCK)
+    m, length, at, mask = _piece(rows, elements, VEC, BLOCK)
     total = tl.zeros((BLOCK,), ACC)
     for i in range(tl.load(offset_ptr + m), tl.load(offset_ptr + m + 1)):
         place = tl.load(place_ptr + i).to(tl.int64)
-        g = tl.load(grad_ptr + place // columns * (row_stride // VEC * VEC) + at, mask=held)
+        g = tl.load(grad_ptr + place // columns * (row_stride // VEC * VEC) + at, mask=mask)
         total += tl.load(weight_ptr + place).to(ACC) * to_float(g, ACC)
-    tl.store(out_ptr + m * length + at, to_storage(total, out_ptr.dtype.element_ty), mask=held)
+    tl.store(out_ptr + m * length + at, to_storage(total, out_ptr.dtype.element_ty), mask=mask)
 
 
 def _shape(x: Tensor) -> tuple[int, int, int, int]:
@@ -109,7 +114,7 @@ def blend(x: Tensor, index: Tensor, weight: Tensor) -> Tensor:
     elements, vec, block, programs = _shape(source)
     columns = index.shape[1]
     launch(_blend_kernel, programs, x.device, written, source, index.contiguous(), weight.contiguous(), x.shape[0],
-           elements, source.stride(0), columns, K=columns if columns <= CONFIG.unrolled else 0, ACC=FLOAT[x.dtype],
+           elements, source.stride(0), columns, K=columns if columns <= UNROLLED else 0, ACC=FLOAT[x.dtype],
            VEC=vec, BLOCK=block, num_warps=4)
     return finish(written, result)
 

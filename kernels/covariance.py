@@ -28,11 +28,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from fastmix.ops.enums import CovarianceKind
+
 from ._by_source import by_source
 from ._classes import classes_with_rows, dot_block, is_class, matmul_precision
-from ._common import FLOAT, device, launch, next_power_of_2, to_float
-
-FULL, DIAG, SHARED, IDENTITY = 0, 1, 2, 3
+from ._common import FLOAT, device, launch, next_power_of_2, packed_rows, to_float
 
 
 @dataclass(frozen=True)
@@ -60,12 +60,12 @@ def _keys_kernel(
 ):  # fmt: skip
     """The class of every row that counts, J of the others; the rows that only their features keep out."""
     r = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    held = r < rows
-    y = tl.load(labels_ptr + r, mask=held, other=-1)
+    inside = r < rows
+    y = tl.load(labels_ptr + r, mask=inside, other=-1)
     if IGNORES:
-        labelled = is_class(y, held, classes, ignore_index)
+        labelled = is_class(y, inside, classes, ignore_index)
     else:
-        labelled = held & (y >= 0) & (y < classes)
+        labelled = inside & (y >= 0) & (y < classes)
     bad = tl.zeros((ROWS, FEATURES), tl.int32)
     for start in range(0, width, FEATURES):
         a = start + tl.arange(0, FEATURES)
@@ -73,7 +73,7 @@ def _keys_kernel(
                              mask=labelled[:, None] & (a < width)[None, :], other=0.0), ACC)
         bad = bad | (x - x != 0).to(tl.int32)  # NaN and infinite values alone
     finite = tl.sum(bad, 1) == 0
-    tl.store(key_ptr + r, tl.where(labelled & finite, y, classes), mask=held)
+    tl.store(key_ptr + r, tl.where(labelled & finite, y, classes), mask=inside)
     tl.store(skipped_ptr + tl.program_id(0), tl.sum((labelled & (finite == 0)).to(tl.int64)))
 
 
@@ -83,7 +83,7 @@ def _class_rows(offset_ptr, c, step):
 
 
 @device
-def _shares(seen_ptr, slot, m, ACC: tl.constexpr):
+def _merge_factors(seen_ptr, slot, m, ACC: tl.constexpr):
     """(n/(n+m), 1/(n+m), n m/(n+m)^2)."""
     n = tl.load(seen_ptr + slot).to(tl.float64)
     total = n + m
@@ -91,27 +91,30 @@ def _shares(seen_ptr, slot, m, ACC: tl.constexpr):
 
 
 @device
-def _moments(x_ptr, place_ptr, first, last, a, held, row_stride,
+def _load_rows(x_ptr, place_ptr, at, last, a, in_width, row_stride, ACC: tl.constexpr, ROWS: tl.constexpr):
+    """(features a of the rows place[at:at + ROWS], which of them come before last and lie in a row)."""
+    i = at + tl.arange(0, ROWS)
+    r = tl.load(place_ptr + i, mask=i < last, other=0).to(tl.int64)
+    inside = (i < last)[:, None] & in_width[None, :]
+    return to_float(tl.load(x_ptr + r[:, None] * row_stride + a[None, :], mask=inside, other=0.0), ACC), inside
+
+
+@device
+def _moments(x_ptr, place_ptr, first, last, a, in_width, row_stride,
              SQUARES: tl.constexpr, ACC: tl.constexpr, ROWS: tl.constexpr, FEATURES: tl.constexpr):
     """(mean, sum of squares around it) of the rows place[first:last]. Summed from the first row on: features far from
     0 would leave a sum of theirs few digits for the mean."""
-    origin = to_float(tl.load(x_ptr + tl.load(place_ptr + first).to(tl.int64) * row_stride + a, mask=held, other=0.0),
-                      ACC)
+    origin = to_float(tl.load(x_ptr + tl.load(place_ptr + first).to(tl.int64) * row_stride + a, mask=in_width,
+                              other=0.0), ACC)
     total = tl.zeros((ROWS, FEATURES), ACC)
     for at in range(first, last, ROWS):
-        i = at + tl.arange(0, ROWS)
-        r = tl.load(place_ptr + i, mask=i < last, other=0).to(tl.int64)
-        inside = (i < last)[:, None] & held[None, :]
-        x = to_float(tl.load(x_ptr + r[:, None] * row_stride + a[None, :], mask=inside, other=0.0), ACC)
+        x, inside = _load_rows(x_ptr, place_ptr, at, last, a, in_width, row_stride, ACC, ROWS)
         total += tl.where(inside, x - origin[None, :], 0.0)
     mean = origin + tl.sum(total, 0) / (last - first).to(ACC)
     squares = tl.zeros((ROWS, FEATURES), ACC)
     if SQUARES:
         for at in range(first, last, ROWS):
-            i = at + tl.arange(0, ROWS)
-            r = tl.load(place_ptr + i, mask=i < last, other=0).to(tl.int64)
-            inside = (i < last)[:, None] & held[None, :]
-            x = to_float(tl.load(x_ptr + r[:, None] * row_stride + a[None, :], mask=inside, other=0.0), ACC)
+            x, inside = _load_rows(x_ptr, place_ptr, at, last, a, in_width, row_stride, ACC, ROWS)
             x = tl.where(inside, x - mean[None, :], 0.0)
             squares += x * x
     return mean, tl.sum(squares, 0)
@@ -121,10 +124,10 @@ def _moments(x_ptr, place_ptr, first, last, a, held, row_stride,
 def _share_rows(slot_ptr, first_ptr, present_ptr, offset_ptr, share, rows, step):
     """Slot, first and last row of a share; slot -1 where there are not so many shares."""
     slot = tl.load(slot_ptr + share).to(tl.int64)
-    held = tl.maximum(slot, 0)
-    c = tl.maximum(tl.load(present_ptr + held), 0).to(tl.int64)
+    readable = tl.maximum(slot, 0)
+    c = tl.maximum(tl.load(present_ptr + readable), 0).to(tl.int64)
     first, last = _class_rows(offset_ptr, c, step)
-    first += (share - tl.load(first_ptr + held)).to(first.dtype) * rows
+    first += (share - tl.load(first_ptr + readable)).to(first.dtype) * rows
     return slot, first, tl.minimum(first + rows, last)
 
 
@@ -159,14 +162,14 @@ def _means_kernel(
     c = tl.load(present_ptr + slot).to(tl.int64)
     if c >= 0:
         a = tl.program_id(0) % chunks * FEATURES + tl.arange(0, FEATURES)
-        held = a < width
+        in_width = a < width
         first, last = _class_rows(offset_ptr, c, step)
         m = (last - first).to(tl.float64)
         end = last
         if first_ptr is not None:
             end = tl.where(last - first > share_rows, first, last)
         if end > first:
-            batch, squares = _moments(x_ptr, place_ptr, first, last, a, held, row_stride, DIAG, ACC, ROWS, FEATURES)
+            batch, squares = _moments(x_ptr, place_ptr, first, last, a, in_width, row_stride, DIAG, ACC, ROWS, FEATURES)
         else:
             batch, squares = tl.zeros((FEATURES,), ACC), tl.zeros((FEATURES,), ACC)
         if first_ptr is not None:
@@ -174,23 +177,23 @@ def _means_kernel(
             for start in range(end, last, share_rows):
                 rows = tl.minimum(last - start, share_rows)
                 part = rows.to(ACC) / (start - first + rows).to(ACC)
-                apart = tl.load(share_mean_ptr + share * width + a, mask=held, other=0.0) - batch
+                apart = tl.load(share_mean_ptr + share * width + a, mask=in_width, other=0.0) - batch
                 if DIAG:
-                    squares += tl.load(share_squares_ptr + share * width + a, mask=held, other=0.0)
+                    squares += tl.load(share_squares_ptr + share * width + a, mask=in_width, other=0.0)
                     squares += apart * apart * (part * (start - first).to(ACC))
                 batch += apart * part
                 share += 1
-        mean = tl.load(mean_ptr + c * width + a, mask=held, other=0.0)
+        mean = tl.load(mean_ptr + c * width + a, mask=in_width, other=0.0)
         delta = mean - batch
-        old, inverse, between = _shares(seen_ptr, slot, m, ACC)
-        tl.store(mean_ptr + c * width + a, mean - delta * (m.to(ACC) * inverse), mask=held)
+        old, inverse, between = _merge_factors(seen_ptr, slot, m, ACC)
+        tl.store(mean_ptr + c * width + a, mean - delta * (m.to(ACC) * inverse), mask=in_width)
         if KEEP:
-            tl.store(batch_ptr + slot * width + a, batch, mask=held)
-            tl.store(delta_ptr + slot * width + a, delta, mask=held)
+            tl.store(batch_ptr + slot * width + a, batch, mask=in_width)
+            tl.store(delta_ptr + slot * width + a, delta, mask=in_width)
         if DIAG:
-            cov = tl.load(cov_ptr + c * width + a, mask=held, other=0.0)
+            cov = tl.load(cov_ptr + c * width + a, mask=in_width, other=0.0)
             cov = cov * old + squares * inverse + delta * delta * between
-            tl.store(cov_ptr + c * width + a, cov, mask=held)
+            tl.store(cov_ptr + c * width + a, cov, mask=in_width)
 
 
 @device
@@ -271,7 +274,7 @@ def _tiles_kernel(
             for _ in range(end, last, share_rows):
                 sums += tl.load(part_ptr + _share_tile(share, pairs, pair, SIDE))
                 share += 1
-        old, inverse, between = _shares(seen_ptr, slot, (last - first).to(tl.float64), ACC)
+        old, inverse, between = _merge_factors(seen_ptr, slot, (last - first).to(tl.float64), ACC)
         delta_a = tl.load(delta_ptr + slot * width + a, mask=a < width, other=0.0)
         delta_b = tl.load(delta_ptr + slot * width + b, mask=b < width, other=0.0)
         inside = (a < width)[:, None] & (b < width)[None, :] & (a[:, None] >= b[None, :])
@@ -285,17 +288,12 @@ def _tiles_kernel(
         tl.store(matrix + mirror, tl.trans(cov), mask=above)
 
 
-def _rows(features: Tensor) -> Tensor:
-    """(N, A, P) -> (N*P, A) whose rows are packed; a view where the features of a row lie side by side already."""
-    rows = features.transpose(1, 2).reshape(-1, features.shape[1])
-    return rows if rows.shape[1] <= 1 or rows.stride(1) == 1 else rows.contiguous()
-
-
 def covariance_update_(count: Tensor, mean: Tensor, cov: Tensor, features: Tensor, labels: Tensor,
                        ignore_index: int | None, kind: int) -> Tensor:
     if not (count.is_contiguous() and mean.is_contiguous() and cov.is_contiguous()):
         raise RuntimeError("covariance_update_: count, mean and cov must be contiguous")
-    x, y = _rows(features), labels.reshape(-1)
+    # (N, A, P) -> (N*P, A), a view where the features of a row lie side by side already.
+    x, y = packed_rows(features.transpose(1, 2).reshape(-1, features.shape[1])), labels.reshape(-1)
     (rows, width), classes = x.shape, count.shape[0]
     if rows == 0:
         return torch.zeros((), dtype=torch.int64, device=count.device)
@@ -311,12 +309,12 @@ def covariance_update_(count: Tensor, mean: Tensor, cov: Tensor, features: Tenso
     offset, place = by_source(key.unsqueeze(1), classes)
 
     overall = None
-    if kind == SHARED:  # of all rows so far: one class more, before the classes move on
+    if kind == CovarianceKind.SHARED:  # of all rows so far: one class more, before the classes move on
         n = count.sum()
         overall = n, (count.to(mean.dtype) @ mean / n.clamp(min=1)).unsqueeze(0)
     present, seen = classes_with_rows(offset, count, rows)
-    _move_means(mean, cov if kind == DIAG else None, x, place, offset, present, seen, 1, kind == FULL, cov,
-                min(rows, classes))
+    _move_means(mean, cov if kind == CovarianceKind.DIAG else None, x, place, offset, present, seen, 1,
+                kind == CovarianceKind.FULL, cov, min(rows, classes))
     if overall is not None:
         n, mean_of_all = overall
         one = (offset[classes] == 0).to(torch.int32).neg().view(1)  # slot 0 is class 0, or none where no row counts

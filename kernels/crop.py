@@ -19,8 +19,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from fastmix.reference._common import is_channels_last
+
 from ._common import FLOAT, WORD, device, finish, image_rows, launch, packed_images, rows_like, to_float, to_storage
-from ._tiles import REGISTERS, Tiles, tile
+from ._tiles import REGISTERS, Tiles, channel_of, tile
 
 # Elements of a program of the gradient, 8 a thread. Reasoned, not measured: its loads are gathers.
 BLOCK = 1024
@@ -32,22 +34,12 @@ def _bits(value: float, dtype: torch.dtype) -> int:
     return int(torch.tensor(value, dtype=dtype, device="cpu").view(WORD[dtype.itemsize]))
 
 
-@device
-def _channel(row, column, height, CHANNELS: tl.constexpr, PIXEL: tl.constexpr):
-    """The channel of the elements of a tile: a row's where PIXEL is 1, else a column's."""
-    if PIXEL == 1:
-        channel = row // height
-    else:
-        channel = column % PIXEL
-    return channel
-
-
 # ---------------------------------------------------------------- crop
 
 @triton.jit
 def _crop_kernel(
     out_ptr, x_ptr, shift_ptr, fill_ptr,          # words (N, rows, length) x2, int64 (N, 2), words (N, C)
-    batch, rows, length, height, width, column_chunks, image_stride, value,
+    batch, rows, length, height, width, column_chunks, image_stride, fill_value,
     CHANNELS: tl.constexpr, PIXEL: tl.constexpr, COLOURED: tl.constexpr, VEC: tl.constexpr, ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):  # fmt: skip
@@ -60,13 +52,13 @@ def _crop_kernel(
     shown = inside & ((i >= 0) & (i < height)) & ((j >= 0) & (j < length))
     at = row.to(tl.int64) * length + column
     if COLOURED:
-        channel = _channel(row, column, height, CHANNELS, PIXEL)
-        behind = tl.load(fill_ptr + n * CHANNELS + channel, mask=inside & ~shown, other=0)
-        behind += tl.zeros((ROWS, COLUMNS), out_ptr.dtype.element_ty)
+        channel = channel_of(row, column, height, PIXEL)
+        background = tl.load(fill_ptr + n * CHANNELS + channel, mask=inside & ~shown, other=0)
+        background += tl.zeros((ROWS, COLUMNS), out_ptr.dtype.element_ty)
     else:
-        behind = tl.full((ROWS, COLUMNS), 0, out_ptr.dtype.element_ty) + value.to(out_ptr.dtype.element_ty)
-    seen = tl.load(x_ptr + n * image_stride + at + (down.to(tl.int64) * length + right), mask=shown, other=0)
-    tl.store(out_ptr + n * rows * length + at, tl.where(shown, seen, behind), mask=inside)
+        background = tl.full((ROWS, COLUMNS), 0, out_ptr.dtype.element_ty) + fill_value.to(out_ptr.dtype.element_ty)
+    value = tl.load(x_ptr + n * image_stride + at + (down.to(tl.int64) * length + right), mask=shown, other=0)
+    tl.store(out_ptr + n * rows * length + at, tl.where(shown, value, background), mask=inside)
 
 
 def crop(x: Tensor, shift: Tensor, fill: Tensor | None, value: float) -> Tensor:
@@ -120,18 +112,18 @@ def _resized_crop_kernel(
     out_ptr, x_ptr, box_ptr, fill_ptr,            # (N, rows, length), (N, ...), float64 (N, 4), (N, C)
     batch, rows, length, out_height, out_width, height, width, column_chunks, image_stride,
     row_stride, channel_stride,
-    CHANNELS: tl.constexpr, PIXEL: tl.constexpr, ACC: tl.constexpr, VEC: tl.constexpr,
-    ROWS: tl.constexpr, COLUMNS: tl.constexpr, FILL_STRIDE: tl.constexpr,
+    PIXEL: tl.constexpr, ACC: tl.constexpr, VEC: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+    FILL_STRIDE: tl.constexpr,
 ):  # fmt: skip
     """row_stride, channel_stride: elements of x between image rows, and between the channels of a row-major image."""
     n, row, column, length, inside = tile(batch, rows, length, column_chunks, VEC, ROWS, COLUMNS)
     top, left, tall, wide, finite = _box(box_ptr, n)
-    channel = _channel(row, column, out_height, CHANNELS, PIXEL)
+    channel = channel_of(row, column, out_height, PIXEL)
     y, down = _position(top, tall, out_height, height, row % out_height)
     x, right = _position(left, wide, out_width, width, column // PIXEL)
     down = down.to(ACC)
     right = right.to(ACC)
-    behind = to_float(tl.load(fill_ptr + n * FILL_STRIDE + channel, mask=inside, other=0.0), ACC)
+    background = to_float(tl.load(fill_ptr + n * FILL_STRIDE + channel, mask=inside, other=0.0), ACC)
     if PIXEL == 1:
         plane = x_ptr + n * image_stride + channel.to(tl.int64) * channel_stride
     else:
@@ -146,8 +138,8 @@ def _resized_crop_kernel(
     b = to_float(tl.load(corner + PIXEL, mask=first & after, other=0.0), ACC)
     c = to_float(tl.load(corner + row_stride, mask=second & before, other=0.0), ACC)
     d = to_float(tl.load(corner + row_stride + PIXEL, mask=second & after, other=0.0), ACC)
-    upper = _between(tl.where(first & before, a, behind), tl.where(first & after, b, behind), right)
-    lower = _between(tl.where(second & before, c, behind), tl.where(second & after, d, behind), right)
+    upper = _between(tl.where(first & before, a, background), tl.where(first & after, b, background), right)
+    lower = _between(tl.where(second & before, c, background), tl.where(second & after, d, background), right)
     result = tl.where(finite, _between(upper, lower, down), float("nan"))
     out_at = row.to(tl.int64) * length + column
     tl.store(out_ptr + n * rows * length + out_at, to_storage(result, out_ptr.dtype.element_ty), mask=inside)
@@ -155,9 +147,8 @@ def _resized_crop_kernel(
 
 def _resized_like(x: Tensor, height: int, width: int, dtype: torch.dtype | None = None) -> Tensor:
     """As the operator's fake."""
-    last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
     return torch.empty((*x.shape[:2], height, width), dtype=dtype or x.dtype, device=x.device,
-                       memory_format=torch.channels_last if last else torch.contiguous_format)
+                       memory_format=torch.channels_last if is_channels_last(x) else torch.contiguous_format)
 
 
 def resized_crop(x: Tensor, box: Tensor, height: int, width: int, fill: Tensor | None, value: float) -> Tensor:
@@ -177,8 +168,8 @@ def resized_crop(x: Tensor, box: Tensor, height: int, width: int, fill: Tensor |
     colours = x.new_full((channels,), value) if fill is None else fill.contiguous()
     launch(_resized_crop_kernel, tiles.programs, x.device, out, source, box.contiguous(), colours, x.shape[0],
            tiles.rows, tiles.length, height, width, tall, wide, tiles.column_chunks, source.stride(0), *strides,
-           CHANNELS=channels, PIXEL=tiles.pixel, ACC=FLOAT[x.dtype], VEC=tiles.vec, ROWS=tiles.tile_rows,
-           COLUMNS=tiles.tile_columns, FILL_STRIDE=0 if fill is None else channels, num_warps=tiles.warps)
+           PIXEL=tiles.pixel, ACC=FLOAT[x.dtype], VEC=tiles.vec, ROWS=tiles.tile_rows, COLUMNS=tiles.tile_columns,
+           FILL_STRIDE=0 if fill is None else channels, num_warps=tiles.warps)
     return out
 
 
@@ -197,7 +188,7 @@ def _adjoint_kernel(
     pid = tl.program_id(0)
     n = (pid % batch).to(tl.int64)
     element = (pid // batch).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    held = element < tl.cast(planes, tl.int64) * length * inner
+    inside = element < tl.cast(planes, tl.int64) * length * inner
     line = (element // inner % length).to(tl.int32)
     plane = element // inner // length
     top, left, tall, wide, finite = _box(box_ptr, n)
@@ -214,7 +205,7 @@ def _adjoint_kernel(
     high = tl.where(offset <= far, (offset + 1.5) * scale + 1.5, lines * 1.0)
     low = tl.minimum(tl.maximum(low, 0.0), lines * 1.0).to(tl.int32)
     high = tl.minimum(tl.maximum(high, 0.0), lines * 1.0).to(tl.int32)
-    count = tl.where(held, tl.where(finite, high - low, 0), 0)
+    count = tl.where(inside, tl.where(finite, high - low, 0), 0)
     source = grad_ptr + n * grad_stride + plane * lines * inner + element % inner
     total = tl.zeros((BLOCK,), ACC)
     for step in range(0, tl.max(count, 0)):
@@ -225,7 +216,7 @@ def _adjoint_kernel(
         touches = (step < count) & (own | ((before + 1 == line) & (weight != 0.0)))
         g = tl.load(source + i.to(tl.int64) * inner, mask=touches, other=0.0)
         total += tl.where(touches, share * to_float(g, ACC), 0.0)
-    tl.store(out_ptr + n * planes * length * inner + element, to_storage(total, out_ptr.dtype.element_ty), mask=held)
+    tl.store(out_ptr + n * planes * length * inner + element, to_storage(total, out_ptr.dtype.element_ty), mask=inside)
 
 
 def _along(out: Tensor, grad: Tensor, box: Tensor, axis: int, planes: int, length: int, inner: int,
@@ -242,7 +233,7 @@ def resized_crop_backward(grad: Tensor, box: Tensor, height: int, width: int) ->
     if out.numel() == 0:
         return out
     box = box.contiguous()
-    last = out.is_contiguous(memory_format=torch.channels_last) and not out.is_contiguous()
+    last = is_channels_last(out)
     source = grad.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
     planes, pixel = (1, channels) if last else (channels, 1)
     sums = _resized_like(source, tall, width, torch.float64 if grad.dtype == torch.float64 else torch.float32)

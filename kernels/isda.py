@@ -34,13 +34,23 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from fastmix.ops.enums import CovarianceKind
+
 from . import _isda_table
 from ._classes import dot_block, is_class, present_classes
-from ._common import FLOAT, WORD, device, launch, next_power_of_2, to_float, to_storage
-from ._isda_table import Products, mean_row, panel_products, strength_value, tables, tile
-from .covariance import DIAG, FULL, SHARED
-from .paste import NAN
-from .patch_mix import STORAGE
+from ._common import (
+    FLOAT,
+    NAN,
+    STORAGE,
+    WORD,
+    device,
+    launch,
+    next_power_of_2,
+    packed_rows,
+    to_float,
+    to_storage,
+)
+from ._isda_table import DIAG, Products, matrix_tile, mean_row, panel_products, strength_value, tables
 
 # ---------------------------------------------------------------- added to the logits
 
@@ -149,12 +159,12 @@ def _pull_kernel(
     a = tl.program_id(0) % column_blocks * COLUMNS + tl.arange(0, COLUMNS)
     c = tl.load(present_ptr + u, mask=u < slots, other=-1)
     in_u, in_a = c >= 0, a < width
-    wc = tile(weight_ptr, c, in_u, a, in_a, width)
+    wc = matrix_tile(weight_ptr, c, in_u, a, in_a, width)
     pull = tl.zeros((SLOTS, COLUMNS), ACC)
     for start in range(0, classes, DEPTH):
         j = start + tl.arange(0, DEPTH)
-        e = tile(sums_ptr, u, in_u, j, j < classes, classes)
-        wj = tile(weight_ptr, j, j < classes, a, in_a, width)
+        e = matrix_tile(sums_ptr, u, in_u, j, j < classes, classes)
+        wj = matrix_tile(weight_ptr, j, j < classes, a, in_a, width)
         mean = mean_row(wj, j < classes)
         pull = tl.dot(e, tl.where((j < classes)[:, None], wj - mean, 0.0), pull, input_precision=PRECISION,
                       out_dtype=ACC)
@@ -195,7 +205,7 @@ def _pair_gradient_kernel(
     a = tl.program_id(0) % column_blocks * COLUMNS + tl.arange(0, COLUMNS)
     j = tl.program_id(0) // column_blocks * ROWS + tl.arange(0, ROWS)
     in_a, in_j = a < width, j < classes
-    wj = tile(weight_ptr, j, in_j, a, in_a, width)
+    wj = matrix_tile(weight_ptr, j, in_j, a, in_a, width)
     mean = mean_row(wj, in_j)
     weighed = tl.zeros((ROWS, COLUMNS), ACC)  # sum of e sigma_c, and of e sigma_c w_c
     theirs = tl.zeros((ROWS, COLUMNS), ACC)
@@ -203,30 +213,25 @@ def _pair_gradient_kernel(
         u = start + tl.arange(0, DEPTH)
         c = tl.load(present_ptr + u, mask=u < slots, other=-1)
         in_u = c >= 0
-        e = tl.trans(tile(sums_ptr, u, in_u, j, in_j, classes))
-        wc = tile(weight_ptr, c, in_u, a, in_a, width) - mean
+        e = tl.trans(matrix_tile(sums_ptr, u, in_u, j, in_j, classes))
+        wc = matrix_tile(weight_ptr, c, in_u, a, in_a, width) - mean
         wc = tl.where(in_u[:, None], wc, 0.0)
-        if KIND == 1:
-            sigma = tile(cov_ptr, c, in_u, a, in_a, width)
+        if KIND == DIAG:
+            sigma = matrix_tile(cov_ptr, c, in_u, a, in_a, width)
             weighed = tl.dot(e, sigma, weighed, input_precision=PRECISION, out_dtype=ACC)
             wc = wc * sigma
         else:
             weighed += tl.sum(e, 1)[:, None]
         theirs = tl.dot(e, wc, theirs, input_precision=PRECISION, out_dtype=ACC)
     own = tl.load(slot_ptr + j, mask=in_j, other=-1)
-    pull = tile(pull_ptr, own, own >= 0, a, in_a, width)
-    if KIND == 1:
-        pull = pull * tile(cov_ptr, j, own >= 0, a, in_a, width)
+    pull = matrix_tile(pull_ptr, own, own >= 0, a, in_a, width)
+    if KIND == DIAG:
+        pull = pull * matrix_tile(cov_ptr, j, own >= 0, a, in_a, width)
     out = (wj - mean) * weighed - theirs - pull
     tl.store(out_ptr + j.to(tl.int64)[:, None] * width + a[None, :], out, mask=in_j[:, None] & in_a[None, :])
 
 
 # ---------------------------------------------------------------- launchers
-
-def _by_rows(x: Tensor) -> Tensor:
-    """(N, J): classes side by side, rows anywhere."""
-    return x if x.shape[1] <= 1 or x.stride(1) == 1 else x.contiguous()
-
 
 def isda_logits(logits: Tensor, weight: Tensor, cov: Tensor, labels: Tensor, strength: Tensor | None, scale: float,
                 ignore_index: int, kind: int) -> Tensor:
@@ -241,7 +246,7 @@ def isda_logits(logits: Tensor, weight: Tensor, cov: Tensor, labels: Tensor, str
     options = {"DTYPE": STORAGE[logits.dtype], "NAN_BITS": NAN[logits.dtype], "num_warps": 4, "maxnreg": 160}
     tail = (table.shape[1], table.shape[0], scale, ignore_index)
     if logits.ndim == 2:
-        z = _by_rows(logits)
+        z = packed_rows(logits)
         columns = min(next_power_of_2(classes), 1024)
         rows = max(1, min(next_power_of_2(z.shape[0]), _isda_table.CONFIG.tile // columns))
         blocks = triton.cdiv(classes, columns)
@@ -292,16 +297,16 @@ def isda_logits_backward(grad: Tensor, weight: Tensor, cov: Tensor, labels: Tens
     launch(_pull_kernel, triton.cdiv(slots, together) * column_blocks, gpu, pull, sums, weight, present, slots, classes,
            width, column_blocks, PRECISION=use.precision, SLOTS=together, COLUMNS=columns,
            DEPTH=dot_block(classes, use.depth), num_warps=8)
-    if kind == FULL:
+    if kind == CovarianceKind.FULL:
         return _full_gradient(weight, cov, sums, pull, present)
     out = torch.empty_like(weight)
     rows = dot_block(classes, use.side)
     # maxnreg: left alone, Triton 3.6 spills 8 bytes for sm_90
     launch(_pair_gradient_kernel, triton.cdiv(classes, rows) * column_blocks, gpu, out, weight,
-           cov if kind == DIAG else None, sums, pull, present, slot, slots, classes, width, column_blocks, KIND=kind,
-           PRECISION=use.precision, ROWS=rows, COLUMNS=columns, DEPTH=dot_block(slots, use.depth), num_warps=8,
-           maxnreg=160)
-    return out @ cov if kind == SHARED else out
+           cov if kind == CovarianceKind.DIAG else None, sums, pull, present, slot, slots, classes, width,
+           column_blocks, KIND=kind, PRECISION=use.precision, ROWS=rows, COLUMNS=columns,
+           DEPTH=dot_block(slots, use.depth), num_warps=8, maxnreg=160)
+    return out @ cov if kind == CovarianceKind.SHARED else out
 
 
 def _full_gradient(weight: Tensor, cov: Tensor, sums: Tensor, pull: Tensor, present: Tensor) -> Tensor:

@@ -29,13 +29,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from fastmix.ops.enums import CovarianceKind, Reduction
+
 from ._classes import present_classes
-from ._common import device, launch, next_power_of_2, to_float, to_storage
+from ._common import device, launch, next_power_of_2, packed_rows, to_float, to_storage
 from ._isda_table import strength_value
 from ._loss import weighted
-from .covariance import DIAG, FULL, IDENTITY
-
-NONE, MEAN, SUM = 0, 1, 2
 
 
 @dataclass(frozen=True)
@@ -97,12 +96,12 @@ def _own_table(table_ptr, label_ptr, slot_ptr, n, first, count, classes, PER_CLA
     """(where sample n's table lies, whether it is among the count tables from slot first on)."""
     if PER_CLASS:
         slot = tl.load(slot_ptr + tl.load(label_ptr + n)) - first
-        held = (slot >= 0) & (slot < count)
-        table = table_ptr + tl.where(held, slot, 0).to(tl.int64) * classes * classes
+        present = (slot >= 0) & (slot < count)
+        table = table_ptr + tl.where(present, slot, 0).to(tl.int64) * classes * classes
     else:
-        held = n >= 0
+        present = n >= 0
         table = table_ptr
-    return table, held
+    return table, present
 
 
 @triton.jit(do_not_specialize=["scale", "first", "count"])
@@ -114,8 +113,8 @@ def _bounds_kernel(
     ACC: tl.constexpr = lse_ptr.dtype.element_ty
     n = (tl.program_id(0) // blocks).to(tl.int64)
     block = tl.program_id(0) % blocks
-    table, held = _own_table(table_ptr, label_ptr, slot_ptr, n, first, count, classes, PER_CLASS)
-    if held:
+    table, present = _own_table(table_ptr, label_ptr, slot_ptr, n, first, count, classes, PER_CLASS)
+    if present:
         k = block * SIDE + tl.arange(0, SIDE)[None, :]
         half = strength_value(strength_ptr, scale * 0.5, ACC)
         most = tl.full((1, SIDE), -float("inf"), ACC)
@@ -155,8 +154,8 @@ def _logits_kernel(
 ):  # fmt: skip
     ACC: tl.constexpr = lse_ptr.dtype.element_ty
     n = (tl.program_id(0) // blocks).to(tl.int64)
-    table, held = _own_table(table_ptr, label_ptr, slot_ptr, n, first, count, classes, PER_CLASS)
-    if held:
+    table, present = _own_table(table_ptr, label_ptr, slot_ptr, n, first, count, classes, PER_CLASS)
+    if present:
         j = tl.program_id(0) % blocks * SIDE + tl.arange(0, SIDE)[:, None]
         half = strength_value(strength_ptr, scale * 0.5, ACC)
         total = tl.zeros((SIDE, 1), ACC)
@@ -211,36 +210,37 @@ def _pulls_kernel(
 
 def _products(centred: Tensor, cov: Tensor, present: Tensor, first: int, count: int, kind: int) -> Tensor:
     """W Sigma_c (count, J, A) of the classes in these slots, or of the one covariance (1, J, A)."""
-    if kind == IDENTITY:
+    if kind == CovarianceKind.IDENTITY:
         return centred.unsqueeze(0)
-    if kind not in (FULL, DIAG):
+    if kind == CovarianceKind.SHARED:
         return (centred @ cov).unsqueeze(0)
     sigma = cov[present[first:first + count].clamp(min=0)]
-    return centred * sigma.unsqueeze(1) if kind == DIAG else centred @ sigma
+    return centred * sigma.unsqueeze(1) if kind == CovarianceKind.DIAG else centred @ sigma
 
 
 def isda_consistency(logits: Tensor, weight: Tensor, cov: Tensor, strength: Tensor | None, row_grad: Tensor | None,
                      scale: float, reduction: int, kind: int, need_grad: bool) -> tuple[Tensor, Tensor, Tensor]:
-    z = logits if logits.shape[1] <= 1 or logits.stride(1) == 1 else logits.contiguous()
+    z = packed_rows(logits)
     (rows, classes), width, gpu, dtype = z.shape, weight.shape[1], z.device, weight.dtype
     grad_logits = torch.empty((rows, classes) if need_grad else (0,), dtype=z.dtype, device=gpu)
     grad_weight = torch.zeros((classes, width) if need_grad else (0,), dtype=dtype, device=gpu)
     if rows == 0:
-        return torch.zeros((0,) if reduction == NONE else (), dtype=dtype, device=gpu), grad_logits, grad_weight
+        loss = torch.zeros((0,) if reduction == Reduction.NONE else (), dtype=dtype, device=gpu)
+        return loss, grad_logits, grad_weight
     label = torch.empty(rows, dtype=torch.int64, device=gpu)
     lse = torch.empty(rows, dtype=dtype, device=gpu)
     launch(_rows_kernel, rows, gpu, label, lse, z, classes, z.stride(0), BLOCK=min(1024, next_power_of_2(classes)),
            num_warps=4)
-    per_class = kind in (FULL, DIAG)
+    per_class = kind in (CovarianceKind.FULL, CovarianceKind.DIAG)
     present, slot = present_classes(label, classes, -1)
     slots = present.shape[0] if per_class else 1
-    size = classes * (width + 2 * classes) + (width * width if kind == FULL else 0)
+    size = classes * (width + 2 * classes) + (width * width if kind == CovarianceKind.FULL else 0)
     together = max(1, min(slots, CONFIG.elements // size))
 
     centred = weight - weight.mean(0)
     side = min(CONFIG.side, next_power_of_2(classes))
     blocks = triton.cdiv(classes, side)
-    uniform = 1.0 / rows if reduction == MEAN else 1.0
+    uniform = 1.0 / rows if reduction == Reduction.MEAN else 1.0
     options = {"PER_CLASS": per_class, "SIDE": side, "num_warps": 4}
     bound = torch.empty((rows, classes), dtype=dtype, device=gpu)
     loss = torch.empty((rows, blocks), dtype=dtype, device=gpu)
@@ -262,7 +262,7 @@ def isda_consistency(logits: Tensor, weight: Tensor, cov: Tensor, strength: Tens
     if need_grad:
         grad_weight *= scale if strength is None else strength * scale
     per_row = loss.sum(1)
-    loss = per_row if reduction == NONE else per_row.sum() / (rows if reduction == MEAN else 1)
+    loss = per_row if reduction == Reduction.NONE else per_row.sum() / (rows if reduction == Reduction.MEAN else 1)
     return loss, grad_logits, grad_weight
 
 

@@ -16,21 +16,18 @@ bytes: N*C*H*W read + written, whatever K; flops: none. Not yet run on a GPU.
 
 from __future__ import annotations
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from ._by_source import by_source
-from ._common import FLOAT, WORD, device, finish, launch, rows_like, to_float, to_storage
-from ._tiles import REGISTERS, UNROLLED, Tiles, tile
-
-NAN = {torch.float32: 0x7FC00000, torch.bfloat16: 0x7FC0, torch.float16: 0x7E00, torch.float64: 0x7FF8000000000000}
+from ._common import FLOAT, NAN, WORD, device, finish, launch, rows_like, to_float, to_storage
+from ._tiles import REGISTERS, UNROLLED, Tiles, source_image, tile
 
 
 @device
 def box(box_ptr, i, column, height, length, VEC: tl.constexpr, PIXEL: tl.constexpr):
-    """(held, touched, filled) of a tile: elements inside the box, their vectors that overlap it, that lie inside.
+    """(boxed, touched, filled) of a tile: elements inside the box, their vectors that overlap it, that lie inside.
 
     i: rows of the image (R, 1); column: elements of a row (1, L).
     """
@@ -46,18 +43,29 @@ def box(box_ptr, i, column, height, length, VEC: tl.constexpr, PIXEL: tl.constex
     right = tl.minimum(tl.maximum(right, 0), width).to(tl.int32) * PIXEL
     first = column // VEC * VEC
     rows = (i >= top) & (i < bottom)
-    held = rows & ((column >= left) & (column < right))
+    boxed = rows & ((column >= left) & (column < right))
     touched = rows & ((first < right) & (first + VEC > left) & (left < right))
     filled = rows & ((first >= left) & (first + VEC <= right))
-    return held, touched, filled
+    return boxed, touched, filled
 
 
 @device
 def _source(x_ptr, index_ptr, valid, batch, image_stride, VEC: tl.constexpr):
-    """(the image at index_ptr, valid if it lies in the batch); outside of it image 0, so that nothing else is read."""
-    m = tl.load(index_ptr)
-    inside = (m >= 0) & (m < batch)
-    return x_ptr + tl.where(inside, m, 0) * (image_stride // VEC * VEC), valid & inside
+    """(where the image at index_ptr lies, valid if it is in the batch)."""
+    m, inside = source_image(index_ptr, batch)
+    return x_ptr + m * (image_stride // VEC * VEC), valid & inside
+
+
+@device
+def _paste_box(value, todo, needed, valid, x_ptr, at, index_ptr, box_ptr, i, column, batch, height, length,
+               image_stride, VEC: tl.constexpr, PIXEL: tl.constexpr):
+    """(value, todo, needed, valid) once the box of a source is in place where no later one lies over it."""
+    source, valid = _source(x_ptr, index_ptr, valid, batch, image_stride, VEC)
+    boxed, touched, filled = box(box_ptr, i, column, height, length, VEC, PIXEL)
+    value = tl.where(todo & boxed, tl.load(source + at, mask=needed & touched, other=0), value)
+    todo = todo & ~boxed
+    needed = needed & ~filled
+    return value, todo, needed, valid
 
 
 @triton.jit
@@ -78,21 +86,17 @@ def _paste_kernel(
     if K > 0:
         for back in tl.static_range(K - 1):
             k = K - 1 - back
-            source, valid = _source(x_ptr, index_ptr + n * columns + k, valid, batch, image_stride, VEC)
-            held, touched, filled = box(boxes_ptr + (n * (columns - 1) + (k - 1)) * 4, i, column, height, length, VEC,
-                                        PIXEL)
-            value = tl.where(todo & held, tl.load(source + at, mask=needed & touched, other=0), value)
-            todo = todo & ~held
-            needed = needed & ~filled
+            value, todo, needed, valid = _paste_box(
+                value, todo, needed, valid, x_ptr, at, index_ptr + n * columns + k,
+                boxes_ptr + (n * (columns - 1) + (k - 1)) * 4, i, column, batch, height, length, image_stride, VEC,
+                PIXEL)
     else:
         for back in range(0, columns - 1):
             k = columns - 1 - back
-            source, valid = _source(x_ptr, index_ptr + n * columns + k, valid, batch, image_stride, VEC)
-            held, touched, filled = box(boxes_ptr + (n * (columns - 1) + (k - 1)) * 4, i, column, height, length, VEC,
-                                        PIXEL)
-            value = tl.where(todo & held, tl.load(source + at, mask=needed & touched, other=0), value)
-            todo = todo & ~held
-            needed = needed & ~filled
+            value, todo, needed, valid = _paste_box(
+                value, todo, needed, valid, x_ptr, at, index_ptr + n * columns + k,
+                boxes_ptr + (n * (columns - 1) + (k - 1)) * 4, i, column, batch, height, length, image_stride, VEC,
+                PIXEL)
     source, valid = _source(x_ptr, index_ptr + n * columns, valid, batch, image_stride, VEC)
     value = tl.where(todo, tl.load(source + at, mask=needed, other=0), value)
     value = tl.where(valid, value, tl.full((ROWS, COLUMNS), NAN_BITS, out_ptr.dtype.element_ty))
@@ -116,10 +120,10 @@ def _paste_backward_kernel(
         shows = inside
         needed = inside
         for k in range(tl.maximum(own, 1), columns):
-            held, touched, filled = box(boxes_ptr + (n * (columns - 1) + (k - 1)) * 4, i, column, height, length, VEC,
+            boxed, touched, filled = box(boxes_ptr + (n * (columns - 1) + (k - 1)) * 4, i, column, height, length, VEC,
                                         PIXEL)
             is_own = k == own
-            shows = shows & ((held & is_own) | (~held & (k != own)))
+            shows = shows & ((boxed & is_own) | (~boxed & (k != own)))
             needed = needed & ((touched & is_own) | (~filled & (k != own)))
         g = tl.load(grad_ptr + n * (image_stride // VEC * VEC) + at, mask=needed, other=0.0)
         total += tl.where(shows, to_float(g, ACC), 0.0)

@@ -22,12 +22,20 @@ import triton.language as tl
 from torch import Tensor
 
 from ._by_source import by_source
-from ._common import FLOAT, WORD, device, finish, launch, next_power_of_2, rows_like, to_float, to_storage
-from ._tiles import Tiles
-from .paste import NAN
-
-STORAGE = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16,
-           torch.float64: tl.float64}
+from ._common import (
+    FLOAT,
+    NAN,
+    STORAGE,
+    WORD,
+    device,
+    finish,
+    launch,
+    next_power_of_2,
+    rows_like,
+    to_float,
+    to_storage,
+)
+from ._tiles import Tiles, source_image
 
 
 @device
@@ -46,10 +54,10 @@ def cell_tile(batch, group, height, length, row_chunks, column_chunks, cell_heig
 
 
 @device
-def _own_share(mask_ptr, lam_ptr, n, m, cell, held, cells, lam_stride, ACC: tl.constexpr):
+def _own_share(mask_ptr, lam_ptr, n, m, cell, inside, cells, lam_stride, ACC: tl.constexpr):
     """The own share of cells of image n with partner m, (1, L)."""
-    own = tl.load(mask_ptr + n * cells + cell, mask=held, other=0)
-    theirs = tl.load(mask_ptr + m * cells + cell, mask=held, other=0)
+    own = tl.load(mask_ptr + n * cells + cell, mask=inside, other=0)
+    theirs = tl.load(mask_ptr + m * cells + cell, mask=inside, other=0)
     lam = tl.load(lam_ptr + n * lam_stride).to(ACC)
     return tl.where(own == theirs, lam, tl.where(own != 0, 1.0, 0.0))
 
@@ -59,9 +67,7 @@ def partner_share(partner_ptr, mask_ptr, lam_ptr, n, batch, cell_row, column, le
                   lam_stride, ACC: tl.constexpr, CELL_VEC: tl.constexpr):
     """(partner of image n, whether there is one, cells (1, L) of the columns, n's own share of them); partner 0 where
     there is none."""
-    partner = tl.load(partner_ptr + n)
-    valid = (partner >= 0) & (partner < batch)
-    m = tl.where(valid, partner, 0)
+    m, valid = source_image(partner_ptr + n, batch)
     cell = cell_row * cells_across + column // (cell_length // CELL_VEC * CELL_VEC)
     return m, valid, cell, _own_share(mask_ptr, lam_ptr, n, m, cell, column < length, cells, lam_stride, ACC)
 

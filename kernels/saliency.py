@@ -51,19 +51,19 @@ KEY = {tl.float32: tl.int32, tl.float64: tl.int64}
 # ---------------------------------------------------------------- norms and cells
 
 @device
-def _norm(image_ptr, at, held, channels, channel_stride, C: tl.constexpr, ACC: tl.constexpr, VEC: tl.constexpr):
+def _norm(image_ptr, at, inside, channels, channel_stride, C: tl.constexpr, ACC: tl.constexpr, VEC: tl.constexpr):
     """sqrt(mean over channels of g^2) of the pixels at ``at``. C: channels where they are unrolled, else 0."""
     stride = tl.full((), 0, tl.int64) + channel_stride // VEC * VEC
     if C > 0:
-        g = to_float(tl.load(image_ptr + at, mask=held, other=0.0), ACC)
+        g = to_float(tl.load(image_ptr + at, mask=inside, other=0.0), ACC)
         total = g * g
         for c in tl.static_range(1, C):
-            g = to_float(tl.load(image_ptr + c * stride + at, mask=held, other=0.0), ACC)
+            g = to_float(tl.load(image_ptr + c * stride + at, mask=inside, other=0.0), ACC)
             total += g * g
     else:
         total = at.to(ACC) * 0.0
         for c in range(0, channels):
-            g = to_float(tl.load(image_ptr + c * stride + at, mask=held, other=0.0), ACC)
+            g = to_float(tl.load(image_ptr + c * stride + at, mask=inside, other=0.0), ACC)
             total += g * g
     if ACC == tl.float32:
         norm = tl.sqrt_rn(total / channels)
@@ -84,11 +84,11 @@ def _cell_means(image_ptr, cell, is_cell, cells_across, cell_height, cell_width,
     total = tl.zeros((CELLS,), ACC)
     for start in range(0, pixels, PIXELS):
         p = start + tl.arange(0, PIXELS)
-        inside = (p // cell_width).to(tl.int64) * width + p % cell_width
-        held = is_cell[:, None] & (p < pixels)[None, :]
-        at = (first[:, None] + inside[None, :]) * pixel_stride
-        norm = _norm(image_ptr, at, held, channels, channel_stride, C, ACC, VEC)
-        total += tl.sum(tl.where(held, norm, 0.0), 1)
+        offset = (p // cell_width).to(tl.int64) * width + p % cell_width
+        inside = is_cell[:, None] & (p < pixels)[None, :]
+        at = (first[:, None] + offset[None, :]) * pixel_stride
+        norm = _norm(image_ptr, at, inside, channels, channel_stride, C, ACC, VEC)
+        total += tl.sum(tl.where(inside, norm, 0.0), 1)
     return total / pixels
 
 
@@ -131,26 +131,36 @@ def _rank(q_ptr, cells):
 
 
 @device
-def _candidate(found, bit, KEY: tl.constexpr, BITS: tl.constexpr):
-    """(found with this bit set, the same as a signed key)."""
-    one = tl.full((1,), 1, KEY)
-    tried = found | (one << (BITS - 1 - bit))
-    return tried, tried ^ (one << (BITS - 1))
+def _signed(found, KEY: tl.constexpr, BITS: tl.constexpr):
+    """The key whose order among signed integers is that of found among unsigned ones."""
+    return found ^ (tl.full((1,), 1, KEY) << (BITS - 1))
 
 
 @device
-def _at_least(key, held, rank, KEY: tl.constexpr, BITS: tl.constexpr, COMPARE: tl.constexpr):
-    """Which keys are at or above the rank-th smallest (from 0) of those held."""
+def _candidate(found, bit, KEY: tl.constexpr, BITS: tl.constexpr):
+    """(found with this bit set, the same as a signed key)."""
+    tried = found | (tl.full((1,), 1, KEY) << (BITS - 1 - bit))
+    return tried, _signed(tried, KEY, BITS)
+
+
+@device
+def _load_keys(map_ptr, i, inside, KEY: tl.constexpr, BITS: tl.constexpr):
+    return _key(tl.load(map_ptr + i, mask=inside, other=0.0), KEY, BITS)
+
+
+@device
+def _at_least(key, inside, rank, KEY: tl.constexpr, BITS: tl.constexpr, COMPARE: tl.constexpr):
+    """Which keys are at or above the rank-th smallest (from 0) of those inside."""
     if COMPARE:
-        at_most = (key[None, :] <= key[:, None]) & held[None, :]
+        at_most = (key[None, :] <= key[:, None]) & inside[None, :]
         result = tl.sum(at_most.to(tl.int32), 1) > rank
     else:
         found = tl.zeros((1,), KEY)
         for bit in range(0, BITS):
             tried, candidate = _candidate(found, bit, KEY, BITS)
-            below = tl.sum(((key < candidate) & held).to(tl.int32))
+            below = tl.sum(((key < candidate) & inside).to(tl.int32))
             found = tl.where(below <= rank, tried, found)
-        result = key >= (found ^ (tl.full((1,), 1, KEY) << (BITS - 1)))
+        result = key >= _signed(found, KEY, BITS)
     return result
 
 
@@ -206,17 +216,17 @@ def _percentile_kernel(
             tried, candidate = _candidate(found, bit, KEY, BITS)
             below = tl.zeros((BLOCK,), tl.int32)
             for start in range(0, cells, BLOCK):
-                held = start + i < cells
-                key = _key(tl.load(map_ptr + n * cells + (start + i), mask=held, other=0.0), KEY, BITS)
-                below += ((key < candidate) & held).to(tl.int32)
+                inside = start + i < cells
+                key = _load_keys(map_ptr + n * cells, start + i, inside, KEY, BITS)
+                below += ((key < candidate) & inside).to(tl.int32)
             found = tl.where(tl.sum(below) <= rank, tried, found)
-        threshold = found ^ (tl.full((1,), 1, KEY) << (BITS - 1))
+        threshold = _signed(found, KEY, BITS)
         for start in range(0, cells, BLOCK):
-            held = start + i < cells
-            key = _key(tl.load(map_ptr + n * cells + (start + i), mask=held, other=0.0), KEY, BITS)
-            tl.store(mask_ptr + n * cells + (start + i), (key >= threshold).to(tl.uint8), mask=held)
+            inside = start + i < cells
+            key = _load_keys(map_ptr + n * cells, start + i, inside, KEY, BITS)
+            tl.store(mask_ptr + n * cells + (start + i), (key >= threshold).to(tl.uint8), mask=inside)
     else:
-        key = _key(tl.load(map_ptr + n * cells + i, mask=i < cells, other=0.0), KEY, BITS)
+        key = _load_keys(map_ptr + n * cells, i, i < cells, KEY, BITS)
         mask = _at_least(key, i < cells, rank, KEY, BITS, COMPARE)
         tl.store(mask_ptr + n * cells + i, mask.to(tl.uint8), mask=i < cells)
 
@@ -233,10 +243,10 @@ def _peak_kernel(
     place = tl.zeros((BLOCK,), tl.int32)
     for start in range(0, pixels, BLOCK):
         p = start + tl.arange(0, BLOCK)
-        held = p < pixels // VEC * VEC
-        norm = _norm(grad_ptr + n * (image_stride // VEC * VEC), p.to(tl.int64) * pixel_stride, held, channels,
+        inside = p < pixels // VEC * VEC
+        norm = _norm(grad_ptr + n * (image_stride // VEC * VEC), p.to(tl.int64) * pixel_stride, inside, channels,
                      channel_stride, C, ACC, VEC)
-        key = tl.where(held, _key(norm, KEY, BITS), -1)
+        key = tl.where(inside, _key(norm, KEY, BITS), -1)
         place = tl.where(key > best, p, place)
         best = tl.maximum(best, key)
     first = tl.min(tl.where(best == tl.max(best), place, pixels))

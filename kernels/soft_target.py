@@ -33,7 +33,7 @@ from torch import Tensor
 
 from fastmix.ops.enums import Loss, Reduction
 
-from ._common import FLOAT, launch, next_power_of_2, vector
+from ._common import FLOAT, launch, next_power_of_2, packed_rows, vector
 from ._loss import bce_terms, count_rows, scale_kernel, sigmoid, sum_parts, weighted, xlogx
 from ._soft_target_rows import (
     MEAN,
@@ -44,7 +44,6 @@ from ._soft_target_rows import (
     load_target,
     row_layout,
     running_softmax,
-    smoothing_shares,
     store_gradient,
     store_loss,
     times_sample_weight,
@@ -73,7 +72,6 @@ class Config:
     count_programs: int = 128
     # Below this many classes the edge of an odd row would be most of the row: single elements instead.
     split_classes: int = 256
-
     # Left alone, ptxas spills 8 bytes to fit one more program; these are above what the kernels then take.
     loop_registers: int = 96
     registers: int = 168
@@ -101,12 +99,11 @@ def _sparse_kernel(
     """Softmax against the K classes that each row names, and one base for all others."""
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
     is_row = row < rows
-    eps, keep = smoothing_shares(smoothing, smoothing_low, ROWS, ACC)
     start, body_start, grad_start, head, body = row_layout(row, classes, row_stride, ROWS, VEC, EDGES)
     lane = tl.arange(0, BLOCK)[None, :]
     if EDGES:
         edge_class, is_edge, edge_z = load_edge(logits_ptr, start, head, body, classes, is_row, VEC, ACC)
-    base = base_of(base_ptr, row, is_row, classes, eps, keep, SMOOTH, ROWS, ACC)
+    base, keep = base_of(base_ptr, row, is_row, classes, smoothing, smoothing_low, SMOOTH, ROWS, ACC)
     named, is_named, named_weight, named_z, named_total, first_of_class, ignored, in_range = load_named(
         logits_ptr, index_ptr, weight_ptr, start, row, is_row, classes, columns, ignore_index, keep, ROWS, COLUMNS, ACC)
     scale = tl.zeros((ROWS, 1), ACC) + 1.0
@@ -182,12 +179,11 @@ def _dense_kernel(
     """Softmax against a target of (N, J)."""
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
     is_row = row < rows
-    eps, keep = smoothing_shares(smoothing, smoothing_low, ROWS, ACC)
     start, body_start, grad_start, head, body = row_layout(row, classes, row_stride, ROWS, VEC, EDGES)
     lane = tl.arange(0, BLOCK)[None, :]
     if EDGES:
         edge_class, is_edge, edge_z = load_edge(logits_ptr, start, head, body, classes, is_row, VEC, ACC)
-    base = base_of(None, row, is_row, classes, eps, keep, SMOOTH, ROWS, ACC)
+    base, keep = base_of(None, row, is_row, classes, smoothing, smoothing_low, SMOOTH, ROWS, ACC)
     scale = tl.zeros((ROWS, 1), ACC) + 1.0
     if REDUCTION == MEAN:
         scale = scale / (tl.zeros((ROWS, 1), ACC) + rows)
@@ -256,12 +252,11 @@ def _sigmoid_kernel(
     """BCE. Nothing of the row as a whole is needed for the gradient: one loop for both."""
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
     is_row = row < rows
-    eps, keep = smoothing_shares(smoothing, smoothing_low, ROWS, ACC)
     start, body_start, grad_start, head, body = row_layout(row, classes, row_stride, ROWS, VEC, EDGES)
     lane = tl.arange(0, BLOCK)[None, :]
     if EDGES:
         edge_class, is_edge, edge_z = load_edge(logits_ptr, start, head, body, classes, is_row, VEC, ACC)
-    base = base_of(base_ptr, row, is_row, classes, eps, keep, SMOOTH, ROWS, ACC)
+    base, keep = base_of(base_ptr, row, is_row, classes, smoothing, smoothing_low, SMOOTH, ROWS, ACC)
     ignored = row < 0
     in_range = row >= 0
     if index_ptr is not None:
@@ -318,16 +313,13 @@ def _alignment(logits: Tensor, classes: int) -> tuple[int, bool]:
 def _run(logits: Tensor, index: Tensor | None, weight: Tensor | None, base: Tensor | None, target: Tensor | None,
          sample_weight: Tensor | None, smoothing: float, ignore_index: int, loss: int, reduction: int,
          need_grad: bool) -> tuple[Tensor, Tensor]:
-    rows, classes = logits.shape
-    device = logits.device
-    double = logits.dtype == torch.float64
+    (rows, classes), device, double = logits.shape, logits.device, logits.dtype == torch.float64
     dtype = torch.float64 if double else torch.float32
     grad = torch.empty(logits.shape if need_grad else (0,), dtype=logits.dtype, device=device)
     out = torch.empty((rows,) if reduction == Reduction.NONE else (), dtype=dtype, device=device)
     if rows == 0 or classes == 0:
         return out.zero_(), grad
-    if logits.stride(1) != 1 and classes > 1:
-        logits = logits.contiguous()
+    logits = packed_rows(logits)
     index, weight, base, target, sample_weight = (
         t if t is None else t.contiguous() for t in (index, weight, base, target, sample_weight))
 

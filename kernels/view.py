@@ -19,7 +19,7 @@ from torch import Tensor
 from fastmix.ops.enums import FLOAT_TYPES
 
 from ._common import FLOAT, device, launch, packed_images, to_storage
-from ._tiles import UNROLLED, Tiles, tile
+from ._tiles import UNROLLED, Tiles, channel_of, tile
 from .blend import weighted_source
 from .paste import box
 from .patch_mix import arguments, cell_tile, cells_together, partner_share, write_weight
@@ -59,19 +59,31 @@ def _bytes(x_ptr, flip_ptr, shift_ptr, m, row, column, wanted, height, width, im
 
 
 @device
-def _normalised(mixed, total, mean_ptr, std_ptr, row, column, height, rows, length, ACC: tl.constexpr,
-                PIXEL: tl.constexpr):
-    """scale * mixed + offset * total, by the channel of a row or, with channels last, of a column."""
-    if PIXEL > 1:
-        channel = column % PIXEL
-        held = column < length
-    else:
-        channel = row // height
-        held = row < rows
-    mean = tl.load(mean_ptr + channel, mask=held, other=0.0).to(ACC)
-    std = tl.load(std_ptr + channel, mask=held, other=1.0).to(ACC)
+def _write(out_ptr, mixed, total, valid, mean_ptr, std_ptr, n, row, column, mask, height, rows, length,
+           ACC: tl.constexpr, PIXEL: tl.constexpr):
+    """A tile of ``scale * mixed + offset * total``, by the channel of a row or, with channels last, of a column; NaN
+    where not valid."""
+    channel = channel_of(row, column, height, PIXEL)
+    has_channel = row < rows if PIXEL == 1 else column < length
+    mean = tl.load(mean_ptr + channel, mask=has_channel, other=0.0).to(ACC)
+    std = tl.load(std_ptr + channel, mask=has_channel, other=1.0).to(ACC)
     one = tl.full((1, 1), 1.0, ACC)
-    return one / (std * 255.0) * mixed + (0.0 - mean) / std * total
+    value = one / (std * 255.0) * mixed + (0.0 - mean) / std * total
+    value = to_storage(tl.where(valid, value, float("nan")), out_ptr.dtype.element_ty)
+    tl.store(out_ptr + n * rows * length + row.to(tl.int64) * length + column, value, mask=mask)
+
+
+@device
+def _add_source(mixed, total, valid, index_ptr, weight_ptr, entry, batch, x_ptr, flip_ptr, shift_ptr, row, column, mask,
+                height, width, image_stride, channel_stride, row_stride, pixel_stride, ACC: tl.constexpr,
+                PIXEL: tl.constexpr, HAS_FLIP: tl.constexpr, HAS_SHIFT: tl.constexpr):
+    m, inside, w = weighted_source(index_ptr, weight_ptr, entry, batch, ACC)
+    valid = valid & inside
+    byte = _bytes(x_ptr, flip_ptr, shift_ptr, m, row, column, mask, height, width, image_stride, channel_stride,
+                  row_stride, pixel_stride, PIXEL, HAS_FLIP, HAS_SHIFT)
+    total += w
+    mixed += w * byte.to(ACC)
+    return mixed, total, valid
 
 
 @triton.jit
@@ -83,29 +95,23 @@ def _view_blend_kernel(
     VEC: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     """K: columns where they are unrolled, else 0."""
-    n, row, column, length, held = tile(batch, rows, length, column_chunks, VEC, ROWS, COLUMNS)
+    n, row, column, length, mask = tile(batch, rows, length, column_chunks, VEC, ROWS, COLUMNS)
     mixed = tl.zeros((ROWS, COLUMNS), ACC)
     total = tl.zeros((1, 1), ACC)
     valid = n >= 0
     if K > 0:
         for k in tl.static_range(K):
-            m, inside, w = weighted_source(index_ptr, weight_ptr, n * columns + k, batch, ACC)
-            valid = valid & inside
-            byte = _bytes(x_ptr, flip_ptr, shift_ptr, m, row, column, held, height, width, image_stride, channel_stride,
-                          row_stride, pixel_stride, PIXEL, HAS_FLIP, HAS_SHIFT)
-            total += w
-            mixed += w * byte.to(ACC)
+            mixed, total, valid = _add_source(
+                mixed, total, valid, index_ptr, weight_ptr, n * columns + k, batch, x_ptr, flip_ptr, shift_ptr, row,
+                column, mask, height, width, image_stride, channel_stride, row_stride, pixel_stride, ACC, PIXEL,
+                HAS_FLIP, HAS_SHIFT)
     else:
         for k in range(0, columns):
-            m, inside, w = weighted_source(index_ptr, weight_ptr, n * columns + k, batch, ACC)
-            valid = valid & inside
-            byte = _bytes(x_ptr, flip_ptr, shift_ptr, m, row, column, held, height, width, image_stride, channel_stride,
-                          row_stride, pixel_stride, PIXEL, HAS_FLIP, HAS_SHIFT)
-            total += w
-            mixed += w * byte.to(ACC)
-    value = _normalised(mixed, total, mean_ptr, std_ptr, row, column, height, rows, length, ACC, PIXEL)
-    value = to_storage(tl.where(valid, value, float("nan")), out_ptr.dtype.element_ty)
-    tl.store(out_ptr + n * rows * length + row.to(tl.int64) * length + column, value, mask=held)
+            mixed, total, valid = _add_source(
+                mixed, total, valid, index_ptr, weight_ptr, n * columns + k, batch, x_ptr, flip_ptr, shift_ptr, row,
+                column, mask, height, width, image_stride, channel_stride, row_stride, pixel_stride, ACC, PIXEL,
+                HAS_FLIP, HAS_SHIFT)
+    _write(out_ptr, mixed, total, valid, mean_ptr, std_ptr, n, row, column, mask, height, rows, length, ACC, PIXEL)
 
 
 @triton.jit
@@ -116,12 +122,13 @@ def _view_paste_kernel(
     HAS_INDEX: tl.constexpr, ACC: tl.constexpr, PIXEL: tl.constexpr, HAS_FLIP: tl.constexpr, HAS_SHIFT: tl.constexpr,
     VEC: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    n, row, column, length, held = tile(batch, rows, length, column_chunks, VEC, ROWS, COLUMNS)
-    todo = held  # elements that no box has claimed yet, from the last box to the first
+    n, row, column, length, mask = tile(batch, rows, length, column_chunks, VEC, ROWS, COLUMNS)
+    todo = mask  # elements that no box has claimed yet, from the last box to the first
     byte = tl.zeros((ROWS, COLUMNS), tl.uint8)
     valid = n >= 0
     canvas = n
     if HAS_INDEX:
+        # Not by `_tiles.source_image`: in its order of operations this kernel takes up to 16 registers more.
         for back in range(0, columns - 1):
             k = columns - 1 - back
             m = tl.load(index_ptr + n * columns + k)
@@ -138,9 +145,7 @@ def _view_paste_kernel(
         canvas = tl.where(inside, canvas, 0)
     byte |= _bytes(x_ptr, flip_ptr, shift_ptr, canvas, row, column, todo, height, width, image_stride, channel_stride,
                    row_stride, pixel_stride, PIXEL, HAS_FLIP, HAS_SHIFT)
-    value = _normalised(byte.to(ACC), 1.0, mean_ptr, std_ptr, row, column, height, rows, length, ACC, PIXEL)
-    value = to_storage(tl.where(valid, value, float("nan")), out_ptr.dtype.element_ty)
-    tl.store(out_ptr + n * rows * length + row.to(tl.int64) * length + column, value, mask=held)
+    _write(out_ptr, byte.to(ACC), 1.0, valid, mean_ptr, std_ptr, n, row, column, mask, height, rows, length, ACC, PIXEL)
 
 
 @triton.jit
@@ -153,18 +158,16 @@ def _view_patch_mix_kernel(
     CELL_VEC: tl.constexpr, SKIP: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, CELLS: tl.constexpr,
 ):  # fmt: skip
     length = length // VEC * VEC
-    n, cell_row, row, column, held = cell_tile(batch, group, height, length, row_chunks, column_chunks, cell_height,
+    n, cell_row, row, column, mask = cell_tile(batch, group, height, length, row_chunks, column_chunks, cell_height,
                                                ROWS, COLUMNS)
     m, valid, _, a = partner_share(partner_ptr, mask_ptr, lam_ptr, n, batch, cell_row, column, length, cell_length,
                                    cells, cells_across, lam_stride, ACC, CELL_VEC)
-    own = _bytes(x_ptr, flip_ptr, shift_ptr, n, row, column, held & (a != 0), height, width, image_stride,
+    own = _bytes(x_ptr, flip_ptr, shift_ptr, n, row, column, mask & (a != 0), height, width, image_stride,
                  channel_stride, row_stride, pixel_stride, PIXEL, HAS_FLIP, HAS_SHIFT).to(ACC)
-    theirs = _bytes(x_ptr, flip_ptr, shift_ptr, m, row, column, held & (a != 1), height, width, image_stride,
+    theirs = _bytes(x_ptr, flip_ptr, shift_ptr, m, row, column, mask & (a != 1), height, width, image_stride,
                     channel_stride, row_stride, pixel_stride, PIXEL, HAS_FLIP, HAS_SHIFT).to(ACC)
     mixed = theirs + a * (own - theirs)  # exact where a is 1 or 0: bytes are finite
-    value = _normalised(mixed, 1.0, mean_ptr, std_ptr, row, column, height, rows, length, ACC, PIXEL)
-    value = to_storage(tl.where(valid, value, float("nan")), out_ptr.dtype.element_ty)
-    tl.store(out_ptr + n * rows * length + row.to(tl.int64) * length + column, value, mask=held)
+    _write(out_ptr, mixed, 1.0, valid, mean_ptr, std_ptr, n, row, column, mask, height, rows, length, ACC, PIXEL)
     if tl.program_id(0) < batch:  # the first tile of each image
         write_weight(shares_ptr, mask_ptr, lam_ptr, n, m, valid, cells, lam_stride, CELLS)
 

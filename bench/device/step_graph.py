@@ -14,10 +14,12 @@ import torch
 from torch import Tensor
 
 import fastmix
-from fastmix.app.training import methods, run
+from fastmix.app import methods
+from fastmix.app.training import run
 from fastmix.app.training.distributed import Processes
-from fastmix.app.training.loop import Seen, Setup, mix, update
+from fastmix.app.training.loop import mixed, update
 from fastmix.app.training.options import Options
+from fastmix.app.training.setup import ByteBatch, Setup
 
 from ..harness.cuda_graph import capture
 from ..harness.steps import random_dataset
@@ -58,12 +60,11 @@ class Step:
     def __call__(self) -> Result:
         setup, timer = self.setup, Untimed()
         view = fastmix.View.draw(self.pixels, setup.preprocess.mean, setup.preprocess.std, pad=2)
-        mixed = mix(setup, Seen(self.pixels, view), self.y, timer)
-        loss, _, _ = update(setup, self.y, mixed, 1.0, timer)
-        target = mixed.target
+        with mixed(setup, ByteBatch(self.pixels, view), self.y, timer) as (images, target):
+            loss, _, _ = update(setup, self.y, images, target, 1.0, timer)
         if isinstance(target, Tensor):
             target = fastmix.SoftTarget.from_labels(target)
-        return Result(loss, mixed.images, target.dense(CLASSES))
+        return Result(loss, images, target.dense(CLASSES))
 
 
 def check_replays(method: str, device: torch.device, replays: int = 3) -> None:

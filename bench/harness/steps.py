@@ -7,13 +7,16 @@ alone down to logits and classifier, inside the phase model.
 
 from __future__ import annotations
 
+import copy
 import statistics
 
 import torch
 
 import fastmix
 from fastmix.app import data
-from fastmix.app.training.loop import Setup, training_step
+from fastmix.app.methods.objective import Classifier
+from fastmix.app.training.loop import training_step
+from fastmix.app.training.setup import Setup
 from fastmix.app.training.timing import PHASES, StepTimer
 
 from .entries import Entry
@@ -43,7 +46,7 @@ def two_steps(setup: Setup) -> dict[str, float]:
         timer, index = StepTimer(setup.device), torch.arange(setup.options.batch)
         timer.start()
         images, y = next(setup.dataset.train.batches([index]))
-        x = setup.seen(images, setup.augmentation(1))
+        x = setup.byte_batch(images, setup.augmentation(1))
         timer.end("data")
         training_step(setup, x, y, 1.0, timer)
         setup.scheduler.step()
@@ -73,19 +76,19 @@ def loss_backward_ms(setup: Setup, repeats: int = 9) -> float:
     options, device = setup.options, setup.device
     y = torch.arange(options.batch, device=device) % len(setup.dataset.classes)
     logits = torch.randn(options.batch, len(setup.dataset.classes), device=device, requires_grad=True)
-    confidence = torch.full((options.batch,), 0.5, device=device)
-    weight = features = None
-    if setup.objective is not None:
-        weight = setup.objective.head(setup.model).weight.detach().clone().requires_grad_()
-        features = torch.randn(options.batch, weight.shape[1], device=device)
+    target = y if setup.mixer is None else fastmix.SoftTarget.from_labels(y)
+    if setup.method.softens:
+        half = torch.full((options.batch,), 0.5, device=device)
+        target = fastmix.SoftTarget.from_confidence(y, half, len(setup.dataset.classes))
+    observed, layer = None, copy.deepcopy(setup.objective.classifier(setup.model))
+    if layer is not None:
+        observed = Classifier(layer, torch.randn(options.batch, layer.in_features, device=device))
     times = []
     for _ in range(repeats + 2):
         logits.grad = None
-        if setup.objective is None:
-            loss = setup.loss(logits, y if setup.mixer is None else fastmix.SoftTarget.from_labels(y), confidence)
-        else:
-            weight.grad = None
-            loss = setup.objective.loss(logits, features, weight, y, setup.scheduler.last_epoch)
+        if layer is not None:
+            layer.zero_grad(set_to_none=True)
+        loss = setup.objective.loss(logits, target, y, setup.scheduler.last_epoch, observed)
         timer = StepTimer(device)
         timer.start()
         loss.backward()

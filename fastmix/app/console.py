@@ -12,23 +12,13 @@ from contextlib import contextmanager
 from types import ModuleType
 from typing import NoReturn
 
-USAGE, FAILURE, INTERRUPTED = 2, 1, 130
+from . import import_torchvision
+from .errors import FAILURE, INTERRUPTED, USAGE, CommandError, UsageError, first_line
+
 _interrupted = False
 
-
-class CommandError(Exception):
-    """A failed command: the message is all that the user sees. code: the exit status."""
-
-    def __init__(self, message: str, code: int = FAILURE) -> None:
-        super().__init__(message)
-        self.code = code
-
-
-class UsageError(CommandError):
-    """Flags that make no sense, alone or together."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(message, USAGE)
+__all__ = ["FAILURE", "INTERRUPTED", "USAGE", "CommandError", "Parser", "UsageError", "first_line", "printer",
+           "progress_bar", "require", "run"]
 
 
 class Parser(argparse.ArgumentParser):
@@ -42,15 +32,8 @@ class Parser(argparse.ArgumentParser):
         raise UsageError(f"{message} (see {self.prog} --help)")
 
 
-def first_line(error: BaseException) -> str:
-    """An error of another library in a few words."""
-    return next(iter(str(error).splitlines()), "") or type(error).__name__
-
-
 def require(module: str, package: str, need: str, extra: str = "train") -> ModuleType:
     """Import a module of an extra, or say what to install. need: what asks for it."""
-    from . import import_torchvision
-
     import_torchvision.prepare()  # torchmetrics imports it
     try:
         return importlib.import_module(module)
@@ -58,6 +41,11 @@ def require(module: str, package: str, need: str, extra: str = "train") -> Modul
         if error.name is not None and error.name.split(".")[0] != module.split(".")[0]:
             raise CommandError(f"{need} needs {package}, which does not import: {error}") from error
         raise CommandError(f"{need} needs {package}: pip install 'fastmix[{extra}]'") from None
+
+
+def printer(first: bool) -> Callable[[str], None]:
+    """Prints lines of progress in the first process, nothing in the others."""
+    return (lambda line: print(line, flush=True)) if first else (lambda line: None)
 
 
 @contextmanager

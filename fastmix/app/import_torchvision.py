@@ -15,7 +15,7 @@ from types import ModuleType
 
 import torch
 
-from .console import CommandError
+from .errors import CommandError
 
 _declared: list[torch.library.Library] = []
 

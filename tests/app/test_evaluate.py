@@ -31,7 +31,7 @@ from fastmix.app.evaluation import (
 )
 from fastmix.app.evaluation.cam import NoMaps
 from fastmix.app.evaluation.surface import steps
-from fastmix.app.training.loop import BELOW_ONE
+from fastmix.app.training.evaluate import BELOW_ONE
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

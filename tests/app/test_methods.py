@@ -13,8 +13,9 @@ from helpers import training
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from fastmix import RLMix
-from fastmix.app import data
-from fastmix.app.training import methods, run
+from fastmix.app import data, methods
+from fastmix.app.methods.objective import Classifier
+from fastmix.app.training import run
 from fastmix.app.training.distributed import Processes
 from fastmix.app.training.options import Options
 
@@ -28,7 +29,7 @@ def digits():
 
 
 def skip_without_extras(method):
-    if methods.METHODS[method].policy:
+    if methods.METHODS[method].extra:
         pytest.importorskip("stable_baselines3")
 
 
@@ -45,17 +46,14 @@ def test_the_step_of_every_method_is_one_graph(digits, method):
     weights = list(model.parameters())
 
     def step(x, y, saliency):
-        target, confidence = y, None
+        target = y
         if isinstance(mixer, RLMix):
             plan = mixer.plan(x, saliency, torch.full((8,), 0.5))
             x, target = plan.apply(x), plan.target(y)
         elif mixer is not None:
-            x, target, *rest = mixer(x, y, saliency)
-            confidence = rest[0] if rest else None
-        if objective is None:
-            return setup.loss(model(x), target, confidence)
+            x, target = mixer(x, y, saliency)
         features = x.flatten(1)[:, :1].expand(-1, model.classifier.in_features)
-        return objective.loss(model(x), features, model.classifier.weight, y, 3)
+        return objective.loss(model(x), target, y, 3, Classifier(model.classifier, features))
 
     compiled = torch.compile(step, fullgraph=True, backend=counter)
     losses = []
@@ -72,7 +70,7 @@ def test_the_step_of_every_method_is_one_graph(digits, method):
 EPOCHS = """
 import torch, torch.distributed as dist
 from fastmix.app import data
-from fastmix.app.training import methods, run
+from fastmix.app.training import run
 from fastmix.app.training.distributed import processes
 from fastmix.app.training.loop import train_epoch
 from fastmix.app.training.options import Options

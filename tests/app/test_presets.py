@@ -13,11 +13,10 @@ pytest.importorskip("torchmetrics")
 from helpers import training
 
 from fastmix import __main__ as program
-from fastmix.app import models
-from fastmix.app.cli import presets
+from fastmix.app import methods, models
 from fastmix.app.cli import train as command
 from fastmix.app.console import USAGE, UsageError
-from fastmix.app.training import methods, options
+from fastmix.app.training import options, presets
 from fastmix.app.training.options import Options
 from fastmix.app.training.recipes import PRESETS
 

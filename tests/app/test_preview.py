@@ -11,9 +11,9 @@ from helpers import training
 from PIL import Image
 
 from fastmix import __main__ as program
-from fastmix.app.cli import preview
+from fastmix.app import methods
 from fastmix.app.console import FAILURE, USAGE
-from fastmix.app.training import methods
+from fastmix.app.training import preview
 from fastmix.app.training.options import Options
 
 
@@ -24,11 +24,11 @@ def call(capsys, *arguments):
 
 @pytest.mark.parametrize("method", methods.METHODS)
 def test_every_method_draws(tmp_path, capsys, method):
-    if methods.METHODS[method].policy:
+    if methods.METHODS[method].extra:
         pytest.importorskip("stable_baselines3")
     out = tmp_path / "grid.png"
     status, err = call(capsys, "--method", method, "--out", out, "--steps", 5, "--threads", 1, "--count", 4)
-    assert status == 0 and ("saliency" in err) == methods.needs_saliency(Options(method=method))
+    assert status == 0 and ("saliency" in err) == methods.METHODS[method](Options()).needs_saliency
     with Image.open(out) as picture:
         assert picture.size[0] > 500 and picture.convert("L").getextrema() == (0, 255)
 
@@ -46,7 +46,7 @@ def test_the_same_seed_draws_the_same_picture(tmp_path, capsys):
 def test_a_run_gives_the_model_and_its_data(tmp_path, capsys, monkeypatch):
     folder = tmp_path / "run"
     assert program.main(["train", *training.TINY, "--epochs", "1", "--out", str(folder)]) == 0
-    monkeypatch.setattr(preview, "_learn", None)  # would fail if called
+    monkeypatch.setattr(preview, "train_briefly", None)  # would fail if called
     assert call(capsys, "--method", "rmix", "--run", folder, "--out", tmp_path / "grid.png")[0] == 0
     status, err = call(capsys, "--method", "rmix", "--run", tmp_path / "no", "--out", tmp_path / "grid.png")
     assert status == FAILURE and "config.json" in err

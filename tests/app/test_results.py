@@ -192,7 +192,7 @@ def test_the_page_shows_its_files():
 
 def test_the_page_holds_every_method_it_has_a_claim_for():
     claims = json.loads((ROOT / "docs" / "results" / "claims.json").read_text())
-    from fastmix.app.training.methods import METHODS
+    from fastmix.app.methods import METHODS
 
     assert {claim["method"] for claim in claims["claims"]} <= set(METHODS)
     assert {claim["paper"] for claim in claims["claims"]} <= set(claims["papers"])

@@ -21,12 +21,12 @@ import fastmix
 from fastmix import __main__ as program
 from fastmix import subsampling
 from fastmix.app import data
-from fastmix.app.cli import subsample as subset
 from fastmix.app.cli.train import main as train
 from fastmix.app.console import FAILURE, USAGE, CommandError, UsageError
+from fastmix.app.subsets.table import MEASURES
 from fastmix.app.training import checkpoint
 from fastmix.app.training.options import Options
-from fastmix.app.training.run import load_data
+from fastmix.app.training.setup import load_data
 from fastmix.files import DamagedFile, write_state
 from fastmix.reference import functional as reference
 from fastmix.subsampling import AnchoredDCutMix, RunningMoments, subsample, uncertainty
@@ -211,7 +211,7 @@ def test_the_command_writes_indices_and_a_table(scorer, tmp_path, capsys):
     assert index.tolist() == subsample(torch.from_numpy(table["cv"]), labels, 0.2).tolist()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["idx.npy", "idx.table.npz"]
     # Another selection takes the statistics from the table.
-    for how in subset.MEASURES:
+    for how in MEASURES:
         status, text, _ = call(capsys, "subsample", "--checkpoint", scorer, "--samples", 4, "--out", out, "--how", how,
                                "--ratio", 0.2)
         assert status == 0 and "mixture" not in text

@@ -19,13 +19,14 @@ from helpers import training
 
 import fastmix
 from fastmix import files
-from fastmix.app import data
+from fastmix.app import data, methods
 from fastmix.app.cli.train import main
 from fastmix.app.console import CommandError, UsageError
 from fastmix.app.figures import training as pictures
-from fastmix.app.training import checkpoint, loop, methods, ratio, run
+from fastmix.app.training import checkpoint, loop, ratio, run
 from fastmix.app.training.distributed import Processes
-from fastmix.app.training.loop import LossGuard, NotFinite, evaluate, mix, train_epoch
+from fastmix.app.training.evaluate import evaluate
+from fastmix.app.training.loop import LossGuard, NotFinite, mixed, train_epoch
 from fastmix.app.training.options import Options
 from fastmix.app.training.timing import PHASES, StepTimer
 from fastmix.targets import SoftTarget
@@ -48,14 +49,15 @@ def test_bytes_and_their_images_give_the_same_batch(digits, method):
     """One pass from bytes, or first the images and then the mixture."""
     setup = make(dataclasses.replace(digits, flips=True), method=method, channels_last=True)
     images, y = next(digits.train.batches([torch.arange(24)]))
-    batch, timer, mixed = setup.seen(images, setup.augmentation(1)), StepTimer(HERE.device), []
+    batch, timer, batches = setup.byte_batch(images, setup.augmentation(1)), StepTimer(HERE.device), []
     assert batch.view.flip is not None and batch.view.shift.abs().max() == 1
     for form in (batch, batch.images()):
         torch.manual_seed(0)
         setup.model.eval()
         timer.start()
-        mixed.append(mix(setup, form, y, timer))
-    (one, target, *_), (two, same, *_) = mixed
+        with mixed(setup, form, y, timer) as pair:
+            batches.append(pair)
+    (one, target), (two, same) = batches
     torch.testing.assert_close(one, two, rtol=1e-5, atol=1e-5)
     assert one.is_contiguous(memory_format=torch.channels_last)
     assert torch.equal(target, same) if method == "none" else torch.equal(target.weight, same.weight)
@@ -63,7 +65,7 @@ def test_bytes_and_their_images_give_the_same_batch(digits, method):
 
 @pytest.mark.parametrize("method", methods.METHODS)
 def test_every_method_learns(digits, method):
-    if methods.METHODS[method].policy:
+    if methods.METHODS[method].extra:
         pytest.importorskip("stable_baselines3")
     # The paper's windows leave little of an image: more epochs than a test has.
     sigma = 0.1 if method == "soft-resized-crop" else None
@@ -72,7 +74,7 @@ def test_every_method_learns(digits, method):
     entries = [train_epoch(setup, epoch, timer, lambda: None) for epoch in range(1, 7)]
     assert entries[-1]["train_loss"] < entries[0]["train_loss"]
     assert evaluate(setup, digits.test)["accuracy"] > 0.6  # chance: 0.1
-    assert (entries[0]["ms"]["saliency"] > 0) == methods.needs_saliency(setup.options)
+    assert (entries[0]["ms"]["saliency"] > 0) == setup.method.needs_saliency
     assert (entries[0]["ms"]["mix"] > 0) == (setup.mixer is not None)
     assert entries[0]["ms"]["step"] >= max(entries[0]["ms"][phase] for phase in PHASES) > 0
 
@@ -85,14 +87,14 @@ def test_methods_see_the_same_images_in_the_same_order(digits):
                                   ("uncropped", digits, "none")):
         setup = make(dataset, method=method)
         weights = [p.detach().clone() for p in setup.model.parameters()]
-        inputs, original = [], setup.seen
+        inputs, original = [], setup.byte_batch
 
         def spy(images, crops, inputs=inputs, original=original):
             batch = original(images, crops)
             inputs.append(batch.images())
             return batch
 
-        setup.seen = spy
+        setup.byte_batch = spy
         train_epoch(setup, 1, StepTimer(HERE.device), lambda: None)
         seen[name] = weights + inputs
     for method in ("mixup", "rmix"):
@@ -132,14 +134,15 @@ def test_cheaper_saliency(digits):
     x = setup.inputs(images, None)
     before = {name: value.clone() for name, value in setup.model.state_dict().items()}
     small = torch.nn.functional.avg_pool2d(x, 2)
-    grad = loop._saliency(setup, x, y)
+    grad = setup.method.saliency(setup.model, x, y, setup.scheduler.last_epoch)
     assert all(torch.equal(value, before[name]) for name, value in setup.model.state_dict().items())
     want = fastmix.input_saliency(setup.model, small, y, update_stats=False)
     torch.testing.assert_close(grad, torch.nn.functional.interpolate(want, scale_factor=2))
     setup = make(digits, method="rmix", saliency="alternate")
     pass_by_step = []
     for _ in range(4):
-        pass_by_step.append(bool(loop._saliency(setup, x, y).any()))
+        grad = setup.method.saliency(setup.model, x, y, setup.scheduler.last_epoch)
+        pass_by_step.append(bool(grad.any()))
         setup.optimizer.step()
         setup.scheduler.step()
     assert pass_by_step == [True, False, True, False]
@@ -182,7 +185,7 @@ def test_the_loss_guard_names_the_first_bad_step():
     guard = LossGuard(Processes(0, 1, torch.device("cpu")), 7)
     guard.EVERY = guard._every = 100
     for step in range(5):
-        guard.see(torch.tensor(float("nan") if step in (2, 4) else 1.0), 0.1 * (step + 1))
+        guard.add(torch.tensor(float("nan") if step in (2, 4) else 1.0), 0.1 * (step + 1))
     with pytest.raises(NotFinite, match=r"epoch 7, step 3 of the epoch, learning rate 0\.3"):
         guard.stop_if_bad()
 
@@ -306,7 +309,7 @@ def test_two_processes_average_uneven_shares_exactly(tmp_path):
     script.write_text("""
 import dataclasses, sys, torch, torch.distributed as dist
 import fastmix
-from fastmix.app import data
+from fastmix.app import data, models
 from fastmix.app.training import run
 from fastmix.app.training.distributed import Processes, processes
 from fastmix.app.training.loop import train_epoch
@@ -316,7 +319,7 @@ from fastmix.app.training.timing import StepTimer
 def build(name, classes, shape):
     return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, classes))
 
-run.models.build = build
+models.build = build
 digits = data.load("digits")
 five = dataclasses.replace(digits, train=digits.train.subset(torch.arange(5)))
 options = Options(epochs=1, batch=3, schedule="multistep", lr=0.1)

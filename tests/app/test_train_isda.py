@@ -17,10 +17,11 @@ import fastmix.functional as F
 from fastmix.app import data
 from fastmix.app.cli.train import main
 from fastmix.app.console import UsageError
+from fastmix.app.methods.isda import ISDA
+from fastmix.app.methods.isda_semi import LabelledDraws
 from fastmix.app.training import run
 from fastmix.app.training.distributed import Processes
 from fastmix.app.training.loop import training_step
-from fastmix.app.training.objectives import Isda, LabelledDraws
 from fastmix.app.training.options import Options
 from fastmix.app.training.timing import StepTimer
 
@@ -46,15 +47,15 @@ def test_a_step_has_the_loss_of_the_paper(digits, kind):
     x = setup.inputs(images, None)
     setup.model.train()
     features = []
-    head = setup.objective.head(setup.model)
+    head = setup.objective.classifier(setup.model)
     handle = head.register_forward_pre_hook(lambda _, inputs: features.append(inputs[0].detach()))
     loss, logits, target = step(setup, x, y)
     handle.remove()
     weight = head.weight.detach()  # moved by the step: the logits at its start give it back
-    state = setup.objective.covariance
+    state = setup.objective.criterion.covariance
     assert state.count.sum() == 40 and torch.equal(target, y) and len(logits) == 40
     again = run.setup(setup.options, digits, HERE)
-    old = again.objective.head(again.model).weight
+    old = again.objective.classifier(again.model).weight
     assert not torch.equal(weight, old)
     augmented = F.isda_logits(logits, old, state.cov, y, 0.7, kind=kind)
     torch.testing.assert_close(loss, torch.nn.functional.cross_entropy(augmented, y))
@@ -69,7 +70,7 @@ def test_unlabelled_images_give_no_label_away(digits):
         setup.model.train()
         _, logits, target = step(setup, x, y)
         assert len(logits) == len(target) == 20
-        return [p.detach() for p in setup.model.parameters()], setup.objective.covariance.count
+        return [p.detach() for p in setup.model.parameters()], setup.objective.criterion.covariance.count
 
     setup = run.setup(Options(), digits, HERE)
     images, y = next(setup.dataset.train.batches([torch.arange(40)]))
@@ -109,7 +110,7 @@ def test_two_processes_step_as_one(tmp_path):
     script = tmp_path / "uneven.py"
     script.write_text("""
 import dataclasses, torch
-from fastmix.app import data
+from fastmix.app import data, models
 from fastmix.app.training import run
 from fastmix.app.training.distributed import Processes, processes
 from fastmix.app.training.loop import train_epoch
@@ -119,7 +120,7 @@ from fastmix.app.training.timing import StepTimer
 def build(name, classes, shape):
     return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 12), torch.nn.Linear(12, classes))
 
-run.models.build = build
+models.build = build
 digits = data.load("digits")
 five = dataclasses.replace(digits, train=digits.train.subset(torch.arange(5)))
 options = Options(method="isda", isda_schedule="constant", epochs=2, batch=3, schedule="multistep", lr=0.1)
@@ -130,7 +131,7 @@ def train(options, here, alone):
         setup.objective = setup.objective.alone()
     for epoch in (1, 2):
         train_epoch(setup, epoch, StepTimer(here.device), lambda: None)
-    return [p.detach() for p in setup.model.parameters()], setup.objective.covariance
+    return [p.detach() for p in setup.model.parameters()], setup.objective.criterion.covariance
 
 with processes("cpu") as here:
     weights, state = train(options, here, False)
@@ -164,7 +165,7 @@ def test_usage(digits, capsys):
     with pytest.raises(UsageError, match="--labelled is 400, want 1 to 300"):
         run.setup(Options(method="isda-semi", labelled=400), digits, HERE)
     with pytest.raises(UsageError, match=r"needs a last layer that is nn\.Linear with 10 outputs"):
-        Isda(Options(method="isda"), torch.nn.Conv2d(1, 10, 1), 10, 1, HERE.device)
+        ISDA(Options(method="isda")).objective(torch.nn.Conv2d(1, 10, 1), 10, 1, HERE.device)
 
 
 def test_cutout_goes_before_isda(digits):

@@ -16,13 +16,14 @@ from helpers import training
 from torch.nn import functional
 
 import fastmix
-from fastmix.app import data
+from fastmix.app import data, methods
 from fastmix.app.cli.train import main
 from fastmix.app.console import UsageError
 from fastmix.app.figures import training as pictures
-from fastmix.app.training import methods, report, run
+from fastmix.app.training import report, run
 from fastmix.app.training.distributed import Processes
-from fastmix.app.training.loop import augmented_risk, train_epoch, training_step
+from fastmix.app.training.evaluate import augmented_risk
+from fastmix.app.training.loop import train_epoch, training_step
 from fastmix.app.training.options import Options
 from fastmix.app.training.timing import StepTimer
 

@@ -122,8 +122,8 @@ def test_the_reward_that_there_is_to_find(tmp_path, extra):
     table = rl_reward.Table(setup, setup.inputs(images, None), y)
     levels = torch.arange(20) % 10
     own, paid = table.rewards(table.q[levels], 3)
-    game = rl.Episode(setup.model, setup.mixer, iter([(table.x, y)]), 1, lambda y, mixed, target: setup.loss(
-        setup.model(mixed), target, None).backward())
+    game = rl.Episode(setup.model, setup.mixer, iter([(table.x, y)]), 1, lambda y, mixed, target: setup.objective.loss(
+        setup.model(mixed), target, y, 0).backward())
     torch.testing.assert_close(game.act(levels), paid, atol=1e-4, rtol=0)
     assert own.mean().item() == pytest.approx(paid.mean().item(), abs=1e-6) and not torch.equal(own, paid)
     found = rl_reward.measure(setup, 2, 12)

@@ -16,11 +16,11 @@ pytest.importorskip("torchmetrics")
 from helpers import training
 from PIL import Image
 
-from fastmix.app import data, import_torchvision
+from fastmix.app import data, import_torchvision, methods
 from fastmix.app.cli import preview
 from fastmix.app.cli.train import main
 from fastmix.app.console import INTERRUPTED, CommandError, UsageError
-from fastmix.app.training import loop, methods, run
+from fastmix.app.training import loop, run
 from fastmix.app.training.augment import Augmentation
 from fastmix.app.training.distributed import Processes
 from fastmix.app.training.loop import train_epoch, training_step
@@ -184,8 +184,8 @@ def stand_in(monkeypatch):
 
 
 def inputs_of(setup, epoch):
-    batches, original = [], setup.seen
-    setup.seen = lambda images, augmentation: batches.append(original(images, augmentation)) or batches[-1]
+    batches, original = [], setup.byte_batch
+    setup.byte_batch = lambda images, augmentation: batches.append(original(images, augmentation)) or batches[-1]
     entry = train_epoch(setup, epoch, StepTimer(HERE.device), lambda: None)
     return torch.cat([batch.images() for batch in batches]), entry
 
@@ -200,14 +200,14 @@ def test_a_policy_draws_per_image_and_moves_no_other_draw(digits, stand_in, augm
     assert torch.equal(images, again) and entry["train_loss"] == same["train_loss"]
     assert not torch.equal(images, inputs_of(make(digits, method="mixup", augment=augment), 2)[0])
     weights = []
-    original = loop.mix
+    original = loop.mixed
     for chosen in ("none", augment):  # the mixer draws the same with a policy and without
         setup, torch_state = make(digits, method="mixup", augment=chosen), []
-        loop.mix = lambda *args, torch_state=torch_state: torch_state.append(torch.get_rng_state()) or original(*args)
+        loop.mixed = lambda *args, torch_state=torch_state: torch_state.append(torch.get_rng_state()) or original(*args)
         try:
             train_epoch(setup, 1, StepTimer(HERE.device), lambda: None)
         finally:
-            loop.mix = original
+            loop.mixed = original
         weights.append(torch_state)
     assert all(torch.equal(a, b) for a, b in zip(*weights, strict=True))
 
@@ -263,4 +263,4 @@ def test_usage(digits):
     with pytest.raises(UsageError, match="invalid choice: 'all'"):
         main(["--method", "soft-crop", "--weighting", "all", *training.TINY])
     with pytest.raises(UsageError, match=r"method soft-crop: SoftCrop: sigma is -1"):
-        methods.build(Options(method="soft-crop", sigma=-1.0), (1, 8, 8), HERE.device, 10)
+        methods.of(Options(method="soft-crop", sigma=-1.0)).build_mixer((1, 8, 8), 10, HERE.device)

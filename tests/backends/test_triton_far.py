@@ -13,6 +13,7 @@ import fastmix.functional as F
 from fastmix import SoftTarget, View
 from fastmix.ops import library
 from fastmix.ops.dispatch import why_not
+from fastmix.ops.enums import Loss, Reduction
 
 pytestmark = [pytest.mark.interpreted, pytest.mark.slow,
               pytest.mark.skipif(why_not("blend", "triton", "cpu") is not None,
@@ -113,9 +114,10 @@ def test_the_gradient_of_logits(loss):
     target = SoftTarget(torch.tensor([[5, CLASSES - 1]]), torch.tensor([[0.25, 0.75]]))
     expanded = SoftTarget(target.index.expand(ROWS, 2).contiguous(), target.weight.expand(ROWS, 2).contiguous())
     kernel = library.kernels("soft_target").soft_target
-    code = 0 if loss is F.soft_cross_entropy else 1
-    few = kernel(z, *target, None, 0.0, -100, code, 0, True)
-    many = kernel(z.expand(ROWS, CLASSES), *expanded, None, 0.0, -100, code, 0, True)
+    code = (Loss.CROSS_ENTROPY if loss is F.soft_cross_entropy else Loss.KL).value
+    none = Reduction.NONE.value
+    few = kernel(z, *target, None, 0.0, -100, code, none, True)
+    many = kernel(z.expand(ROWS, CLASSES), *expanded, None, 0.0, -100, code, none, True)
     assert many[1].numel() > 2**31
     assert torch.equal(many[0][-1:], few[0]) and torch.equal(many[1][-1:], few[1])
 

@@ -22,9 +22,11 @@ from triton.runtime.driver import driver
 
 from fastmix.ops import library
 from fastmix.ops.covariance import KINDS, cov_shape
+from fastmix.ops.enums import FLOAT_TYPES, Loss, Reduction, codes
 
 from . import ROOT
 
+MEAN = Reduction.MEAN.value
 BUDGET = ROOT / "tests" / "backends" / "budget_triton.json"
 TARGETS = (80, 90, 100)
 # Modules with launches of their own beside an operator's.
@@ -68,17 +70,18 @@ def soft_target_cases() -> Iterator[Case]:
         for n, j in ((1024, 1000), (4096, 21841), (128, 100), (64, 32768), (64, 50257)):
             if dtype in (torch.float16, torch.float64) and j != 1000:
                 continue
-            for code, loss in enumerate(("cross_entropy", "kl", "bce")):
+            for loss, code in codes(Loss).items():
                 z = empty(n, j, dtype=dtype)
-                args = (z, labels(n, 2), empty(n, 2), empty(n), empty(n), 0.1, -100, code, 1)
+                args = (z, labels(n, 2), empty(n, 2), empty(n), empty(n), 0.1, -100, code, MEAN)
                 yield f"{loss} {n}x{j} {name}", kernels.soft_target, (*args, True)
                 if loss == "cross_entropy":
                     yield f"{loss} {n}x{j} {name} loss only", kernels.soft_target, (*args, False)
                 if j in (1000, 50257) or (j == 21841 and loss == "cross_entropy"):
                     yield (f"{loss} dense {n}x{j} {name}", kernels.soft_target_dense,
-                           (z, empty(n, j), None, 0.0, code, 1, True))
+                           (z, empty(n, j), None, 0.0, code, MEAN, True))
         yield (f"labels 1024x1000 {name}", kernels.soft_target,
-               (empty(1024, 1000, dtype=dtype), labels(1024, 1), None, None, None, 0.0, -100, 0, 1, True))
+               (empty(1024, 1000, dtype=dtype), labels(1024, 1), None, None, None, 0.0, -100, Loss.CROSS_ENTROPY.value,
+                MEAN, True))
         yield f"scale 1024x1000 {name}", kernels.scale_gradient_, (empty(1024, 1000, dtype=dtype), empty())
 
 
@@ -124,7 +127,7 @@ def patch_mix_cases() -> Iterator[Case]:
 def view_cases() -> Iterator[Case]:
     kernels = library.kernels("view")
     for n, c, height, width in IMAGES:
-        for code, dtype in enumerate(SHORT):
+        for code, dtype in enumerate(FLOAT_TYPES):
             for last in (False, True):
                 if (dtype in (torch.float16, torch.float64) or n == 100) and last:
                     continue
@@ -237,7 +240,7 @@ def isda_consistency_cases() -> Iterator[Case]:
     for kind in ("full", "identity"):
         for dtype in (torch.float32, torch.bfloat16):
             yield (f"{kind} 128x100x128 {SHORT[dtype]}", kernels.isda_consistency,
-                   (empty(128, 100, dtype=dtype), empty(100, 128), _cov(kind, 100, 128), empty(), None, 1.0, 1,
+                   (empty(128, 100, dtype=dtype), empty(100, 128), _cov(kind, 100, 128), empty(), None, 1.0, MEAN,
                     KINDS[kind], True))
 
 

@@ -1,13 +1,11 @@
-"""python -m fastmix presets: the papers' hyper-parameters, and how one of them fills the options of a run."""
+"""python -m fastmix presets: the papers' hyper-parameters."""
 
 from __future__ import annotations
 
-import difflib
-from typing import Any
-
 from ..console import Parser, UsageError
-from ..training.methods import METHOD_FLAGS, METHODS
-from ..training.recipes import PRESETS, Preset
+from ..methods import METHODS
+from ..training import presets
+from ..training.recipes import PRESETS
 
 EPILOG = """\
 A preset fills the flags of train that are not given; given ones win. With another --method, or for the other methods of
@@ -19,63 +17,6 @@ examples:
   python -m fastmix train --preset paper/dcutmix-pn110-c100 --root DIR
   python -m fastmix train --preset paper/refined-mixup-parn18-c100 --data digits --model cnn --epochs 9
 """
-
-
-def get(name: str) -> Preset:
-    """UsageError for a name that is none, with the nearest ones."""
-    if name not in PRESETS:
-        near = difflib.get_close_matches(name, PRESETS, 3)
-        raise UsageError(f"--preset: there is no {name!r}" + (f"; near are {', '.join(near)}" if near else "") +
-                         " (python -m fastmix presets lists all)")
-    return PRESETS[name]
-
-
-def fill(given: dict[str, Any], method: str | None = None) -> dict[str, Any]:
-    """The fields of `Options`: those given, and for the others those of the preset in ``given["preset"]``, if any.
-
-    method: the one of --compare; None is that of the flags, or of the preset.
-    """
-    preset = get(given["preset"]) if given.get("preset") is not None else None
-    if preset is None:
-        return given if method is None else given | {"method": method}
-    chosen = method or given.get("method", preset.options["method"])
-    if chosen not in METHODS:
-        raise UsageError(f"--preset {preset.name}: there is no method {chosen!r} here; --method takes "
-                         f"{', '.join(METHODS)}")
-    options = dict(preset.options)
-    if chosen != options["method"]:
-        options = {name: value for name, value in options.items() if name not in METHOD_FLAGS}
-    if given.get("schedule", options["schedule"]) != options["schedule"]:
-        for name in ("milestones", "gamma", "warmup"):
-            options.pop(name, None)
-    scale = given.get("epochs", options["epochs"]) / options["epochs"]
-    if scale != 1:
-        options |= _scaled(options, scale)
-    return options | given | {"method": chosen}
-
-
-def _scaled(options: dict[str, Any], scale: float) -> dict[str, Any]:
-    """What is counted in epochs, for a run of another length."""
-    changed: dict[str, Any] = {}
-    if "milestones" in options:
-        changed["milestones"] = tuple(sorted({max(1, round(epoch * scale)) for epoch in options["milestones"]}))
-    if options.get("refine_epochs"):
-        epochs = round(options["epochs"] * scale)
-        changed["refine_epochs"] = min(max(1, round(options["refine_epochs"] * scale)), epochs - 1)
-        if not changed["refine_epochs"]:
-            changed["refine_lr"] = None
-    if options.get("warmup"):
-        changed["warmup"] = round(options["warmup"] * scale)
-    return changed
-
-
-def flags(preset: Preset) -> str:
-    """The command line that the preset stands for."""
-    parts = []
-    for name, value in preset.options.items():
-        text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
-        parts.append(f"--{name.replace('_', '-')} {text}")
-    return " ".join(parts)
 
 
 def parser() -> Parser:
@@ -99,5 +40,5 @@ def main(argv: list[str]) -> int:
         print(f"{preset.name:<{width}}  {preset.claim:<{claims}}  {preset.source}"
               + (f" ({preset.note})" if preset.note else "") + missing)
         if given.flags:
-            print(f"    {flags(preset)}")
+            print(f"    {presets.flags(preset)}")
     return 0

@@ -6,13 +6,14 @@ import argparse
 import sys
 from pathlib import Path
 
+from ..arguments import count, count_or_zero
 from ..console import CommandError, Parser, UsageError, progress_bar, require
 from ..evaluation.attacks import EPSILON
 from ..figures import report as picture
 from ..results import render
 from ..results.collect import Fgsm, collect, read_step
 from ..results.runs import find, grouped
-from ..training import checkpoint, options
+from ..training import checkpoint
 from ..training.distributed import processes
 
 EPILOG = """\
@@ -31,18 +32,18 @@ def parser() -> Parser:
     p.add_argument("folders", type=Path, nargs="+", metavar="DIR", help="folder of a run or of a comparison")
     p.add_argument("--out", type=Path, metavar="FILE.json", help="write everything there, and a picture to FILE.png")
     p.add_argument("--markdown", action="store_true", help="print the table in Markdown")
-    p.add_argument("--fgsm-images", type=options.count0, default=1000, metavar="N",
+    p.add_argument("--fgsm-images", type=count_or_zero, default=1000, metavar="N",
                    help="attack N test images, as many of every class; 0: none (1000)")
     p.add_argument("--machine", metavar="NAME", help="what to call the machine of the runs in the JSON")
     p.add_argument("--step", type=Path, metavar="FILE.json",
                    help="take the times of steps from a result of bench step, where it has the method")
     p.add_argument("--root", metavar="DIR", help="where the files of the data set are")
     p.add_argument("--device", help="of the attack: auto (default), cpu, cuda")
-    p.add_argument("--threads", type=options.count, metavar="N", help="CPU threads")
+    p.add_argument("--threads", type=count, metavar="N", help="CPU threads")
     return p
 
 
-def _say(line: str) -> None:
+def _note(line: str) -> None:
     print(f"fastmix: {line}", file=sys.stderr, flush=True)
 
 
@@ -71,12 +72,12 @@ def main(argv: list[str]) -> int:
     step = None if args.step is None else read_step(args.step)
     runs, unfinished = find(args.folders)
     if unfinished:
-        _say(f"left out, not ended: {_some(unfinished)}")
+        _note(f"left out, not ended: {_some(unfinished)}")
     if not runs:
         raise CommandError("no run has ended")
     groups, repeated = grouped(runs)
     if repeated:
-        _say(f"left out, same settings and seed as another run: {_some([one.folder for one in repeated])}")
+        _note(f"left out, same settings and seed as another run: {_some([one.folder for one in repeated])}")
     kept = [one for members in groups.values() for one in members]
     fgsm, found = None, {}
     if args.fgsm_images:
@@ -97,5 +98,5 @@ def main(argv: list[str]) -> int:
     if args.out is not None:
         checkpoint.write_json(args.out, results)
         picture.draw(results, args.out.with_suffix(".png"))
-        _say(f"written to {args.out} and {args.out.with_suffix('.png')}")
+        _note(f"written to {args.out} and {args.out.with_suffix('.png')}")
     return 0

@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import io
-import json
-import zipfile
-import zlib
-from collections.abc import Callable
+import dataclasses
 from pathlib import Path
 
-import numpy as np
 import torch
-from torch import Tensor
 
-from ...files import write_atomically
-from ...subsampling import AnchoredDCutMix, OtherSettings, Uncertainty, subsample, uncertainty, weights_digest
 from .. import data
-from ..console import CommandError, Parser, UsageError, progress_bar
-from ..training import options
-from ..training.distributed import Processes, processes
-from ..training.trained import Inputs, Trained
+from ..arguments import count, part, positive, seed_number, share, some_of
+from ..console import Parser, UsageError
+from ..subsets import compare
+from ..subsets.table import MEASURES, Scoring, Table, select, write_index
+from ..training.distributed import processes
+from ..training.trained import Trained
+from .flags import add_machine_flags
 
 EPILOG = """\
 Every training image is mixed with others --samples times, keeping its share; the loss of the trained model on these
@@ -39,29 +34,6 @@ examples:
   python -m fastmix subsample --checkpoint runs/scorer --compare top,interval,random,easy,hard \\
       --ratios 0.05,0.1,0.2 --seeds 3 --out runs/subsets
 """
-RANDOM = 2  # a stream of random numbers, see subsampling.py
-MEASURES = ("top", "interval", "std", "easy", "hard", "random")
-
-
-def hows(value: str) -> list[str]:
-    names = value.split(",")
-    for name in names:
-        if name not in MEASURES:
-            raise argparse.ArgumentTypeError(f"names {name!r}, want some of {', '.join(MEASURES)}")
-    return list(dict.fromkeys(names))
-
-
-def ratio(value: str) -> float:
-    number = options.positive(value)
-    if number > 1:
-        raise argparse.ArgumentTypeError(f"is {value}, want a share above 0, at most 1")
-    return number
-
-
-def ratios(value: str) -> list[float]:
-    return sorted({ratio(part) for part in value.split(",")})
-
-
 def parser() -> Parser:
     p = Parser(prog="python -m fastmix subsample", description="Choose the training images that say most.",
                epilog=EPILOG)
@@ -71,142 +43,45 @@ def parser() -> Parser:
     group = p.add_argument_group("data")
     group.add_argument("--data", choices=tuple(data.SOURCES), help="must be the run's (its own)")
     group.add_argument("--root", metavar="DIR", help="where its files are")
-    group.add_argument("--limit", type=options.count, metavar="N", help="score N images, as many of every class")
+    group.add_argument("--limit", type=count, metavar="N", help="score N images, as many of every class")
     group = p.add_argument_group("statistics")
-    group.add_argument("--samples", type=options.count, default=10, metavar="M", help="mixtures of every image (10)")
-    group.add_argument("--anchor", type=options.share, default=0.5, help="the image's share in its mixtures (0.5)")
-    group.add_argument("--others", type=options.count, default=2, metavar="N", help="other images in a mixture (2)")
-    group.add_argument("--alpha", type=options.positive, default=2 / 9, help="of their Dirichlet distribution (2/9)")
-    group.add_argument("--batch", type=options.count, default=100, metavar="N", help="images of a batch (100)")
-    group.add_argument("--seed", type=options.seed_number, default=0, help="of the mixtures (0)")
+    group.add_argument("--samples", type=count, default=Scoring.samples, metavar="M",
+                       help="mixtures of every image (%(default)s)")
+    group.add_argument("--anchor", type=share, default=Scoring.anchor,
+                       help="the image's share in its mixtures (%(default)s)")
+    group.add_argument("--others", type=count, default=Scoring.others, metavar="N",
+                       help="other images in a mixture (%(default)s)")
+    group.add_argument("--alpha", type=positive, default=Scoring.alpha, help="of their Dirichlet distribution (2/9)")
+    group.add_argument("--batch", type=count, default=Scoring.batch, metavar="N",
+                       help="images of a batch (%(default)s)")
+    group.add_argument("--seed", type=seed_number, default=Scoring.seed, help="of the mixtures (%(default)s)")
     group.add_argument("--table", type=Path, metavar="FILE.npz", help="where the statistics are (OUT.table.npz)")
     group = p.add_argument_group("selection")
-    group.add_argument("--how", choices=MEASURES, default="top", help="(top)")
-    group.add_argument("--ratio", type=ratio, default=0.1, help="share of every class to keep (0.1)")
-    group.add_argument("--interval", type=options.count, default=2, metavar="I", help="of --how interval (2)")
+    group.add_argument("--how", choices=MEASURES, default="top", help="(%(default)s)")
+    group.add_argument("--ratio", type=part, default=0.1, help="share of every class to keep (%(default)s)")
+    group.add_argument("--interval", type=count, default=2, metavar="I", help="of --how interval (%(default)s)")
     group = p.add_argument_group("comparison")
-    group.add_argument("--compare", type=hows, metavar="HOW,HOW,...",
+    group.add_argument("--compare", type=some_of(MEASURES), metavar="HOW,HOW,...",
                        help="train on the images of each selection, as the run was, and draw the errors")
-    group.add_argument("--ratios", type=ratios, default=[0.05, 0.1, 0.2], metavar="R,R,...", help="(0.05,0.1,0.2)")
-    group.add_argument("--seeds", type=options.count, default=1, metavar="N", help="runs of every point (1)")
-    group.add_argument("--epochs", type=options.count, metavar="N", help="of every run (those of the scoring run)")
-    group.add_argument("--train-batch", type=options.count, metavar="N", help="images in a step (the scoring run's)")
-    group.add_argument("--test-limit", type=options.count, metavar="N", help="test on N images (all)")
-    options.add_machine_flags(p)
+    group.add_argument("--ratios", type=_ratios, default=[0.05, 0.1, 0.2], metavar="R,R,...", help="(0.05,0.1,0.2)")
+    group.add_argument("--seeds", type=count, default=1, metavar="N", help="runs of every point (%(default)s)")
+    group.add_argument("--epochs", type=count, metavar="N", help="of every run (those of the scoring run)")
+    group.add_argument("--train-batch", type=count, metavar="N", help="images in a step (the scoring run's)")
+    group.add_argument("--test-limit", type=count, metavar="N", help="test on N images (all)")
+    add_machine_flags(p)
     return p
 
 
-def select(how: str, scores: Uncertainty | None, labels: Tensor, share: float, interval: int, seed: int) -> Tensor:
-    """Rows of the table that a selection keeps; random ones need no scores. UsageError for an interval too long."""
-    if how != "random" and scores is not None:
-        measure = {"top": scores.cv, "interval": scores.cv, "std": scores.std, "easy": -scores.mean,
-                   "hard": scores.mean}[how]
-    else:
-        generator = torch.Generator().manual_seed(data.derived_seed(seed, RANDOM))
-        measure = torch.rand(len(labels), dtype=torch.float64, generator=generator)
-    try:
-        return subsample(measure, labels, share, interval if how == "interval" else 1)
-    except ValueError as error:
-        raise UsageError(str(error)) from None
+def _ratios(value: str) -> list[float]:
+    return sorted({part(ratio) for ratio in value.split(",")})
 
 
-class Table:
-    """The statistics of all images, kept in a file beside what was asked for.
-
-    index: (n,) int64 in the whole training set. labels: (n,) int64.
-    """
-
-    def __init__(self, path: Path, trained: Trained, args: argparse.Namespace) -> None:
-        train = trained.dataset.train
-        everything = torch.arange(len(train.labels))
-        self.index = everything if args.limit is None else data.balanced_subset(train.labels, args.limit, "--limit")
-        self.labels = train.labels[self.index]
-        self.path, self.partial = path, path.with_name(f"{path.name}.partial")
-        self._images = Inputs(trained, train.subset(self.index))
-        self._model = trained.model
-        self._args = args
-        self.settings = {"data": trained.options.data, "images": len(self.index), "samples": args.samples,
-                         "anchor": args.anchor, "others": args.others, "alpha": args.alpha, "batch": args.batch,
-                         "seed": args.seed, "weights": weights_digest(trained.model)}
-
-    def scores(self, here: Processes) -> Uncertainty:
-        """From the file, or computed and written by the first process."""
-        args = self._args
-        here.barrier()
-        if args.overwrite and here.first:
-            for path in (self.path, self.partial):
-                path.unlink(missing_ok=True)
-        here.barrier()
-        found = self._read()
-        if found is not None:
-            if here.first:
-                print(f"statistics of {len(self.index)} images from {self.path}", flush=True)
-            return found
-        with progress_bar(f"{args.samples} mixtures of {len(self.index)} images", args.samples, here.first) as bar:
-            scores = self._compute(here, bar)
-        if here.first:
-            buffer = io.BytesIO()
-            arrays = {name: value.numpy() for name, value in
-                      {"index": self.index, "label": self.labels, **scores._asdict()}.items()}
-            np.savez(buffer, settings=np.array(json.dumps(self.settings)), **arrays)
-            write_atomically(self.path, buffer.getvalue())
-            self.partial.unlink(missing_ok=True)
-        here.barrier()
-        return scores
-
-    def _compute(self, here: Processes, advance: Callable[[float], None]) -> Uncertainty:
-        args, before = self._args, 0.0
-
-        def progress(number: int, done: int, batches: int) -> None:
-            nonlocal before
-            now = number + done / batches
-            advance(now - before)
-            before = now
-            if here.first and done == batches:
-                print(f"mixture {number + 1}/{args.samples} of {len(self.index)} images", flush=True)
-
-        if here.first and self.partial.exists():
-            print(f"continuing {self.partial}", flush=True)
-        try:
-            return uncertainty(self._model, self._images, args.anchor, args.others, args.alpha, args.samples,
-                               batch_size=args.batch, seed=args.seed, state=self.partial, progress=progress)
-        except OtherSettings as error:
-            raise UsageError(f"{error}; --overwrite starts anew") from None
-        except ValueError as error:
-            raise CommandError(str(error)) from None
-
-    def _read(self) -> Uncertainty | None:
-        if not self.path.exists():
-            return None
-        try:
-            with np.load(self.path, allow_pickle=False) as file:
-                settings = json.loads(str(file["settings"]))
-                columns = [torch.from_numpy(file[name]) for name in Uncertainty._fields]
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-            raise UsageError(f"{self.path} is damaged or no table of statistics ({error}); --overwrite replaces it"
-                             ) from None
-        for name, value in self.settings.items():
-            if settings.get(name) != value:
-                raise UsageError(f"{self.path} holds statistics of other settings ({name} is {settings.get(name)!r}, "
-                                 f"not {value!r}); --overwrite replaces them, --table takes another file")
-        return Uncertainty(*columns)
-
-
-def _write_index(path: Path, index: Tensor) -> None:
-    buffer = io.BytesIO()
-    np.save(buffer, index.numpy())
-    write_atomically(path, buffer.getvalue())
+def _scoring(args: argparse.Namespace) -> Scoring:
+    return Scoring(**{field.name: getattr(args, field.name) for field in dataclasses.fields(Scoring)})
 
 
 def _check(args: argparse.Namespace) -> None:
-    if args.samples < 2:
-        raise UsageError("--samples is 1, want at least 2: one loss has no spread")
-    if args.batch < 2:
-        raise UsageError("--batch is 1, want at least 2: an image's partners are the others of its batch")
-    try:
-        AnchoredDCutMix(args.anchor, args.others, args.alpha)
-    except ValueError as error:
-        raise UsageError(str(error)) from None
+    _scoring(args).check()
     if args.compare is None and args.out.suffix != ".npy":
         raise UsageError(f"--out is {args.out}, want a name ending in .npy")
     if not args.out.absolute().parent.is_dir():
@@ -221,14 +96,15 @@ def main(argv: list[str]) -> int:
     with processes(args.device or "auto") as here:
         trained = Trained.load(args.checkpoint, here.device, args.data, args.root, args.workers or 0)
         if args.compare is not None:
-            from ..training import subset_compare
-
-            return subset_compare.main(args, trained, here)
-        table = Table(args.table or args.out.with_suffix(".table.npz"), trained, args)
-        scores = table.scores(here) if args.how != "random" else None
+            table = Table(args.table or args.out / "table.npz", trained, _scoring(args))
+            wanted = compare.Comparison(args.compare, args.ratios, args.seeds, args.interval, args.epochs,
+                                        args.train_batch, args.test_limit)
+            return compare.run(wanted, table, trained, here, args.out, args.overwrite)
+        table = Table(args.table or args.out.with_suffix(".table.npz"), trained, _scoring(args))
+        scores = table.scores(here, args.overwrite) if args.how != "random" else None
         rows = select(args.how, scores, table.labels, args.ratio, args.interval, args.seed)
         if here.first:
-            _write_index(args.out, table.index[rows])
+            write_index(args.out, table.index[rows])
             print(f"{args.how}: {len(rows)} of {len(table.index)} images")
             if scores is not None:
                 print(f"cv {scores.cv[rows].mean():.3f} (all images {scores.cv.mean():.3f}), mean loss "

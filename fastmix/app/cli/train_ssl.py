@@ -7,14 +7,14 @@ from typing import Any
 
 import torch
 
+from ..arguments import count, not_negative, positive, seed_number, share
 from ..console import Parser, UsageError
-from ..selfsupervised.options import SslOptions, add_ssl_flags, check
-from ..selfsupervised.run import FILES, SslRun
-from ..training import checkpoint
-from ..training.distributed import Processes
-from ..training.options import add_data_flags, add_machine_flags, add_output_flags
-from ..training.run import CONFIG, check_extras, clear, finished, load_data
-from .train import fresh, merge, progress, teller, train
+from ..selfsupervised.options import PAIR_WEIGHTS, SslOptions, check
+from ..selfsupervised.run import train_one
+from ..training.jobs import check_free, in_processes, new_folder
+from ..training.options import continued
+from ..training.run import CONFIG, check_extras
+from .flags import add_data_flags, add_machine_flags, add_output_flags, without_defaults
 
 EPILOG = """\
 examples:
@@ -33,10 +33,37 @@ def parser() -> Parser:
                description="Train a backbone without labels (SimSiam), with the pair weights of Soft Augmentation.",
                epilog=EPILOG)
     add_data_flags(p)
-    add_ssl_flags(p)
+    _add_ssl_flags(p)
     add_machine_flags(p)
     add_output_flags(p, "continue what is in the folder")
-    return p
+    return without_defaults(p)
+
+
+def _add_ssl_flags(parser: Parser) -> None:
+    group = parser.add_argument_group("training")
+    group.add_argument("--model", help="backbone: as for train, without its classifier (cnn)")
+    group.add_argument("--epochs", type=count, help="(100; the paper 500)")
+    group.add_argument("--batch", type=count, metavar="N", help="most images in a step of one process (512)")
+    group.add_argument("--lr", type=positive,
+                       help="at the start, falling to 0 by a cosine (0.2 for 512 images a step, else in proportion)")
+    group.add_argument("--momentum", type=share, help="of SGD (0.9)")
+    group.add_argument("--weight-decay", type=not_negative, metavar="W", help="(0.0005)")
+    group.add_argument("--dim", type=count, help="of the projections (4 times the backbone's features)")
+    group.add_argument("--pair-weight", choices=PAIR_WEIGHTS,
+                       help="SA1: pairs that share little count less; SA2: pairs that share much; none (default)")
+    group.add_argument("--pair-k", type=positive, metavar="K", help="softening power of the weights (4)")
+    group.add_argument("--pair-chance", type=share, metavar="P", help="least weight before they are "
+                       "normalised to mean 1 (0)")
+    group.add_argument("--scale-min", type=share, metavar="S", help="least share of the image in a crop (0.2)")
+    group.add_argument("--jitter", type=share, help="of brightness, contrast and saturation (0.4)")
+    group.add_argument("--seed", type=seed_number, help="of weights, order and crops (0)")
+    group.add_argument("--amp", choices=("none", "bf16"), help="automatic mixed precision (none)")
+    group.add_argument("--no-channels-last", dest="channels_last", action="store_false",
+                       help="keep NCHW memory order")
+    group = parser.add_argument_group("linear evaluation")
+    group.add_argument("--linear-epochs", type=count, metavar="N", help="(100)")
+    group.add_argument("--linear-lr", type=positive, metavar="LR",
+                       help="a tenth of it after 60 %% and after 80 %% of the epochs (1)")
 
 
 def request(argv: list[str]) -> tuple[SslOptions, Path, bool]:
@@ -47,44 +74,14 @@ def request(argv: list[str]) -> tuple[SslOptions, Path, bool]:
         raise UsageError("--resume and --overwrite exclude each other")
     options = SslOptions(**given)
     check(options)
-    folder = out or fresh(options.label(), resume)
-    held = (folder / CONFIG).exists()
+    folder = out or new_folder(options.label(), resume)
     if resume:
-        if not held:
+        if not (folder / CONFIG).exists():
             raise UsageError(f"--resume: there is no run in {folder}")
-        return merge(SslOptions.from_json(folder / CONFIG), given, folder), folder, True  # type: ignore[return-value]
-    if held and not overwrite:
-        raise UsageError(f"{folder} already holds a run: --resume continues it, --overwrite replaces it, or take "
-                         "another --out")
+        return continued(SslOptions.from_json(folder / CONFIG), given, folder), folder, True
+    if not overwrite:
+        check_free(folder)
     return options, folder, False
-
-
-def _table(result: dict[str, Any]) -> str:
-    lines = [f"{'backbone':<10}  {'test acc %':>10}  {'train acc %':>11}  {'ECE %':>6}"]
-    for name, key in (("SimSiam", "linear"), ("untrained", "untrained")):
-        values = [100 * result[key][entry] for entry in ("test_accuracy", "train_accuracy", "ece")]
-        lines.append(f"{name:<10}  {values[0]:>10.2f}  {values[1]:>11.2f}  {values[2]:>6.2f}")
-    return "\n".join(lines)
-
-
-def _do(options: SslOptions, folder: Path, resume: bool, here: Processes) -> None:
-    say = teller(here.first)
-    result = finished(folder) if resume else None
-    if result is None:
-        run = SslRun(options, load_data(options), here, folder, say, progress(here.first))
-        here.barrier()  # all have looked before the first process writes
-        if here.first and not resume:
-            clear(folder, FILES)
-            folder.mkdir(parents=True, exist_ok=True)
-            checkpoint.write_json(folder / CONFIG, options.to_json())
-        here.barrier()
-        say(f"SimSiam, pair weights {options.pair_weight}, seed {options.seed}: {folder}")
-        run.start(resume)
-        run.train()
-        say(f"linear evaluation, {options.linear_epochs} epochs")
-        result = run.report()
-    say(_table(result))
-    say(f"written to {folder}")
 
 
 def main(argv: list[str]) -> int:
@@ -92,5 +89,5 @@ def main(argv: list[str]) -> int:
     check_extras()
     if options.threads is not None:
         torch.set_num_threads(options.threads)
-    return train(options.device, lambda here: _do(options, folder, resume, here),
-                 f"python -m fastmix train-ssl --resume --out {folder}")
+    return in_processes(options.device, lambda here: train_one(options, folder, resume, here),
+                        f"python -m fastmix train-ssl --resume --out {folder}")

@@ -10,6 +10,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from .images import read_image
+
 Batch = tuple[Tensor, Tensor]
 
 
@@ -63,8 +65,6 @@ class FolderSplit:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        from .folder import read_image
-
         return read_image(self.paths[index], self.image_size), int(self.labels[index])
 
     def batches(self, indices: Iterable[Tensor]) -> Iterator[Batch]:

@@ -9,42 +9,19 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ..console import CommandError, require
 from .base import Dataset, FolderSplit
+from .images import centre_square
 from .split import stratified_split
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".ppm", ".pgm", ".tif", ".tiff"}
 LAYOUT = "want ROOT/CLASS/*.jpg, or ROOT/train/CLASS/*.jpg and ROOT/test/CLASS/*.jpg (or val)"
 DEFAULT_SIZE = 64
-
-
 BOXES = "boxes.csv"
 COLUMNS = ["file", "top", "left", "height", "width"]
-
-
-def _cut(size: tuple[int, int]) -> tuple[int, int, int]:
-    """Left, top and side of the square in the middle of a picture of (width, height)."""
-    w, h = size
-    side = min(w, h)
-    return (w - side) // 2, (h - side) // 2, side
-
-
-def read_image(path: Path, size: int) -> Tensor:
-    """(3, size, size) uint8: the shorter side resized (bilinear), the centre cut out."""
-    image = require("PIL.Image", "pillow", "--data folder")
-    try:
-        with image.open(path) as file:
-            picture = file.convert("RGB")
-    except (OSError, SyntaxError, ValueError) as error:
-        raise CommandError(f"{path} cannot be read as an image ({error})") from None
-    left, top, side = _cut(picture.size)
-    # Not resize(box=...): its filter would take in pixels outside the box.
-    picture = picture.crop((left, top, left + side, top + side)).resize((size, size), image.Resampling.BILINEAR)
-    return torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous()
 
 
 def _images(folder: Path) -> list[Path]:
@@ -119,7 +96,7 @@ def read_boxes(path: Path, split: FolderSplit) -> list[Tensor]:
             raise CommandError(f"{path} has no box for {picture.relative_to(path.parent)}, want one for every test "
                                "image")
         with image.open(picture) as file:
-            left, top, side = _cut(file.size)
+            left, top, side = centre_square(file.size)
         scale, corner = split.image_size / side, torch.tensor([top, left])
         box = torch.tensor(found[picture])
         start = ((box[:, :2] - corner) * scale).clamp(0, split.image_size)

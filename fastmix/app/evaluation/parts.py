@@ -15,12 +15,12 @@ from torch.nn import functional as F
 
 from .. import data
 from ..console import CommandError, require
+from ..streams import EvaluationStream
 from ..training.distributed import Processes
-from ..training.loop import BELOW_ONE, ECE_BINS
+from ..training.evaluate import BELOW_ONE, ECE_BINS
 from ..training.trained import Trained
 from . import attacks, calibration, cam, occlusion, surface
 
-OCCLUSION, ATTACK, WEIGHTS, NOISE, DIRECTIONS = range(1, 6)  # streams of random numbers
 SIGMAS = tuple(0.01 * i for i in range(9))
 THRESHOLDS = tuple(0.05 * i for i in range(1, 20))
 OVERLAP = 0.5  # of a box that counts as found
@@ -115,7 +115,8 @@ def judge_occlusion(judged: Judged) -> dict[str, Any]:
     for number, share in enumerate(occlusion.SHARES):
         correct = judged.zeros()
         for batch, _, images, y in judged.batches(f"occlusion {share:.0%}"):
-            x, _ = occlusion.occlude(judged.trained.inputs(images), share, judged.generator(OCCLUSION, number, batch))
+            generator = judged.generator(EvaluationStream.OCCLUSION, number, batch)
+            x, _ = occlusion.occlude(judged.trained.inputs(images), share, generator)
             correct += (judged.trained.model(x).argmax(1) == y).sum()
         size = tuple(judged.trained.dataset.shape[1:])
         found.append({"share": share, "hidden": math.prod(occlusion.patch_size(share, size)) / math.prod(size),
@@ -135,7 +136,7 @@ def judge_attacks(judged: Judged) -> dict[str, Any]:
         x = images.float() / 255
         found = (x, attacks.fgsm(forward, x, y, epsilon),
                  attacks.pgd(forward, x, y, epsilon, step=epsilon / 4, steps=judged.pgd_steps,
-                             generator=judged.generator(ATTACK, number)))
+                             generator=judged.generator(EvaluationStream.ATTACK, number)))
         with torch.no_grad():
             correct += torch.stack([(forward(attacked).argmax(1) == y).sum() for attacked in found])
     shares = (judged.total(correct) / len(judged.split.labels)).tolist()
@@ -158,7 +159,7 @@ def judge_noise(judged: Judged) -> dict[str, Any]:
     """The loss with Gaussian noise on every weight. Source: K-image mixing Fig. 3b."""
     loss, draws = _weight_loss(judged), 5
     with judged.bar("noise on the weights", draws * len(SIGMAS)) as advance:
-        curve = surface.noise(loss, SIGMAS, draws, judged.generator(NOISE), advance)
+        curve = surface.noise(loss, SIGMAS, draws, judged.generator(EvaluationStream.NOISE), advance)
     return {"images": min(judged.surface_images, len(judged.split.labels)), "curve": curve}
 
 
@@ -167,9 +168,9 @@ def judge_surface(judged: Judged) -> dict[str, Any]:
     supplement's Fig. 1."""
     loss = _weight_loss(judged)
     with judged.bar("eigenvectors of the Hessian", None) as advance:
-        values, vectors = surface.top_eigenvectors(loss, 2, seed=data.derived_seed(judged.seed, WEIGHTS),
-                                                   advance=advance)
-    generator = judged.generator(DIRECTIONS)
+        seed = data.derived_seed(judged.seed, EvaluationStream.WEIGHTS)
+        values, vectors = surface.top_eigenvectors(loss, 2, seed=seed, advance=advance)
+    generator = judged.generator(EvaluationStream.DIRECTIONS)
     random = [surface.filter_normalised(loss.origin, generator) for _ in range(2)]
     result: dict[str, Any] = {"images": min(judged.surface_images, len(judged.split.labels)), "loss": loss.at(),
                               "eigenvalues": values}

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ..results.render import PLAIN, rows
+from ..methods import PLAIN
+from ..results.render import rows
 from . import drawing
 
 PANELS = (("test_accuracy", "test accuracy, %"), ("ece", "ECE, % (less is better)"),

@@ -112,14 +112,14 @@ def _show(axis: Any, image: Tensor) -> None:
     axis.imshow(image.squeeze(-1).numpy(), vmin=0, vmax=1, interpolation="nearest", **colours)
 
 
-class Look(NamedTuple):
+class Attention(NamedTuple):
     """Where a method looks. heat: (N, H, W) in [0, 1]. mask: (N, H, W) bool, the patches it calls salient, or None."""
 
     heat: Tensor
     mask: Tensor | None
 
     @classmethod
-    def of(cls, grad: Tensor, mask: Tensor | None) -> Look:
+    def of(cls, grad: Tensor, mask: Tensor | None) -> Attention:
         """grad: (N, C, H, W) input gradient; mask: (>= N, h, w) bool of a plan."""
         heat = grad.float().square().mean(1).sqrt()
         heat = heat / heat.amax((1, 2), keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
@@ -129,7 +129,7 @@ class Look(NamedTuple):
         return cls(heat.sqrt().cpu(), mask)  # sqrt lifts the small values
 
 
-def samples(before: Tensor, after: Tensor | None, names: list[str], lines: list[list[str]], look: Look | None,
+def samples(before: Tensor, after: Tensor | None, names: list[str], lines: list[list[str]], attention: Attention | None,
             title: str, path: Path) -> None:
     """Images before a method, where it looks, and after it.
 
@@ -137,16 +137,16 @@ def samples(before: Tensor, after: Tensor | None, names: list[str], lines: list[
         before, after: (N, H, W, C) in [0, 1]; after None draws one row.
         names: of the images' classes, N.
         lines: what to write under the mixed images, N lists.
-        look: what to draw in between, or None.
+        attention: what to draw in between, or None.
     """
     count = len(before)
     rows: list[tuple[str, Tensor]] = [("before", before)]
-    if look is not None:
-        rows.append(("saliency", look.heat))
-        if look.mask is not None:
+    if attention is not None:
+        rows.append(("saliency", attention.heat))
+        if attention.mask is not None:
             # Patches that are not salient are faded to a middle blue-grey, which no grey image holds.
             faded = 0.25 * before + 0.75 * torch.tensor([0.35, 0.42, 0.55])
-            rows.append(("salient\npatches", torch.where(look.mask.unsqueeze(-1), before, faded)))
+            rows.append(("salient\npatches", torch.where(attention.mask.unsqueeze(-1), before, faded)))
     if after is not None:
         rows.append(("after", after))
     text = max((len(entry) for entry in lines), default=1)

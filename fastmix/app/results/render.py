@@ -9,11 +9,11 @@ from collections.abc import Callable
 from typing import Any
 
 from ..console import CommandError
+from ..methods import PLAIN
 from ..training import report
 from .collect import KEYS, spread
 
 Row = dict[str, Any]
-PLAIN = "none"
 
 
 def rows(results: dict[str, Any]) -> list[Row]:
@@ -103,14 +103,14 @@ def notes(results: dict[str, Any]) -> list[str]:
     if results.get("fgsm"):
         lines.append(f"under FGSM: the accuracy on {results['fgsm']['images']} test images, each pixel moved by at "
                      f"most {255 * results['fgsm']['epsilon']:g}/255")
-    said = "step: the time of a step over that of a plain one"
+    step = "step: the time of a step over that of a plain one"
     if "step" in results:
         used = results["step"]["settings"]
-        said += (f", by the step benchmark with {used['model']}, {used['batch']} images of {used['size']} x "
+        step += (f", by the step benchmark with {used['model']}, {used['batch']} images of {used['size']} x "
                  f"{used['size']} on {results['step']['machine']}")
     if any((_ratio(row) or "").endswith("*") for row in rows(results)):
-        said += "; *: the median of pairs of steps after training, on a machine that may have had other work"
-    lines.append(said)
+        step += "; *: the median of pairs of steps after training, on a machine that may have had other work"
+    lines.append(step)
     if any("reward" in row for row in rows(results)):
         lines.append("reward: of the policy, in brackets that of the images of the same batches that drew at random, "
                      "and the mean percentile that it chose, in the last fifth of the epochs")

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from ..console import UsageError
+from ..methods import is_own
 from ..training import compare, run
-from ..training.methods import METHOD_FLAGS, METHODS
-from ..training.options import FREE_ON_RESUME, SCHEDULE_FLAGS, Options
+from ..training.options import FREE_ON_RESUME, Options
 
 
 @dataclass(frozen=True)
@@ -24,13 +24,9 @@ class Recipe:
 
     @classmethod
     def of(cls, options: Options, processes: int) -> Recipe:
-        unread = {flag for flag in METHOD_FLAGS if flag not in METHODS[options.method].flags}
-        if not METHODS[options.method].smooths:
-            unread.add("label_smoothing")
-        unread |= {flag for flag, schedule in SCHEDULE_FLAGS.items() if schedule != options.schedule}
-        reset = unread.union(FREE_ON_RESUME, ("seed", "preset"))
         default = Options()
-        return cls(dataclasses.replace(options, **{name: getattr(default, name) for name in reset}), processes)
+        reset = {name: getattr(default, name) for name in (*FREE_ON_RESUME, "seed", "preset")}
+        return cls(dataclasses.replace(options.reduced(), **reset), processes)
 
 
 @dataclass(frozen=True)
@@ -98,7 +94,7 @@ def flags(recipe: Recipe) -> dict[str, str]:
 
 def bench_name(recipe: Recipe) -> str | None:
     """The row of `bench step` that times this method; None where it is given another setting than those there."""
-    own = {name for name in flags(recipe) if name in METHOD_FLAGS}
+    own = {name for name in flags(recipe) if is_own(name)}
     if own == {"saliency"}:
         return f"{recipe.options.method}/{recipe.options.saliency}"
     return None if own else recipe.options.method

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from .. import data
-from ..training.loop import Setup, evaluate, seed_everything
+from ..streams import TrainingStream, seed_everything
+from ..training.evaluate import evaluate
+from ..training.setup import Setup
 
-LINEAR = 7  # a stream of random numbers, see train.loop
 BATCH = 512
 
 
@@ -52,7 +53,7 @@ def linear_evaluation(setup: Setup, backbone: nn.Module, epochs: int, lr: float)
     x, y = features(setup, backbone, setup.dataset.train)
     scale = Standardise(x.mean(0), x.std(0, correction=0).clamp_min(torch.finfo(torch.float32).tiny))
     x = scale(x)
-    seed_everything(setup.options.seed, LINEAR)
+    seed_everything(setup.options.seed, TrainingStream.LINEAR)
     head = nn.Linear(x.shape[1], len(setup.dataset.classes)).to(setup.device)
     nn.init.zeros_(head.bias)
     nn.init.normal_(head.weight, std=0.01)
@@ -60,7 +61,8 @@ def linear_evaluation(setup: Setup, backbone: nn.Module, epochs: int, lr: float)
     milestones = [max(1, round(epochs * share)) for share in (0.6, 0.8)]
     scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones, gamma=0.1)
     for epoch in range(epochs):
-        for step in data.training_steps(len(y), BATCH, data.derived_seed(setup.options.seed, LINEAR, epoch)):
+        seed = data.derived_seed(setup.options.seed, TrainingStream.LINEAR, epoch)
+        for step in data.training_steps(len(y), BATCH, seed):
             index = step.own.to(setup.device)
             optimizer.zero_grad(set_to_none=True)
             nn.functional.cross_entropy(head(x[index]), y[index]).backward()

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..console import CommandError, Parser, UsageError
+from ..console import CommandError, UsageError
 from ..training import options
-from ..training.methods import METHOD_FLAGS
-from ..training.options import Options
+from ..training.options import RunOptions
 
 PAIR_WEIGHTS = ("none", "SA1", "SA2")
-UNUSED = {*METHOD_FLAGS, "label_smoothing", "augment"}
 
 
 @dataclass(frozen=True)
-class SslOptions(Options):
+class SslOptions(RunOptions):
     """Defaults are those of Soft Augmentation B.4 (batch, crops, the linear layer's epochs), Table 8 (learning rate)
     and Table 9 (k), except the epochs, there 500, and linear_lr, there 10 (see `linear.linear_evaluation`).
 
@@ -44,7 +41,7 @@ class SslOptions(Options):
         return f"simsiam-{self.pair_weight}-{self.data}-{self.model.replace(':', '-')}-seed{self.seed}"
 
     def to_json(self) -> dict[str, Any]:
-        return {key: value for key, value in dataclasses.asdict(self).items() if key not in UNUSED}
+        return {key: value for key, value in super().to_json().items() if key != "augment"}
 
     @classmethod
     def from_json(cls, path: Path) -> SslOptions:
@@ -58,33 +55,6 @@ class SslOptions(Options):
 
     def rate(self, world: int) -> float:
         return 0.2 * self.batch * world / 512 if self.lr is None else self.lr
-
-
-def add_ssl_flags(parser: Parser) -> None:
-    group = parser.add_argument_group("training")
-    group.add_argument("--model", help="backbone: as for train, without its classifier (cnn)")
-    group.add_argument("--epochs", type=options.count, help="(100; the paper 500)")
-    group.add_argument("--batch", type=options.count, metavar="N", help="most images in a step of one process (512)")
-    group.add_argument("--lr", type=options.positive,
-                       help="at the start, falling to 0 by a cosine (0.2 for 512 images a step, else in proportion)")
-    group.add_argument("--momentum", type=options.share, help="of SGD (0.9)")
-    group.add_argument("--weight-decay", type=options.not_negative, metavar="W", help="(0.0005)")
-    group.add_argument("--dim", type=options.count, help="of the projections (4 times the backbone's features)")
-    group.add_argument("--pair-weight", choices=PAIR_WEIGHTS,
-                       help="SA1: pairs that share little count less; SA2: pairs that share much; none (default)")
-    group.add_argument("--pair-k", type=options.positive, metavar="K", help="softening power of the weights (4)")
-    group.add_argument("--pair-chance", type=options.share, metavar="P", help="least weight before they are "
-                       "normalised to mean 1 (0)")
-    group.add_argument("--scale-min", type=options.share, metavar="S", help="least share of the image in a crop (0.2)")
-    group.add_argument("--jitter", type=options.share, help="of brightness, contrast and saturation (0.4)")
-    group.add_argument("--seed", type=options.seed_number, help="of weights, order and crops (0)")
-    group.add_argument("--amp", choices=("none", "bf16"), help="automatic mixed precision (none)")
-    group.add_argument("--no-channels-last", dest="channels_last", action="store_false",
-                       help="keep NCHW memory order")
-    group = parser.add_argument_group("linear evaluation")
-    group.add_argument("--linear-epochs", type=options.count, metavar="N", help="(100)")
-    group.add_argument("--linear-lr", type=options.positive, metavar="LR",
-                       help="a tenth of it after 60 %% and after 80 %% of the epochs (1)")
 
 
 def check(chosen: SslOptions) -> None:

@@ -6,6 +6,7 @@ import dataclasses
 import math
 import statistics
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,14 +16,18 @@ import fastmix
 
 from ...functional import pair_weight
 from ...refinement import Refinement
-from .. import data
+from .. import data, methods
+from ..console import printer
 from ..figures import training as pictures
-from ..training import checkpoint, methods
+from ..models.classifier import last_layer
+from ..streams import TrainingStream, seed_everything
+from ..training import checkpoint
 from ..training.distributed import Processes
-from ..training.loop import CROPPING, Epoch, Setup, seed_everything
-from ..training.objectives import last_layer
-from ..training.run import CONFIG, METRICS, REPORT, Run, build_model, check_size, device_name, over_processes
-from ..training.samples import SAMPLES, SHOWN
+from ..training.jobs import epoch_bar
+from ..training.loop import Epoch
+from ..training.run import CONFIG, METRICS, REPORT, Run, clear, device_name, finished
+from ..training.samples import SHOWN
+from ..training.setup import Setup, build_model, check_size, load_data, over_processes
 from ..training.timing import StepTimer
 from .linear import linear_evaluation
 from .options import SslOptions
@@ -53,9 +58,11 @@ def setup(options: SslOptions, dataset: data.Dataset, processes: Processes) -> S
     total = options.epochs * len(data.training_steps(images, options.batch, 0, 0, world))
     scheduler = torch.optim.lr_scheduler.LambdaLR(
         optimizer, [lambda step: 0.5 * (1 + math.cos(math.pi * min(step / total, 1))), lambda step: 1.0])
+    method = methods.plain(options)
     moved = dataclasses.replace(dataset, train=dataset.train.to(device), test=dataset.test.to(device))
     return Setup(options, processes, moved, data.Preprocess(dataset, device), model, over_processes(model, processes),
-                 optimizer, scheduler, None, methods.cross_entropy(options), refinement=Refinement(options.epochs, 0))
+                 optimizer, scheduler, method, None, method.objective(model, len(dataset.classes), total, device),
+                 refinement=Refinement(options.epochs, 0))
 
 
 def views(setup: Setup, images: Tensor, generator: torch.Generator) -> Pair:
@@ -81,8 +88,8 @@ class PairEpoch(Epoch):
 
     def __init__(self, setup: Setup, epoch: int, timer: StepTimer, advance: Callable[[], None]) -> None:
         super().__init__(setup, epoch, timer, advance)
-        self._generator = torch.Generator(setup.device)
-        self._generator.manual_seed(data.derived_seed(setup.options.seed, CROPPING, epoch, setup.processes.rank))
+        seed = data.derived_seed(setup.options.seed, TrainingStream.CROPPING, epoch, setup.processes.rank)
+        self._generator = torch.Generator(setup.device).manual_seed(seed)
 
     def inputs(self, images: Tensor) -> Pair:
         return views(self._setup, images, self._generator)
@@ -162,7 +169,7 @@ def draw_pairs(setup: Setup, title: str, path: Any) -> None:
     """Some images with their two crops, the IoU and what the pair weighs in a batch of 64 (under SA1 and SA2 both, if
     the run weighs none)."""
     options: SslOptions = setup.options  # type: ignore[assignment]
-    seed_everything(options.seed, SAMPLES)
+    seed_everything(options.seed, TrainingStream.SAMPLES)
     split = setup.dataset.train
     index = torch.randperm(len(split.labels), generator=torch.Generator().manual_seed(options.seed))[:8 * SHOWN]
     images, _ = next(split.batches([index]))
@@ -174,3 +181,32 @@ def draw_pairs(setup: Setup, title: str, path: Any) -> None:
     shown = [(stack[:SHOWN].float() / 255).clamp(0, 1).permute(0, 2, 3, 1).cpu()
              for stack in (images, pair.first, pair.second)]
     pictures.pairs(*shown, pair.boxes[:SHOWN].cpu(), lines, title, path)
+
+
+def _table(result: dict[str, Any]) -> str:
+    lines = [f"{'backbone':<10}  {'test acc %':>10}  {'train acc %':>11}  {'ECE %':>6}"]
+    for name, key in (("SimSiam", "linear"), ("untrained", "untrained")):
+        values = [100 * result[key][entry] for entry in ("test_accuracy", "train_accuracy", "ece")]
+        lines.append(f"{name:<10}  {values[0]:>10.2f}  {values[1]:>11.2f}  {values[2]:>6.2f}")
+    return "\n".join(lines)
+
+
+def train_one(options: SslOptions, folder: Path, resume: bool, here: Processes) -> None:
+    """Trains what is left of a run, and prints its table."""
+    log = printer(here.first)
+    result = finished(folder) if resume else None
+    if result is None:
+        run = SslRun(options, load_data(options), here, folder, log, epoch_bar(here.first))
+        here.barrier()  # all have read before the first process writes
+        if here.first and not resume:
+            clear(folder, FILES)
+            folder.mkdir(parents=True, exist_ok=True)
+            checkpoint.write_json(folder / CONFIG, options.to_json())
+        here.barrier()
+        log(f"SimSiam, pair weights {options.pair_weight}, seed {options.seed}: {folder}")
+        run.start(resume)
+        run.train()
+        log(f"linear evaluation, {options.linear_epochs} epochs")
+        result = run.report()
+    log(_table(result))
+    log(f"written to {folder}")

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from .. import import_torchvision
-from .options import Options
+from .options import RunOptions
 
 POLICIES = {"rand": "RandAugment", "trivial": "TrivialAugmentWide"}
 
 
-def policy(options: Options) -> Callable[[Tensor], Tensor] | None:
+def policy(options: RunOptions) -> Callable[[Tensor], Tensor] | None:
     """torchvision's policy of ``--augment``, with its defaults, or None; CommandError where torchvision is missing."""
     if options.augment not in POLICIES:
         return None

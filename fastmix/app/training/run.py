@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 import statistics
@@ -12,121 +11,48 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 import fastmix
 
 from ...files import write_atomically
-from .. import data, models
-from ..console import CommandError, UsageError, first_line, require
+from .. import data
+from ..console import CommandError, UsageError, require
 from ..figures import training as pictures
-from . import checkpoint, methods, schedules
-from .augment import policy
+from ..methods import PLAIN
+from . import checkpoint
 from .distributed import Processes
-from .loop import NotFinite, Setup, augmented_risk, evaluate, seed_everything, train_epoch
-from .objectives import Isda, LabelledDraws
-from .options import Options
+from .evaluate import augmented_risk, evaluate
+from .loop import NotFinite, train_epoch
+from .options import RunOptions
 from .ratio import step_ratio
 from .samples import draw_samples
+from .setup import setup
 from .timing import StepTimer
 
-WEIGHTS, POLICY = 0, 8  # more streams of random numbers, see loop.py
 CONFIG, METRICS, REPORT = "config.json", "metrics.jsonl", "report.json"
 Bar = Callable[[int, int, int], AbstractContextManager[Callable[[], None]]]
 FILES = (CONFIG, METRICS, REPORT, checkpoint.NAME, "curves.png", "samples.png")
 EVALUATION = ("evaluation.json", "evaluation.png")  # what the evaluate command adds
 
 
-def load_data(options: Options) -> data.Dataset:
-    dataset = data.load(options.data, options.root, options.image_size, options.limit)
-    if options.subset is not None:
-        dataset.train = dataset.train.subset(data.read_index(Path(options.subset), len(dataset.train.labels)))
-    for split in (dataset.train, dataset.test):
-        if isinstance(split, data.FolderSplit):
-            split.workers = options.workers
-    return dataset
-
-
-def build_model(options: Options, dataset: data.Dataset) -> nn.Module:
-    """The model with the weights of the run's seed, the same in every process and for every method."""
-    seed_everything(options.seed, WEIGHTS)
-    model = models.build(options.model, len(dataset.classes), dataset.shape)
-    return model.to(memory_format=torch.channels_last) if options.channels_last else model
-
-
-def over_processes(model: nn.Module, processes: Processes) -> nn.Module:
-    """The model under DistributedDataParallel if there is more than one process."""
-    if processes.world == 1:
-        return model
-    ids = [processes.device.index] if processes.device.type == "cuda" else None
-    return nn.parallel.DistributedDataParallel(model, device_ids=ids)
-
-
-def check_size(dataset: data.Dataset, world: int) -> int:
-    """The number of training images. UsageError if there are too few."""
-    images = len(dataset.train.labels)
-    if images < 2 * world or len(dataset.test.labels) < world:
-        raise UsageError(f"{images} training and {len(dataset.test.labels)} test images are too few for {world} "
-                         f"process{'es' if world > 1 else ''}")
-    return images
-
-
-def setup(options: Options, dataset: data.Dataset, processes: Processes) -> Setup:
-    """Everything a run works on, at epoch 0."""
-    device, world = processes.device, processes.world
-    images = check_size(dataset, world)
-    model = build_model(options, dataset).to(device)
-    parallel = over_processes(model, processes)
-    optimizer = schedules.optimizer(options, model)
-    steps = len(data.training_steps(images, options.batch, 0, 0, world))
-    moved = dataclasses.replace(dataset, train=dataset.train.to(device), test=dataset.test.to(device))
-    objective = draws = None
-    if methods.METHODS[options.method].isda:
-        objective = Isda(options, model, len(dataset.classes), (options.epochs - options.refine_epochs) * steps, device)
-        if objective.unlabelled:
-            draws = LabelledDraws(dataset.train.labels, options.labelled)
-    if options.saliency == "half" and any(side % 2 for side in dataset.shape[1:]):
-        raise UsageError(f"--saliency half: the images are {dataset.shape[1]} x {dataset.shape[2]}, want even sides")
-    policy(options)  # a missing torchvision is reported now
-    mixer = methods.build(options, dataset.shape, device, len(dataset.classes))
-    methods.check_layers(mixer, model)
-    chooser = None
-    if methods.METHODS[options.method].policy:
-        chooser = _policy(options, mixer, len(dataset.classes), images // steps // world, steps, processes)
-    return Setup(options, processes, moved, data.Preprocess(dataset, device), model, parallel, optimizer,
-                 schedules.scheduler(options, optimizer, steps), mixer, methods.loss(options), objective, draws,
-                 schedules.refinement(options), chooser)
-
-
-def _policy(options: Options, mixer: Any, classes: int, rows: int, steps: int, processes: Processes) -> Any:
-    """The same in every process. rows: of the smallest batch of any."""
-    for module, package in (("gymnasium", "gymnasium"), ("stable_baselines3", "stable-baselines3")):
-        require(module, package, f"method {options.method}", "rl")
-    from .. import policy as rl
-
-    seed_everything(options.seed, POLICY)
-    average = processes.mean if processes.world > 1 else None
-    return rl.Policy(mixer, classes, rl.acting(rows), steps, average, options.discount)
-
-
 class Run:
     """A run in its folder; only the first process writes there.
 
-    say: prints a line of progress. bar: called with (epoch, epochs, steps), yields what to call after a step.
+    log: prints a line of progress. bar: called with (epoch, epochs, steps), yields what to call after a step.
     """
 
     make = staticmethod(setup)
     files = FILES
 
-    def __init__(self, options: Options, dataset: data.Dataset, processes: Processes, folder: Path,
-                 say: Callable[[str], None], bar: Bar) -> None:
-        self.folder, self.say, self.bar = folder, say, bar
+    def __init__(self, options: RunOptions, dataset: data.Dataset, processes: Processes, folder: Path,
+                 log: Callable[[str], None], bar: Bar) -> None:
+        self.folder, self.log, self.bar = folder, log, bar
         self.setup = self.make(options, dataset, processes)
         self.history: list[dict[str, Any]] = []
         self.best: dict[str, Any] = {"accuracy": -1.0, "epoch": 0}
 
     @property
-    def options(self) -> Options:
+    def options(self) -> RunOptions:
         return self.setup.options
 
     @property
@@ -151,7 +77,7 @@ class Run:
                     part.load_state_dict(state[name])
             self.history, self.best = state["history"], state["best"]
         elif resume:
-            self.say(f"{self.folder} has no checkpoint: no epoch was finished; starting anew")
+            self.log(f"{self.folder} has no checkpoint: no epoch was finished; starting anew")
         self.setup.processes.barrier()  # nobody may write before everybody has read
         if not self.writes:
             return
@@ -167,7 +93,7 @@ class Run:
         """The epochs that are left."""
         done = len(self.history)
         if done:
-            self.say(f"continuing {self.folder} after epoch {done} of {self.options.epochs}")
+            self.log(f"continuing {self.folder} after epoch {done} of {self.options.epochs}")
         timer = StepTimer(self.setup.device)
         for epoch in range(done + 1, self.options.epochs + 1):
             try:
@@ -182,7 +108,7 @@ class Run:
                 self.best = {"accuracy": entry["test_accuracy"], "epoch": epoch}
             if self.writes:
                 self._save(entry)
-            self.say(f"epoch {epoch:>{len(str(self.options.epochs))}}/{self.options.epochs}  lr {entry['lr']:<8.3g} "
+            self.log(f"epoch {epoch:>{len(str(self.options.epochs))}}/{self.options.epochs}  lr {entry['lr']:<8.3g} "
                      f"{self.describe(entry)}  {entry['ms']['step']:.1f} ms/step  {entry['seconds']:.1f} s")
 
     def describe(self, entry: dict[str, Any]) -> str:
@@ -260,7 +186,7 @@ class Run:
                                           zip(*(entry["levels"] for entry in late), strict=True)]
         setup.refinement.begin(1, setup.mixer)  # time and pictures are of the mixing
         if self.writes:
-            if options.method != "none":
+            if options.method != PLAIN:
                 result["step_ratio"] = step_ratio(setup)
             pictures.curves(self.history, f"{options.method} on {options.data}, {options.model}",
                             self.folder / "curves.png")
@@ -278,20 +204,6 @@ def clear(folder: Path, files: tuple[str, ...] = FILES) -> None:
     """Removes what a run has written, and nothing else."""
     for name in (*files, *EVALUATION):
         (folder / name).unlink(missing_ok=True)
-
-
-def load_weights(model: nn.Module, folder: Path, policy: Any = None) -> None:
-    """The weights of the run in this folder, which must be of such a model; and its policy, if it has one."""
-    state = checkpoint.load(folder)
-    if state is None:
-        raise CommandError(f"{folder} has no {checkpoint.NAME}: no epoch was finished")
-    try:
-        model.load_state_dict(state["model"])
-        if policy is not None and state.get("policy") is not None:
-            policy.load_state_dict(state["policy"])
-    except RuntimeError as error:
-        raise CommandError(f"the weights in {folder} are those of another model or of other images "
-                           f"({first_line(error)})") from None
 
 
 def check_extras() -> None:

@@ -12,10 +12,9 @@ import fastmix
 
 from .. import data
 from ..figures import training as pictures
-from . import methods
-from .loop import Setup, seed_everything
+from ..streams import TrainingStream, seed_everything
+from .setup import Setup
 
-SAMPLES = 4  # a stream of random numbers, see loop.py
 SHOWN = 8
 
 
@@ -33,7 +32,7 @@ class Samples(NamedTuple):
     after: Tensor | None
     names: list[str]
     lines: list[list[str]]
-    look: pictures.Look | None
+    attention: pictures.Attention | None
 
 
 def take_samples(setup: Setup, split: data.Split, count: int = SHOWN) -> Samples:
@@ -41,7 +40,7 @@ def take_samples(setup: Setup, split: data.Split, count: int = SHOWN) -> Samples
 
     Mixed as one batch with others: in a batch of eight an image often meets itself.
     """
-    seed_everything(setup.options.seed, SAMPLES)
+    seed_everything(setup.options.seed, TrainingStream.SAMPLES)
     x, y = some_images(setup, split, 8 * count)
     names = [setup.dataset.classes[label] for label in y.tolist()]
     before = setup.preprocess.displayable(x[:count])
@@ -49,23 +48,22 @@ def take_samples(setup: Setup, split: data.Split, count: int = SHOWN) -> Samples
         return Samples(before, None, names, [], None)
     grad = None
     setup.model.eval()
-    methods.begin_epoch(setup.mixer, setup.options, 1)  # as strong as in training, not as at its end
+    setup.method.begin_epoch(setup.mixer, 1)  # as strong as in training, not as at its end
     if setup.policy is not None:
         grad, q = setup.policy.choose(setup.model, x, y)
         plan = setup.mixer.plan(x, grad, q=q)
     else:
-        if setup.mixer.needs_saliency:
+        if setup.method.needs_saliency:
             grad = fastmix.input_saliency(setup.model, x, y)
         plan = setup.mixer.plan(x, grad)
     target = plan.target(y)
     after = setup.preprocess.displayable(plan.apply(x)[:count])
-    confidence = getattr(plan, "confidence", None)
-    if confidence is None:
-        lines = [pictures.shares(target, setup.dataset.classes, row) for row in range(len(before))]
+    if setup.method.softens:
+        lines = [[f"confidence {value:.2f}"] for value in target.confidence()[:count].tolist()]
     else:
-        lines = [[f"confidence {value:.2f}"] for value in confidence[:count].tolist()]
-    look = None if grad is None else pictures.Look.of(grad[:count], getattr(plan, "mask", None))
-    return Samples(before, after, names[:count], lines, look)
+        lines = [pictures.shares(target, setup.dataset.classes, row) for row in range(len(before))]
+    attention = None if grad is None else pictures.Attention.of(grad[:count], getattr(plan, "mask", None))
+    return Samples(before, after, names[:count], lines, attention)
 
 
 def draw_samples(setup: Setup, split: data.Split, path: Path, count: int = SHOWN) -> None:

@@ -9,19 +9,19 @@ from torch import nn
 from torch.optim import lr_scheduler
 
 from ...refinement import Refinement
-from .options import Options
+from .options import RunOptions
 
 # Of the largest learning rate, for a refinement after a schedule that ends near 0: where the paper's schedules in steps
 # end (0.1 to 0.001 on CIFAR). The paper itself only asks for a reasonably small value there.
 SMALL = 0.01
 
 
-def optimizer(options: Options, model: nn.Module) -> torch.optim.Optimizer:
+def optimizer(options: RunOptions, model: nn.Module) -> torch.optim.Optimizer:
     return torch.optim.SGD(model.parameters(), lr=options.lr, momentum=options.momentum,
                            weight_decay=options.weight_decay, nesterov=options.momentum > 0)
 
 
-def refinement(options: Options) -> Refinement:
+def refinement(options: RunOptions) -> Refinement:
     """The refinement of a run; after a schedule in steps its rate is that of the last stage."""
     lr = options.refine_lr
     if lr is None and options.schedule != "multistep":
@@ -29,7 +29,7 @@ def refinement(options: Options) -> Refinement:
     return Refinement(options.epochs, options.refine_epochs, lr)
 
 
-def scheduler(options: Options, optimizer: torch.optim.Optimizer, steps: int) -> lr_scheduler.LRScheduler:
+def scheduler(options: RunOptions, optimizer: torch.optim.Optimizer, steps: int) -> lr_scheduler.LRScheduler:
     """Stepped after every update before the refinement. steps: of an epoch.
 
     onecycle with the rates of R-Mix Sec. 4: from lr / 100 to lr to lr / 10,000.

@@ -13,8 +13,10 @@ from torch import Tensor, nn
 from .. import data
 from ..console import UsageError
 from ..data.base import Batch
-from . import checkpoint, run
+from . import checkpoint
 from .options import Options
+from .run import CONFIG
+from .setup import build_model, load_data, load_weights
 
 
 @dataclass
@@ -41,14 +43,14 @@ class Trained:
             folder = folder.parent
         if not folder.is_dir():
             raise UsageError(f"--checkpoint: there is no folder {folder}; python -m fastmix train writes one")
-        stored = Options.from_json(folder / run.CONFIG)
+        stored = Options.from_json(folder / CONFIG)
         if name is not None and name != stored.data:
             raise UsageError(f"--data is {name}, but {folder} was trained on {stored.data}")
         options = dataclasses.replace(stored, limit=None, subset=None, workers=workers,
                                       root=stored.root if root is None else root)
-        dataset = run.load_data(options) if dataset is None else dataset
-        model = run.build_model(options, dataset)
-        run.load_weights(model, folder)
+        dataset = load_data(options) if dataset is None else dataset
+        model = build_model(options, dataset)
+        load_weights(model, folder)
         return cls(folder, options, dataset, data.Preprocess(dataset, device), model.to(device).eval(), device)
 
     def inputs(self, images: Tensor) -> Tensor:

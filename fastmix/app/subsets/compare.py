@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
 import statistics
@@ -10,30 +9,49 @@ from pathlib import Path
 from typing import Any
 
 from .. import data
-from ..cli.subsample import Table, select
 from ..console import CommandError, UsageError, progress_bar, require
 from ..figures import drawing
-from . import checkpoint, report, run
-from .distributed import Processes
-from .loop import evaluate, train_epoch
-from .options import Options, check
-from .timing import StepTimer
-from .trained import Trained
+from ..training import checkpoint, report
+from ..training.distributed import Processes
+from ..training.evaluate import evaluate
+from ..training.loop import train_epoch
+from ..training.options import Options, check
+from ..training.setup import setup
+from ..training.timing import StepTimer
+from ..training.trained import Trained
+from .table import Table, select
 
 NAME, PICTURE = "subsets.json", "subsets.png"
 LABELS = {"top": "largest CV", "interval": "largest CV, interval {}", "std": "largest std",
           "easy": "easy: smallest mean", "hard": "hard: largest mean", "random": "random"}
 
 
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """Which selections are compared, and how.
+
+    compare: names of MEASURES. ratios: shares of the images. seeds: runs of every point. interval: of the selection of
+    that name. epochs, batch: of every run, None: those of the scoring run. test_limit: test on so many images.
+    """
+
+    compare: list[str]
+    ratios: list[float]
+    seeds: int
+    interval: int
+    epochs: int | None = None
+    batch: int | None = None
+    test_limit: int | None = None
+
+
 def _train(options: Options, dataset: data.Dataset, here: Processes, what: str) -> dict[str, float]:
     """Test accuracy, loss and ECE after a run without files."""
-    setup = run.setup(options, dataset, here)
+    made = setup(options, dataset, here)
     timer = StepTimer(here.device)
     with progress_bar(what, options.epochs, here.first) as advance:
         for epoch in range(1, options.epochs + 1):
-            train_epoch(setup, epoch, timer, lambda: None)
+            train_epoch(made, epoch, timer, lambda: None)
             advance()
-    return evaluate(setup, setup.dataset.test)
+    return evaluate(made, made.dataset.test)
 
 
 def _read(path: Path, settings: dict[str, Any], overwrite: bool) -> list[dict[str, Any]]:
@@ -82,33 +100,32 @@ def _table(results: list[dict[str, Any]], shares: list[float]) -> str:
     return report.plain("test error, %", ("images chosen by", *(f"{share:g}" for share in shares)), rows)
 
 
-def main(args: argparse.Namespace, trained: Trained, here: Processes) -> int:
+def run(wanted: Comparison, table: Table, trained: Trained, here: Processes, folder: Path, overwrite: bool) -> int:
     """Every selection at every share with every seed; points that are done already are kept."""
     require("matplotlib", "matplotlib", "the comparison")
     require("torchmetrics", "torchmetrics", "the comparison")
-    folder: Path = args.out
     if here.first:
         folder.mkdir(parents=True, exist_ok=True)
     here.barrier()
-    table = Table(args.table or folder / "table.npz", trained, args)
     test = trained.dataset.test
-    if args.test_limit is not None:
-        test = test.subset(data.balanced_subset(test.labels, args.test_limit, "--test-limit"))
-    options = dataclasses.replace(trained.options, epochs=args.epochs or trained.options.epochs,
-                                  batch=args.train_batch or trained.options.batch)
+    if wanted.test_limit is not None:
+        test = test.subset(data.balanced_subset(test.labels, wanted.test_limit, "--test-limit"))
+    options = dataclasses.replace(trained.options, epochs=wanted.epochs or trained.options.epochs,
+                                  batch=wanted.batch or trained.options.batch)
     check(options)
     settings = {**table.settings, "method": options.method, "model": options.model, "epochs": options.epochs,
-                "train_batch": options.batch, "lr": options.lr, "interval": args.interval,
+                "train_batch": options.batch, "lr": options.lr, "interval": wanted.interval,
                 "test_images": len(test.labels)}
-    results = _read(folder / NAME, settings, args.overwrite)
+    results = _read(folder / NAME, settings, overwrite)
     here.barrier()
-    scores = table.scores(here)
-    points = [(how, share, seed) for share in args.ratios for how in args.compare for seed in range(args.seeds)]
+    scores = table.scores(here, overwrite)
+    points = [(how, share, seed) for share in wanted.ratios for how in wanted.compare for seed in range(wanted.seeds)]
     done = {(entry["how"], entry["ratio"], entry["seed"]) for entry in results}
     for number, (how, share, seed) in enumerate(points, 1):
         if (how, share, seed) in done:
             continue
-        rows = select(how, scores, table.labels, share, args.interval, data.derived_seed(args.seed, seed))
+        drawn = data.derived_seed(table.settings["seed"], seed)
+        rows = select(how, scores, table.labels, share, wanted.interval, drawn)
         dataset = dataclasses.replace(trained.dataset, train=trained.dataset.train.subset(table.index[rows]), test=test)
         what = f"{how}, {len(rows)} images, seed {seed} ({number} of {len(points)})"
         result = _train(dataclasses.replace(options, seed=seed), dataset, here, what)
@@ -121,7 +138,7 @@ def main(args: argparse.Namespace, trained: Trained, here: Processes) -> int:
         title = (f"{options.data}, {options.method}, {options.model}, {options.epochs} epochs, chosen from "
                  f"{len(table.index)} images")
         kept = [entry for entry in results if (entry["how"], entry["ratio"], entry["seed"]) in set(points)]
-        draw(kept, args.interval, title, folder / PICTURE)
-        print(_table(kept, args.ratios))
+        draw(kept, wanted.interval, title, folder / PICTURE)
+        print(_table(kept, wanted.ratios))
         print(f"written to {folder}", flush=True)
     return 0

@@ -1,0 +1,72 @@
+"""Pictures of what methods do to images, without a run of their own."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+
+import torch
+
+from .. import data, methods
+from ..console import CommandError
+from ..data import folder
+from ..figures import training as pictures
+from .loop import training_step
+from .options import Options
+from .samples import take_samples
+from .setup import Setup, load_data
+from .timing import StepTimer
+
+
+def _unlabelled(root: Path, image_size: int | None) -> data.Dataset:
+    """A directory of images without class directories: enough for every method that needs no saliency."""
+    images = folder.load_unlabelled(root, image_size)
+    count, size = len(images.labels), images.image_size
+    named = data.FolderSplit(images.paths, torch.arange(count), size)
+    return data.Dataset("folder", named, named, [path.stem[:14] for path in images.paths], (3, size, size),
+                        (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+def load_images(chosen: Options, needs_saliency: bool) -> data.Dataset:
+    """The data set of the options; images without labels will do for a method that needs no saliency."""
+    if chosen.data == "folder" and chosen.root is not None:
+        root = Path(chosen.root)
+        if root.is_dir() and not any(p.is_dir() for p in root.iterdir()):
+            if needs_saliency:
+                raise CommandError(f"method {chosen.method} needs saliency, and saliency needs labels: {root} has no "
+                                   f"class directories; {folder.LAYOUT}")
+            return _unlabelled(root, chosen.image_size)
+    return load_data(chosen)
+
+
+def train_briefly(setup: Setup, steps: int) -> None:
+    """A few plain steps, so that the gradient shows what the images are about."""
+    print(f"training a small CNN for {steps} steps for the saliency (--run DIR takes a trained one)", file=sys.stderr)
+    plain = setup.plain()
+    plain.model.train()
+    augmentation, timer, done = setup.augmentation(0), StepTimer(setup.device), 0
+    for group in plain.optimizer.param_groups:
+        group["lr"] = 0.05
+    while done < steps:
+        order = data.training_steps(len(setup.dataset.train.labels), setup.options.batch, setup.options.seed + done)
+        for images, y in setup.dataset.train.batches([step.own for step in order[:steps - done]]):
+            timer.start()
+            training_step(plain, setup.inputs(images, augmentation), y, 1.0, timer)
+            done += 1
+        timer.collect()
+
+
+def draw_gallery(setup: Setup, several: list[Options], out: Path, count: int) -> None:
+    """A row for every method, all with the model of setup."""
+    rows = {}
+    for chosen in several:
+        method = methods.of(chosen)
+        mixer = method.build_mixer(setup.dataset.shape, setup.classes, setup.device)
+        policy = setup.policy if chosen.method == setup.options.method else None
+        own = dataclasses.replace(setup, options=chosen, method=method, mixer=mixer, policy=policy)
+        taken = take_samples(own, setup.dataset.test, count)
+        if taken.after is not None:
+            rows[chosen.method] = (taken.after, taken.lines)
+        before, names = taken.before, taken.names[:count]
+    pictures.gallery(before, names, rows, f"{', '.join(rows)} on {setup.options.data}", out)
