@@ -39,7 +39,7 @@ train-fashion: setup  ## the same on 5,000 Fashion-MNIST images, 3 seeds (needs 
 
 results: setup  ## docs/results.md from finished runs of every method: make results RUNS="DIR DIR" ARGS="--step FILE"
 	$(BIN)/python -m fastmix report $(RUNS) --out docs/results/fashion-mnist-5000-methods.json $(ARGS)
-	$(BIN)/python -m bench.results_page docs/results.md
+	$(BIN)/python -m fastmix bench pages docs/results.md
 
 # Two chains share the cores: the interpreter's run and then what waits for compilers, beside it all the rest, whose output
 # follows, its summary last. 5: nothing to run.
@@ -62,23 +62,23 @@ $(VENV)/.peers: $(VENV)/.requirements bench/requirements.txt
 	@touch $@
 
 bench: setup $(VENV)/.peers  ## every operator against torch.compile, eager, other libraries and the floor
-	$(BIN)/python -m bench $(ARGS)
+	$(BIN)/python -m fastmix bench $(ARGS)
 
 # ARGS: what all of them take, as --machine NAME and --threads N. The machine should have nothing else to do.
-bench-all: setup $(VENV)/.peers  ## all that the README quotes, in 25 minutes: operators, training steps, growth
+bench-all: setup $(VENV)/.peers  ## all that docs/benchmarks.md shows, in 25 minutes: operators, training steps, growth
 	@echo "[1/6] operators"
-	$(BIN)/python -m bench $(ARGS)
+	$(BIN)/python -m fastmix bench $(ARGS)
 	@echo "[2/6] every method in a training step, PreActResNet-18 at 32x32"
-	$(BIN)/python -m bench.step --minutes 5 $(ARGS)
+	$(BIN)/python -m fastmix bench step --minutes 5 $(ARGS)
 	@echo "[3/6] the same, ResNet-50 at 224x224"
-	$(BIN)/python -m bench.step --model torchvision:resnet50 --size 224 --batch 8 --classes 1000 --minutes 3 \
+	$(BIN)/python -m fastmix bench step --model torchvision:resnet50 --size 224 --batch 8 --classes 1000 --minutes 3 \
 		--method mixup,cutmix,dmixup,dcutmix,soft-crop,isda/diag,rmix,rmix/half,rmix/alternate $(ARGS)
 	@echo "[4/6] ISDA in a training step of WideResNet-16-8"
-	$(BIN)/python -m bench.step --model wrn16-8 --batch 128 --method isda,isda/diag --minutes 2 $(ARGS)
+	$(BIN)/python -m fastmix bench step --model wrn16-8 --batch 128 --method isda,isda/diag --minutes 2 $(ARGS)
 	@echo "[5/6] how the operators' costs grow"
-	$(BIN)/python -m bench.scale $(ARGS)
-	@echo "[6/6] README"
-	$(BIN)/python -m bench.readme
+	$(BIN)/python -m fastmix bench scale $(ARGS)
+	@echo "[6/6] the tables of README.md and docs/"
+	$(BIN)/python -m fastmix bench pages
 
 lint: setup  ## ruff, mypy on the public API and clang-format, without changing a file
 	$(BIN)/ruff check .

@@ -218,6 +218,7 @@ if __name__ == "__main__":
                  for name in (["_C", "_C_cuda"] if wants_cuda(torch_folder()) else ["_C"])],
         cmdclass={"build_ext": NinjaBuild, "bdist_wheel": StableWheel},
         setup_requires=[] if torch_folder() is not None else ["torch>=2.10"],
-        packages=[*find_packages(include=["fastmix*"]), "fastmix.kernels"],
-        package_dir={"fastmix.kernels": "kernels"},
+        packages=[*find_packages(include=["fastmix*"]),
+                  *(f"fastmix.{name}" for name in find_packages(include=["kernels*", "bench*"]))],
+        package_dir={"fastmix.kernels": "kernels", "fastmix.bench": "bench"},
     )

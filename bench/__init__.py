@@ -1,4 +1,5 @@
-"""The bench: every operator, shape, backend, peer and floor in one run. `python -m bench --help`.
+"""The benchmarks, installed as `fastmix.bench`: `python -m fastmix bench --help`.
 
-A new operator adds one file, bench/bench_<op>.py, with `cases() -> list[Case]`.
+Here are the commands. `cases` says what is timed: a new operator adds cases/<op>.py with `cases() -> list[Case]`.
+`harness` holds what the commands share, `device` what only a GPU can answer.
 """

@@ -1,78 +1,28 @@
-"""`python -m bench.compare old.json new.json`: exits 1 where a fastmix backend became slower or vanished.
-
-Slower means: the median more than 10 % above the old one and the two interquartile ranges apart. Vanished is a case or
-a backend of the old result that the new run was asked for and does not have: renamed, removed, stopped before it, or
-no longer served. Exits 2 where the files cannot be compared (another machine or thread count, nothing in common).
-"""
+"""python -m fastmix bench compare OLD.json NEW.json: `harness.compare` of two results of operators."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
-from typing import Any
 
-from .report import aligned, duration, load, ours
+from fastmix.app.console import Parser, UsageError
 
-LIMIT = 1.10
-SAME = ("name", "threads")
-
-
-def regressed(old: dict[str, Any], new: dict[str, Any]) -> bool:
-    """Whether provider entry ``new`` is a regression from ``old``."""
-    return new["median_us"] > LIMIT * old["median_us"] and new["q1_us"] > old["q3_us"]
+from .harness import report
+from .harness.compare import compare
 
 
-def asked_for(case: dict[str, Any], old: dict[str, Any], new: dict[str, Any]) -> bool:
-    """Whether a run with the settings ``new`` has a case of the run with the settings ``old``, unless it vanished."""
-    ops = new.get("ops")
-    return (ops is None or case["op"] in ops) and (not new.get("quick") or case.get("quick", old["quick"]))
-
-
-def compare(old: dict[str, Any], new: dict[str, Any]) -> tuple[str, int]:
-    """(report, exit code) of two results."""
-    for key in SAME:
-        before, now = old["machine"].get(key), new["machine"].get(key)
-        if before != now:
-            return f"compare: machine {key} was {before!r}, is {now!r}: times cannot be compared", 2
-    after = {(c["op"], c["case"], c["mode"]): c["providers"] for c in new["cases"]}
-    providers = new["settings"].get("providers")
-    rows, worse, vanished = [], 0, 0
-    for case in old["cases"]:
-        key = (case["op"], case["case"], case["mode"])
-        if key not in after and not asked_for(case, old["settings"], new["settings"]):
-            continue
-        for name in ours(case):
-            if providers is not None and name not in providers:
-                continue
-            was, now = case["providers"][name], after.get(key, {}).get(name, {})
-            gone = "median_us" not in now
-            bad = not gone and regressed(was, now)
-            worse, vanished = worse + bad, vanished + gone
-            found = now.get("error") or now.get("skipped") or "not in the new result" if gone else (
-                duration(now["median_us"]))
-            change = "" if gone else f"{now['median_us'] / was['median_us'] - 1:+.0%}"
-            rows.append((f"{case['op']} {case['case']}, {case['mode']}", name, duration(was["median_us"]), found,
-                         change, "VANISHED" if gone else "REGRESSION" if bad else ""))
-    if not rows:
-        return "compare: no fastmix backend ran in the old result for what the new run was asked", 2
-    table = aligned([("case", "backend", "old", "new", "change", ""), *rows])
-    last = (f"compare: of {len(rows)} {worse} became slower by more than {LIMIT - 1:.0%} outside the IQR, "
-            f"{vanished} vanished")
-    return "\n".join([*table, last]), 1 if worse or vanished else 0
+def parser() -> Parser:
+    p = Parser(prog="python -m fastmix bench compare", description="Compares two results of operators. Exit code 1: a "
+               "fastmix backend became\nslower or vanished; 2: they cannot be compared.")
+    p.add_argument("old", type=Path, metavar="OLD.json")
+    p.add_argument("new", type=Path, metavar="NEW.json")
+    return p
 
 
 def main(argv: list[str]) -> int:
-    if len(argv) != 2:
-        print("usage: python -m bench.compare old.json new.json", file=sys.stderr)
-        return 2
+    args = parser().parse_args(argv)
     try:
-        report, code = compare(*(load(Path(path)) for path in argv))
+        text, code = compare(report.load(args.old), report.load(args.new))
     except ValueError as error:
-        print(error, file=sys.stderr)
-        return 2
-    print(report)
+        raise UsageError(str(error)) from None
+    print(text)
     return code
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -1,4 +1,4 @@
-"""`python -m bench.rl_reward --checkpoint DIR`: how much reward there is for a policy to find in a run of RL-Mix.
+"""python -m fastmix bench rl-reward --checkpoint DIR: how much reward there is for a policy to find in a run of RL-Mix.
 
 On fixed batches of training images, with the weights of the run and without PPO, the mean reward of R-Mix Sec. 5.2
 
@@ -11,11 +11,8 @@ On fixed batches of training images, with the weights of the run and without PPO
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -25,21 +22,24 @@ import fastmix.functional as F
 from fastmix import __version__
 from fastmix.app import data
 from fastmix.app import policy as rl
-from fastmix.app.console import CommandError
+from fastmix.app.console import CommandError, Parser, UsageError
 from fastmix.app.results.collect import spread
 from fastmix.app.training import checkpoint, run
 from fastmix.app.training.distributed import Processes
 from fastmix.app.training.options import Options
 from fastmix.app.training.setup import Setup, load_data, load_weights
 
-from . import machine, report
+from .harness import machine
+from .harness.entries import Entry
+from .harness.report import aligned
+from .harness.result_tables import reward_rows
 
 GROUPS = 4  # of a batch, one after the other "alone", so that three in four of their partners draw at random
 
 
-def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(prog="python -m bench.rl_reward", description=__doc__,
-                                formatter_class=argparse.RawDescriptionHelpFormatter)
+def parser() -> Parser:
+    p = Parser(prog="python -m fastmix bench rl-reward", description="How much reward there is for a policy to find in "
+               "a run of RL-Mix: all images at\nrandom, by the policy, at every level, and each at its best one.")
     p.add_argument("--checkpoint", type=Path, required=True, metavar="DIR", help="folder of a run of rlmix")
     p.add_argument("--draws", type=int, default=24, help="batches, each with its own partners and lambda (24)")
     p.add_argument("--images", type=int, default=100, help="of a batch (100)")
@@ -82,7 +82,7 @@ class Table:
         return torch.stack([own, rl.shared_reward(own, plan.index[:, 1])])
 
 
-def measure(setup: Setup, draws: int, images: int) -> dict[str, Any]:
+def measure(setup: Setup, draws: int, images: int) -> Entry:
     """Means over the batches, with their standard errors where a policy is judged."""
     levels = setup.mixer.levels
     index = torch.randperm(len(setup.dataset.train.labels), generator=torch.Generator().manual_seed(0))[:images]
@@ -117,27 +117,21 @@ def measure(setup: Setup, draws: int, images: int) -> dict[str, Any]:
             "oracle": sum(oracle) / 2, "std_of_a_reward": alone[:, :, 1].std().item()}
 
 
-def show(found: dict[str, Any]) -> str:
+def show(found: Entry) -> str:
     gain = found["policy_minus_random"]
-    lines = [("percentile", "together", "alone", "alone, for itself")]
-    lines += [(f"{q:.2f}", *(f"{value:.3f}" for value in values)) for q, *values in
-              zip(found["levels"], found["together"], found["alone"], found["alone_for_itself"], strict=True)]
-    return "\n".join([*report.aligned(lines), "",
+    lines = [["percentile", "together", "alone", "alone, for itself"], *reward_rows(found)]
+    return "\n".join([*aligned(lines), "",
                       f"all at random {found['random']:.3f}, all by the policy {found['policy']:.3f} "
                       f"({gain['mean']:+.3f} ± {gain['standard_error']:.3f}); best level of every image "
                       f"{found['oracle']:.3f}; standard deviation of a reward {found['std_of_a_reward']:.3f}"])
 
 
-def main(argv: list[str] | None = None) -> int:
-    p = parser()
-    args = p.parse_args(argv)
+def main(argv: list[str]) -> int:
+    args = parser().parse_args(argv)
     if args.draws < 2 or args.images < 2:
-        p.error("--draws and --images want at least 2")
+        raise UsageError("--draws and --images want at least 2")
     torch.set_num_threads(args.threads)
-    try:
-        setup = load(args.checkpoint)
-    except CommandError as error:
-        p.error(str(error))
+    setup = load(args.checkpoint)
     found = measure(setup, args.draws, args.images)
     print(show(found))
     if args.json is not None:
@@ -147,7 +141,3 @@ def main(argv: list[str] | None = None) -> int:
                                           "options": options, "reward": found})
         print(f"wrote {args.json}")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -15,6 +15,7 @@ COMMANDS = {
     "subsample": ("fastmix.app.cli.subsample", "choose the training images that say most, by the spread of their loss"),
     "preview": ("fastmix.app.cli.preview", "draw images before and after a mixing method"),
     "presets": ("fastmix.app.cli.presets", "list the papers' hyper-parameters for train --preset"),
+    "bench": ("fastmix.bench.command", "time the operators and training steps, beside PyTorch and other libraries"),
     "info": ("fastmix.app.cli.info", "which backend serves which operator here, and why another one cannot"),
 }
 

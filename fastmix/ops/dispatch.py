@@ -27,7 +27,7 @@ FORMS = {("isda", "cuda"): ("diag", "identity")}
 TRITON_OPERATORS = OPERATORS
 
 # The backend that auto takes, by device type; missing entries mean the reference.
-# cpu: the C++ kernels won every case of `python -m bench` against the reference, eager and compiled (bench/results).
+# cpu: the C++ kernels won every case of the benchmarks against the reference, eager and compiled (bench/results).
 # cuda: C++/CUDA where the library is loaded and has a kernel, else Triton (see select_auto). By bytes both beat the
 # reference, which makes several passes; neither has been measured on a GPU yet.
 AUTO: dict[str, dict[str, str]] = {

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import re
-import sys
 import warnings
 from collections.abc import Callable
 from importlib import import_module
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import torch
+
+from .checkout import make_importable
 
 _PACKAGE = Path(__file__).parent.parent
 
@@ -68,13 +68,6 @@ def _load_cuda() -> str | None:
 
 def kernels(name: str) -> ModuleType:
     """fastmix.kernels.<name>. Imports Triton, so only at the first call of a kernel."""
-    root = _PACKAGE.parent
-    if "fastmix.kernels" not in sys.modules and (root / "pyproject.toml").exists():
-        # A checkout: the folder lies beside the package instead of in it, and an installed fastmix is another one.
-        spec = spec_from_file_location("fastmix.kernels", root / "kernels" / "__init__.py")
-        package = module_from_spec(spec)
-        sys.modules["fastmix.kernels"] = package
-        spec.loader.exec_module(package)
     return import_module(f"fastmix.kernels.{name}")
 
 
@@ -110,6 +103,7 @@ def _check_schemas() -> None:
 def load() -> None:
     """Called once by ``import fastmix``."""
     global missing, cuda_missing
+    make_importable()
     triton = _declare(TRITON_NAMESPACE)
     for name in schemas():
         for key in ("CPU", "CUDA"):  # CPU: the interpreter

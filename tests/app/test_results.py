@@ -17,7 +17,6 @@ pytest.importorskip("torchmetrics")
 
 from helpers import training
 
-from bench import results_page
 from fastmix.app import console, data
 from fastmix.app.cli import report as command
 from fastmix.app.cli import train as train_command
@@ -27,6 +26,7 @@ from fastmix.app.results import render, runs
 from fastmix.app.results.collect import Fgsm, spread
 from fastmix.app.training.options import Options
 from fastmix.app.training.trained import Trained
+from fastmix.bench import pages
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -98,10 +98,10 @@ def test_steps_of_the_bench(compared, tmp_path, capsys):
     cells = {line[0]: line[-1] for line in render.table(results)}
     assert cells["none"] == "1" and cells["rmix"] == "1.50x"
     assert cells["rmix --patches 2"] == f"{json.loads(kept)['step_ratio']:.2f}x*"  # not what the bench has timed
-    assert "by bench.step with m, 8 images of 32 x 32 on quiet" in render.notes(results)[-1]
+    assert "by the step benchmark with m, 8 images of 32 x 32 on quiet" in render.notes(results)[-1]
     file.write_text("{}")
     assert console.run(command.main, [str(compared / "a"), "--step", str(file)]) == 1
-    assert "no result of bench.step" in capsys.readouterr().err
+    assert "no result of the step benchmark" in capsys.readouterr().err
 
 
 def test_the_attack_is_that_of_evaluate(compared):
@@ -187,7 +187,7 @@ def test_the_picture_has_a_line_per_row(compared, tmp_path, monkeypatch):
 
 def test_the_page_shows_its_files():
     text = (ROOT / "docs" / "results.md").read_text()
-    assert results_page.page(text, ROOT / "docs") == text, "run python -m bench.results_page docs/results.md"
+    assert pages.page(text, ROOT / "docs") == text, "run python -m fastmix bench pages"
 
 
 def test_the_page_holds_every_method_it_has_a_claim_for():
@@ -202,7 +202,7 @@ def test_the_page_holds_every_method_it_has_a_claim_for():
 def _page(tmp_path, results, claims):
     (tmp_path / "r.json").write_text(json.dumps(results))
     (tmp_path / "claims.json").write_text(json.dumps(claims))
-    return results_page.page("before\n<!-- table r.json -->\nold\n<!-- end of table -->\nafter\n", tmp_path)
+    return pages.page("before\n<!-- r.json:begin -->\nold\n<!-- r.json:end -->\nafter\n", tmp_path)
 
 
 CLAIMS = {"papers": {"P": "the paper"}, "claims": [
@@ -219,13 +219,13 @@ def test_a_block_of_the_page(tmp_path):
 
     results = {"rows": [row("none"), row("mixup"), row("mixup", "--refine-epochs 3")], "machine": "X"}
     text = _page(tmp_path, results, CLAIMS)
-    assert text.startswith("before\n<!-- table r.json -->\n| method |") and text.endswith("-->\nafter\n")
+    assert text.startswith("before\n<!-- r.json:begin -->\n| method |") and text.endswith("-->\nafter\n")
     assert "| none | 50.00 ± 1.00 % | - |" in text
     assert "| mixup | 50.00 ± 1.00 % | D, M: 2 to 1 % (the paper, Table 2) |" in text
     assert "| mixup --refine-epochs 3 | 50.00 ± 1.00 % | D: 1 to 0 % (the paper, Sec. 3.1) |" in text
     assert 'TRAIN="python -m fastmix train --limit 9 --seeds 2"' in text
     assert "$TRAIN --method mixup --refine-epochs 3\n" in text
-    assert results_page.page(text, tmp_path) == text
+    assert pages.page(text, tmp_path) == text
     results["rows"][1]["test_accuracy"]["mean"] = 0.25
     assert "| mixup | 25.00" in _page(tmp_path, results, CLAIMS)
 
@@ -241,12 +241,12 @@ def test_the_block_of_a_reward(tmp_path):
 def test_check_tells_a_page_that_is_old(tmp_path, capsys):
     page = tmp_path / "page.md"
     page.write_text("no block\n")
-    assert results_page.main([str(page)]) == 2
-    page.write_text("<!-- table r.json -->\n<!-- end of table -->\n")
-    assert results_page.main([str(page)]) == 2  # no r.json
+    assert console.run(pages.main, [str(page)]) == 2
+    page.write_text("<!-- r.json:begin -->\n<!-- r.json:end -->\n")
+    assert console.run(pages.main, [str(page)]) == 2  # no r.json
     _page(tmp_path, {"runs": []}, CLAIMS)
-    assert results_page.main([str(page), "--check"]) == 1
-    assert results_page.main([str(page)]) == 0 and results_page.main([str(page), "--check"]) == 0
+    assert console.run(pages.main, [str(page), "--check"]) == 1
+    assert console.run(pages.main, [str(page)]) == 0 and console.run(pages.main, [str(page), "--check"]) == 0
 
 
 def test_the_reward_of_a_policy_is_shown():

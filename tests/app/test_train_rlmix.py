@@ -111,9 +111,9 @@ def test_curves_show_the_reward_beside_that_of_chance(tmp_path, monkeypatch):
 
 
 def test_the_reward_that_there_is_to_find(tmp_path, extra):
-    """bench.rl_reward against an episode: the same images, percentiles, partners and lambda, the same reward."""
-    from bench import rl_reward
+    """bench rl-reward against an episode: the same images, percentiles, partners and lambda, the same reward."""
     from fastmix.app import policy as rl
+    from fastmix.bench import rl_reward
 
     setup = run.setup(Options(method="rlmix", batch=20), data.load("digits", limit=40), HERE)
     setup.mixer = fastmix.RLMix(1e12, pairing="flip")  # nothing is left to chance

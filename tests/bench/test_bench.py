@@ -12,11 +12,12 @@ import torch
 from torch.utils._pytree import tree_leaves
 
 import fastmix
-from bench import __main__ as main_module
-from bench import memory, report, runner, timing
-from bench.cases import Case, Peer, case_modules, select_cases
-from bench.runner import OURS, WrongResult, hold_against, interleave, providers, run_case, step
-from bench.timing import (
+from fastmix.app import console
+from fastmix.bench import operators
+from fastmix.bench.cases.base import Case, Peer, case_modules, select_cases
+from fastmix.bench.harness import memory, report, runner, timing
+from fastmix.bench.harness.runner import OURS, WrongResult, compare_with, interleave, providers, run_case, step
+from fastmix.bench.harness.timing import (
     HostTimer,
     Stats,
     argument_sets,
@@ -127,15 +128,15 @@ print(faults())
 def test_restart_happens_once_and_not_over_settings_of_the_user(monkeypatch):
     calls = []
     monkeypatch.setattr(os, "execv", lambda path, argv: calls.append(argv))
-    monkeypatch.setattr(sys, "argv", ["bench", "--quick"])
+    monkeypatch.setattr(sys, "argv", ["fastmix", "bench", "--quick"])
     monkeypatch.setattr(memory.platform, "libc_ver", lambda: ("glibc", "2.36"))
     monkeypatch.setenv(memory.VARIABLE, "glibc.malloc.arena_max=1")
-    memory.restart_with_kept("bench")
-    assert not calls and not memory.is_kept()
+    memory.restart_to_keep_memory("fastmix")
+    assert not calls and not memory.keeps_memory()
     monkeypatch.delenv(memory.VARIABLE)
-    memory.restart_with_kept("bench")
-    assert calls == [[sys.executable, "-m", "bench", "--quick"]] and memory.is_kept()
-    memory.restart_with_kept("bench")
+    memory.restart_to_keep_memory("fastmix")
+    assert calls == [[sys.executable, "-m", "fastmix", "bench", "--quick"]] and memory.keeps_memory()
+    memory.restart_to_keep_memory("fastmix")
     assert len(calls) == 1
 
 
@@ -224,9 +225,9 @@ def test_interleave_drops_a_timer_that_fails():
 @pytest.mark.parametrize("wrong", [lambda t: t * 1.01, lambda t: t[:2], lambda t: torch.full_like(t, float("nan"))])
 def test_a_wrong_result_is_found(wrong):
     expected = torch.randn(4, 4)
-    hold_against([expected], [expected + 1e-7], torch.float32)
+    compare_with([expected], [expected + 1e-7], torch.float32)
     with pytest.raises(WrongResult):
-        hold_against([expected], [wrong(expected)], torch.float32)
+        compare_with([expected], [wrong(expected)], torch.float32)
 
 
 @pytest.mark.parametrize("backward", [False, True])
@@ -321,7 +322,7 @@ def test_quick_run_writes_its_result(tmp_path, monkeypatch, capsys):
     path = tmp_path / "deep" / "r.json"
     monkeypatch.setattr(runner, "SLOW_REPEATS", 2)
     arguments = ["--quick", "--op", "blend", "--seconds", "0", "--providers", "torch.lerp", "--json", str(path)]
-    assert main_module.main(arguments) == 0
+    assert operators.main(arguments) == 0
     results = report.load(path)
     assert results["settings"] == {"quick": True, "ops": ["blend"], "providers": ["torch.lerp"], "seconds": 0.0,
                                    "keeps_memory": False}
@@ -337,14 +338,14 @@ def test_quick_run_writes_its_result(tmp_path, monkeypatch, capsys):
 
 
 def test_a_run_compares_itself_with_an_older_one(tmp_path, monkeypatch, capsys, cpu_backend):
-    monkeypatch.setattr(main_module, "select_cases", lambda ops, quick: [tiny_case()])
+    monkeypatch.setattr(operators, "select_cases", lambda ops, quick: [tiny_case()])
     old, new = tmp_path / "old.json", tmp_path / "new.json"
     arguments = ["--seconds", "0", "--providers", "cpu", "--no-plots", "--json"]
-    assert main_module.main([*arguments, str(old)]) == 0
+    assert operators.main([*arguments, str(old)]) == 0
     results = report.load(old)
     results["cases"][0]["providers"]["cpu"] |= {"median_us": 1e-3, "q1_us": 1e-3, "q3_us": 1e-3}
     report.save(results, old)
-    assert main_module.main([*arguments, str(new), "--compare", str(old)]) == 1
+    assert operators.main([*arguments, str(new), "--compare", str(old)]) == 1
     assert "REGRESSION" in capsys.readouterr().out
 
 
@@ -353,17 +354,15 @@ def test_a_failing_backend_fails_the_run(tmp_path, monkeypatch, capsys, cpu_back
         raise NotImplementedError("no kernel")
 
     case = tiny_case(ours=broken)
-    monkeypatch.setattr(main_module, "select_cases", lambda ops, quick: [case])
-    code = main_module.main(["--providers", "cpu", "--seconds", "0", "--json", str(tmp_path / "r.json")])
+    monkeypatch.setattr(operators, "select_cases", lambda ops, quick: [case])
+    code = operators.main(["--providers", "cpu", "--seconds", "0", "--json", str(tmp_path / "r.json")])
     assert code == 1
     assert "FAILED scale 4x8, forward: cpu: NotImplementedError: no kernel" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("arguments", [["--op", "nonsense"], ["--device", "tpu"], ["--compare", "/nonexistent.json"]])
 def test_bad_arguments_end_with_code_two(arguments, capsys):
-    with pytest.raises(SystemExit) as stopped:
-        main_module.main(arguments)
-    assert stopped.value.code == 2
+    assert console.run(operators.main, arguments) == 2
     assert arguments[1] in capsys.readouterr().err
 
 

@@ -7,9 +7,10 @@ from typing import ClassVar
 import pytest
 import torch
 
-from bench import __main__ as main_module
-from bench import ahead, runner, vectorised
-from bench.cases import select_cases
+from fastmix.bench import operators
+from fastmix.bench.cases import vectorised
+from fastmix.bench.cases.base import select_cases
+from fastmix.bench.harness import ahead, command_line, runner
 from fastmix.reference import functional as reference
 
 CPU = torch.device("cpu")
@@ -76,13 +77,13 @@ def test_what_cannot_be_compiled_is_left_to_the_bench_to_report(pool, monkeypatc
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_nothing_is_timed_before_all_are_compiled(device, tmp_path, monkeypatch):
     order = []
-    monkeypatch.setattr(main_module, "compile_ahead", lambda cases: order.append(len(cases)) or len(cases))
-    monkeypatch.setattr(main_module, "run_case", lambda *args: order.append("timed") or 1 / 0)
+    monkeypatch.setattr(operators, "compile_ahead", lambda cases: order.append(len(cases)) or len(cases))
+    monkeypatch.setattr(operators, "run_case", lambda *args: order.append("timed") or 1 / 0)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(main_module.machine, "describe", lambda device, name: {"name": "x"})
+    monkeypatch.setattr(command_line.machine, "describe", lambda device, name: {"name": "x"})
     arguments = ["--device", device, "--op", "saliency", "--json", str(tmp_path / "r.json")]
     with pytest.raises(ZeroDivisionError):
-        main_module.main(arguments)
+        operators.main(arguments)
     assert order == ([4, "timed"] if device == "cpu" else ["timed"])  # on a GPU Inductor measures while it compiles
 
 

@@ -11,14 +11,16 @@ import torch
 from helpers import ROOT
 from test_bench import tiny_case
 
-from bench import device_goals, worker
-from bench.device_goals import Goal
+from fastmix.bench.device import goals as device_goals
+from fastmix.bench.device import times
+from fastmix.bench.device.goals import Goal
+from fastmix.bench.harness import worker
 
 WORKER = """
 import os, signal, sys, time
 from pathlib import Path
 sys.path.insert(0, {root!r})
-from bench import worker
+from fastmix.bench.harness import worker
 
 def crash(): os.kill(os.getpid(), signal.SIGSEGV)
 def fail(): raise ValueError("no")
@@ -103,7 +105,7 @@ def test_every_goal_has_its_case():
     assert {goal: goals.count(goal) for goal in goals} == ASKED
     names = [f"{case.op} {case.name}" for case, _ in device_goals.cases(cpu=False)]
     assert "soft_target 4096x21841 bf16" in names and "mixers DCutMix 256x3x224x224" in names
-    steps = {(name.split(" N=")[0], goal) for name, _, goal, _ in device_goals.device_times.steps("cuda")
+    steps = {(name.split(" N=")[0], goal) for name, _, goal, _ in times.steps("cuda")
              if name.startswith("isda")}
     assert steps == {("isda CIFAR-100 WRN-28-10 full", 150.0), ("isda ImageNet diag", 60.0),
                      ("isda ImageNet full", 12000.0)}
@@ -116,7 +118,8 @@ def test_the_command_on_the_cpu(tmp_path):
 import sys
 sys.path.insert(0, {str(ROOT)!r})
 from pathlib import Path
-from bench import device_goals, worker
+from fastmix.bench.device import goals as device_goals
+from fastmix.bench.harness import worker
 import torch
 chosen = [(name, run) for name, run in device_goals.all_cases(torch.device("cpu"), 0.01)
           if "+saliency_mask" not in name and "+grad" not in name]

@@ -1,16 +1,21 @@
-"""What the bench makes of its results: table, goals, plots, comparison with an older run, the README's table."""
+"""What the bench makes of its results: table, goals, plots, comparison with an older run, the pages."""
 
 import copy
 import importlib.util
 import math
+import re
 
 import pytest
 import torch
 from helpers import ROOT
 
-from bench import compare, plots, readme, report, scale, step
-from bench.machine import describe, slug
-from bench.readme_text import render_scale, render_speed, render_steps
+from fastmix.app import console
+from fastmix.bench import compare as command
+from fastmix.bench import pages
+from fastmix.bench.cases.sweeps import SWEEPS
+from fastmix.bench.harness import benchmark_tables, blocks, compare, growth, plots, report, steps
+from fastmix.bench.harness.machine import describe, slug
+from fastmix.ops.dispatch import OPERATORS
 
 README = ROOT / "README.md"
 CPU = torch.device("cpu")
@@ -156,16 +161,17 @@ def test_compare_from_files(tmp_path, capsys):
     report.save(result(cpu=100.0), tmp_path / "old.json")
     report.save(result(cpu=150.0), tmp_path / "new.json")
     paths = [str(tmp_path / name) for name in ("old.json", "new.json")]
-    assert compare.main(paths) == 1
-    assert compare.main(paths[:1] * 2) == 0
-    assert compare.main([paths[0], str(tmp_path / "none.json")]) == 2
+    assert command.main(paths) == 1
+    assert command.main(paths[:1] * 2) == 0
+    assert console.run(command.main, [paths[0], str(tmp_path / "none.json")]) == 2
     assert "+50%" in capsys.readouterr().out
 
 
-# ---------------------------------------------------------------- README
+# ---------------------------------------------------------------- pages
 
-def test_readme_table_shows_wins_losses_and_the_machine():
-    table = render_speed([("bench/results/x/r.json", result(eager=300.0, compile=100.0, cpu=200.0, peer=150.0))])
+def test_the_speed_table_shows_wins_losses_and_the_machine():
+    found = result(eager=300.0, compile=100.0, cpu=200.0, peer=150.0)
+    table = benchmark_tables.speed([("bench/results/x/r.json", found)])
     assert "Test machine" in table and "[r.json](bench/results/x/r.json)" in table
     row = next(line for line in table.splitlines() if line.startswith("| `blend`"))
     assert row == "| `blend` | 8x8, forward | 200 us (cpu) | **0.5x** (slower) | 1.5x | **0.75x** (slower) `peer` | 2 |"
@@ -174,18 +180,18 @@ def test_readme_table_shows_wins_losses_and_the_machine():
 PLAIN = {"step": 1000.0, "data": 1.0, "saliency": 0.0, "mix": 0.0, "model": 998.0, "loss": 1.0}
 
 
-def steps(model="cnn", date="2026-01-02T03:04:05+00:00"):
+def step_result(model="cnn", date="2026-01-02T03:04:05+00:00"):
     slow = {"method": "rmix", "ms": PLAIN | {"saliency": 900.0, "mix": 2.0}, "plan_ms": 0.25, "loss_backward_ms": 0.1,
             "ratio": 1.9, "added_percent": 90.2, "steps": 4}
     fast = {"method": "mixup", "ms": PLAIN | {"mix": 3.0}, "plan_ms": 0.5, "loss_backward_ms": 0.1, "ratio": 1.004,
             "added_percent": 0.3, "steps": 4}
     plain = fast | {"method": "none", "ms": PLAIN, "plan_ms": 0.0, "ratio": 1.0, "added_percent": 0.0}
-    return {"format": step.FORMAT, "date": date, "machine": describe(CPU, "Test machine"), "rows": [plain, fast, slow],
+    return {"format": steps.FORMAT, "date": date, "machine": describe(CPU, "Test machine"), "rows": [plain, fast, slow],
             "settings": {"model": model, "size": 32, "batch": 100, "classes": 10, "repeats": 2}}
 
 
-def test_readme_steps_show_the_breakdown_and_the_goals():
-    text = render_steps([("a/x-step.json", steps()), ("a/y-step.json", steps("wrn16-8"))])
+def test_the_step_tables_show_the_breakdown_and_the_goals():
+    text = benchmark_tables.steps([("a/x-step.json", step_result()), ("a/y-step.json", step_result("wrn16-8"))])
     assert "`cnn`, 32x32, batch 100" in text and "`wrn16-8`" in text and "[y-step.json](a/y-step.json)" in text
     rows = [line for line in text.splitlines() if line.startswith("| `")][:3]
     assert rows == ["| `none` | 1000 | - | 1 | - | - | - | 998 | 1 | - |",
@@ -196,57 +202,111 @@ def test_readme_steps_show_the_breakdown_and_the_goals():
 def sweeps():
     """Every sweep of the bench with times that are the product of its sizes, in us."""
     rows = [{"op": s.op, "size": s.size, "fixed": s.fixed, "values": list(s.values), "exponent": 1.0,
-             "median_us": [float(v * math.prod(s.fixed.values())) for v in s.values]} for s in scale.SWEEPS]
-    return {"format": scale.FORMAT, "date": "2026-01-02T03:04:05+00:00", "machine": describe(CPU, "Test machine"),
+             "median_us": [float(v * math.prod(s.fixed.values())) for v in s.values]} for s in SWEEPS]
+    return {"format": growth.FORMAT, "date": "2026-01-02T03:04:05+00:00", "machine": describe(CPU, "Test machine"),
             "sweeps": rows}
 
 
-def test_readme_scale_is_computed_from_the_sweeps():
-    text = render_scale([("a/x-scale.json", sweeps())])
-    assert "Computed, not measured" in text and "[x-scale.json](a/x-scale.json)" in text and "\n" not in text
-    assert f"blend of 2 {report.duration(256 * 224 * 2)}, paste of 3 {report.duration(256 * 224 * 3)}" in text
-    assert f"the loss with its gradient {report.duration(32 * 21841 * 2)}" in text  # a rank of 8
-    assert f"the loss with its gradient {report.duration(256 * 21841 * 2)}" in text
-    assert report.size(scale.exchanged_bytes("diag", 21841, 2048, 256)) in text
-    assert "`soft_target` N^1.00, J^1.00, K^1.00" in text
+def test_the_tables_of_larger_problems_are_computed_from_the_sweeps():
+    text = benchmark_tables.scale([("a/x-scale.json", sweeps())])
+    assert "Computed, not measured" in text and "[x-scale.json](a/x-scale.json)" in text
+    rows = {cells[0].split(",")[0]: cells[1:] for cells in
+            (line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| "))}
+    one, two = 256 * 224, 32 * 224  # images of a step, and of a rank of 8
+    assert rows["blend of 2"][1:] == [report.duration(one * 2), report.duration(two * 2)]
+    assert rows["paste of 3"][1:] == [report.duration(one * 3), report.duration(two * 3)]
+    loss = rows["loss with its gradient"]
+    assert loss == ["N^1.00, J^1.00, K^1.00", report.duration(256 * 21841 * 2), report.duration(32 * 21841 * 2)]
+    assert rows["full ISDA: statistics"] == ["A^1.00", "-", "-"]
+    assert {s.op for s in SWEEPS} == {op for _, op, _ in benchmark_tables.GROWTH}
+    assert rows["diag"][-1] == report.size(growth.exchanged_bytes("diag", 21841, 2048, 256))
 
 
-def page_with_markers(folder):
-    page = folder / "README.md"
-    page.write_text("# A\n" + "".join("\n{}\nold\n{}\n".format(*readme.markers(name)) for name in readme.SECTIONS)
+def test_the_headline_has_a_row_for_each_of_its_cases():
+    cases = [result(eager=300.0, compile=100.0, cpu=200.0)["cases"][0] | {"op": op, "case": case, "mode": mode}
+             for _, op, case, mode in benchmark_tables.HEADLINE]
+    step = step_result(benchmark_tables.HEADLINE_STEP[0])
+    step["rows"][1]["method"] = benchmark_tables.HEADLINE_STEP[1]
+    found = [("r.json", result() | {"cases": cases})]
+    text = benchmark_tables.headline(found, [("a-step.json", step_result()), ("b-step.json", step)], "docs/all.md")
+    rows = [line for line in text.splitlines() if line.startswith("| ")][2:]
+    assert len(rows) == len(cases) + 1 and all("| 200 us | **0.5x** (slower) | 1.5x |" in row for row in rows[:-1])
+    assert "| preact-resnet18, 100 images of 32x32 | +0.30 % of a plain step | - | - |" in rows[-1]
+    assert "Test machine" in text and "[docs/all.md](docs/all.md)" in text
+    assert "[b-step.json](b-step.json)" in text and "a-step" not in text
+
+
+NAMES = ("bench", "speed", "step", "scale")
+
+
+def page_with_blocks(folder):
+    page = folder / "docs" / "page.md"
+    page.parent.mkdir()
+    page.write_text("# A\n" + "".join(f"\n<!-- {name}:begin -->\nold\n<!-- {name}:end -->\n" for name in NAMES)
                     + "\nafter\n")
     return page
 
 
-def test_readme_is_written_between_its_markers(tmp_path):
-    page, results = page_with_markers(tmp_path), tmp_path / "bench" / "results" / "m"
-    assert readme.main([str(results / "r.json"), str(page)]) == 2  # no such file
-    assert "old" in page.read_text()
+def test_a_page_is_written_between_its_markers(tmp_path):
+    page, results = page_with_blocks(tmp_path), tmp_path / "bench" / "results"
+    here = results / "m"
     for name, content in (("r", result(cpu=200.0)), ("quick", result(cpu=123.0)), ("old", {"format": "step-1"}),
-                          ("a-step", steps()), ("b-step", steps("wrn16-8")), ("c-scale", sweeps())):
+                          ("a-step", step_result()), ("b-step", step_result("wrn16-8")), ("c-scale", sweeps())):
         whole = content.get("settings", {}) | {"quick": name == "quick"}
-        report.save(content | {"settings": whole} if "settings" in content else content, results / f"{name}.json")
-    report.save(steps(date="2025-01-01T00:00:00+00:00"), results / "z-step.json")  # older, of a model that has a newer
-    assert readme.newest(tmp_path / "bench" / "results") == {
-        "bench": [results / "r.json"], "step": [results / "a-step.json", results / "b-step.json"],
-        "scale": [results / "c-scale.json"]}
-    arguments = [str(results / "r.json"), str(page)]
-    assert readme.main([*arguments, "--check"]) == 1
-    assert readme.main(arguments) == 0
+        report.save(content | {"settings": whole} if "settings" in content else content, here / f"{name}.json")
+    # Older, of a model that has a newer one.
+    report.save(step_result(date="2025-01-01T00:00:00+00:00"), here / "z-step.json")
+    assert pages.newest(results) == {"operators": [here / "r.json"], "scale": [here / "c-scale.json"],
+                                     "steps": [here / "a-step.json", here / "b-step.json"]}
+    arguments = [str(page), "--results", str(results)]
+    assert console.run(pages.main, [*arguments, "--check"]) == 1
+    assert "old" in page.read_text()
+    assert console.run(pages.main, arguments) == 0
     text = page.read_text()
     assert text.startswith("# A\n") and text.endswith("\n\nafter\n") and "old" not in text and "123 us" not in text
     assert "200 us" in text and "`wrn16-8`" in text and "Computed, not measured" in text and "z-step" not in text
-    assert readme.main([*arguments, "--check"]) == 0
-    report.save(steps("wrn16-8") | {"rows": []}, results / "b-step.json")
-    assert readme.main([*arguments, "--check"]) == 1  # a file changed under the README
+    assert "[r.json](../bench/results/m/r.json)" in text
+    assert console.run(pages.main, [*arguments, "--check"]) == 0
+    report.save(step_result("wrn16-8") | {"rows": []}, here / "b-step.json")
+    assert console.run(pages.main, [*arguments, "--check"]) == 1  # a file changed under the page
+    (here / "b-step.json").unlink()
+    assert console.run(pages.main, [*arguments, "--check"]) == 2
     page.write_text("no markers")
-    assert readme.main(arguments) == 2
+    assert console.run(pages.main, arguments) == 2
     assert page.read_text() == "no markers"
 
 
-def test_the_readme_shows_what_its_files_say():
-    text = README.read_text()
-    files = {section: readme.named(text, section) for section in readme.SECTIONS}
-    assert files["bench"] and text == readme.written(text, files, README.parent)
-    changed = text.replace("Above 1x fastmix is faster.", "Fastmix is faster.")
-    assert changed != readme.written(changed, files, README.parent)
+@pytest.mark.parametrize("text", ["<!-- a:begin -->\n", "<!-- a:begin -->\n<!-- b:end -->\n",
+                                  "<!-- a:end -->\n<!-- a:begin -->\n", "a <!-- a:begin -->\n<!-- a:end -->\n",
+                                  "<!-- a:begin -->\n<!-- b:begin -->\n<!-- b:end -->\n<!-- a:end -->\n"])
+def test_a_block_that_does_not_end_is_an_error(text):
+    with pytest.raises(ValueError, match=r"block|begin"):
+        blocks.rewritten(text, lambda name, present: "")
+
+
+def test_an_unknown_block_is_an_error(tmp_path):
+    with pytest.raises(ValueError, match="no block nothing"):
+        pages.page("<!-- nothing:begin -->\n<!-- nothing:end -->\n", tmp_path)
+
+
+@pytest.mark.parametrize("name", pages.PAGES)
+def test_the_pages_show_what_their_files_say(name):
+    page = ROOT / name
+    text = page.read_text()
+    assert text == pages.page(text, page.parent), "run python -m fastmix bench pages"
+    if name == pages.BENCHMARKS:
+        changed = text.replace("Above 1x fastmix is faster.", "Fastmix is faster.")
+        assert changed != pages.page(changed, page.parent)
+
+
+def test_the_committed_pages_are_those_of_measured_results():
+    benchmarks, readme = (ROOT / pages.BENCHMARKS).read_text(), README.read_text()
+    for text in (benchmarks, readme):
+        assert "No result is committed yet" not in text
+    assert all(f"<!-- {name}:begin -->" in benchmarks for name in NAMES[1:])
+    assert "<!-- bench:begin -->" in readme and f"]({pages.BENCHMARKS})" in readme
+    rows = [line for line in readme.splitlines() if re.search(r"`(\w+)` \| ", line)]
+    shown = [op for _, op, _, _ in benchmark_tables.HEADLINE] + [benchmark_tables.HEADLINE_STEP[1]]
+    assert [op for op in shown if not any(f"`{op}` | " in row for row in rows)] == []
+    table = (ROOT / "docs" / "operators.md").read_text()
+    assert re.findall(r"^\| `(\w+)` \|", table, re.M) == list(OPERATORS)

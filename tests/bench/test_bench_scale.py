@@ -7,19 +7,22 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from bench import scale
+from fastmix.app import console
+from fastmix.bench import scale
+from fastmix.bench.cases.sweeps import SWEEPS
+from fastmix.bench.harness import growth
 from fastmix.losses.isda_ranks import update_over_ranks
 
 
 @pytest.mark.parametrize("power", [0.0, 0.5, 1.0, 2.0])
 def test_exponent_of_a_power_law_with_a_fixed_cost_hidden_at_small_sizes(power):
     values = (10, 100, 1000, 10000, 100000)
-    assert scale.exponent(values, [3 * v ** power for v in values]) == pytest.approx(power)
-    late = scale.exponent(values, [50 + v for v in values])
+    assert growth.exponent(values, [3 * v ** power for v in values]) == pytest.approx(power)
+    late = growth.exponent(values, [50 + v for v in values])
     assert late == pytest.approx(1.0, abs=0.02)
 
 
-@pytest.mark.parametrize("sweep", scale.SWEEPS, ids=lambda s: f"{s.op}-{s.size}")
+@pytest.mark.parametrize("sweep", SWEEPS, ids=lambda s: f"{s.op}-{s.size}")
 def test_every_sweep_runs_at_its_smallest(sweep):
     assert list(sweep.values) == sorted(set(sweep.values)) and len(sweep.values) >= 4
     sweep.call(sweep.values[0], torch.device("cpu"))()
@@ -35,12 +38,12 @@ def test_predictions_follow_the_laws():
     sweeps = [law("blend", "N", (16, 256), {"side": 64, "K": 2}, power),
               law("blend", "side", (32, 192), {"N": 32, "K": 2}, power),
               law("blend", "K", (1, 8), {"N": 64, "side": 64}, power), law("paste", "N", (1, 2), {"side": 9}, power)]
-    assert scale.predicted(sweeps, "blend", N=256, side=64, K=2) == pytest.approx(sweeps[0]["median_us"][-1])
-    assert scale.predicted(sweeps, "blend", N=512, side=224, K=4) == pytest.approx(2 * 512 * 224 ** 2 * 2)
+    assert growth.predicted(sweeps, "blend", N=256, side=64, K=2) == pytest.approx(sweeps[0]["median_us"][-1])
+    assert growth.predicted(sweeps, "blend", N=512, side=224, K=4) == pytest.approx(2 * 512 * 224 ** 2 * 2)
     with pytest.raises(ValueError, match="no sweep of isda"):
-        scale.predicted(sweeps, "isda", N=1)
+        growth.predicted(sweeps, "isda", N=1)
     with pytest.raises(ValueError, match="no sweep of paste over side"):
-        scale.predicted(sweeps, "paste", N=1, side=10)
+        growth.predicted(sweeps, "paste", N=1, side=10)
 
 
 def test_predictions_start_from_the_nearest_measurement():
@@ -48,7 +51,7 @@ def test_predictions_start_from_the_nearest_measurement():
     near = {"op": "loss", "size": "J", "values": [10, 20000], "fixed": {"N": 128}, "exponent": 1.0,
             "median_us": [1, 700]}
     far = {"op": "loss", "size": "N", "values": [16, 32], "fixed": {"J": 10}, "exponent": 1.0, "median_us": [1, 9]}
-    assert scale.predicted([far, near], "loss", J=21000, N=128) == pytest.approx(700 * 1.05)
+    assert growth.predicted([far, near], "loss", J=21000, N=128) == pytest.approx(700 * 1.05)
 
 
 @pytest.mark.parametrize("kind", ["full", "diag", "shared", "identity"])
@@ -59,7 +62,7 @@ def test_bytes_that_ranks_exchange(kind, monkeypatch):
     cov = {"full": (j, a, a), "diag": (j, a), "shared": (a, a), "identity": (0,)}[kind]
     update_over_ranks(torch.zeros(j, dtype=torch.int64), torch.zeros(j, a), torch.zeros(cov), torch.randn(3, a), labels,
                       None, kind, None)
-    assert sum(sent) == scale.exchanged_bytes(kind, j, a, present=2)
+    assert sum(sent) == growth.exchanged_bytes(kind, j, a, present=2)
 
 
 def test_a_short_run_writes_its_result(tmp_path, capsys):
@@ -72,6 +75,5 @@ def test_a_short_run_writes_its_result(tmp_path, capsys):
 
 
 def test_an_unknown_operator_is_named(capsys):
-    with pytest.raises(SystemExit):
-        scale.main(["--op", "nothing"])
+    assert console.run(scale.main, ["--op", "nothing"]) == 2
     assert "--op nothing: no sweep begins so; there are blend" in capsys.readouterr().err

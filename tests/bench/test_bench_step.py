@@ -4,8 +4,10 @@ import json
 
 import pytest
 
-from bench import step
+from fastmix.app import console
 from fastmix.app.training.timing import PHASES
+from fastmix.bench import step
+from fastmix.bench.harness import steps
 
 
 def times(**ms):
@@ -17,28 +19,28 @@ PLAIN = [times(data=1, model=98, loss=1)] * 3
 
 
 def test_added_is_all_but_the_model_beyond_a_plain_step():
-    found = step.row("mixup", [times(data=0.5, mix=2, model=120, loss=1)] * 3, PLAIN, 0.1)
+    found = steps.row("mixup", [times(data=0.5, mix=2, model=120, loss=1)] * 3, PLAIN, 0.1)
     assert found["added_percent"] == pytest.approx(1.5)
     assert found["ratio"] == pytest.approx(1.235) and found["plan_ms"] == 0.1 and found["steps"] == 6
 
 
 def test_what_the_loss_adds_to_backward_is_added():
-    found = step.row("isda", [times(data=1, model=110, loss=2)] * 3, PLAIN, back=1.75, plain_back=0.5)
+    found = steps.row("isda", [times(data=1, model=110, loss=2)] * 3, PLAIN, back=1.75, plain_back=0.5)
     assert found["added_percent"] == pytest.approx(1 + 1.25) and found["loss_backward_ms"] == 1.75
 
 
 def test_ratio_is_the_median_of_the_rounds():
-    steps = [times(model=100), times(model=300), times(model=110)]
-    assert step.row("mixup", steps, PLAIN, 0.0)["ratio"] == pytest.approx(1.1)
+    rounds = [times(model=100), times(model=300), times(model=110)]
+    assert steps.row("mixup", rounds, PLAIN, 0.0)["ratio"] == pytest.approx(1.1)
 
 
 def test_goals():
-    rows = [step.row("mixup", [times(mix=3, model=98)] * 3, PLAIN, 0.0),
-            step.row("rmix", [times(saliency=50, model=98)] * 3, PLAIN, 0.0),
-            step.row("focal", [times(model=500)] * 3, PLAIN, 0.0)]
-    assert [line.rpartition(" ")[2] for line in step.verdicts(rows)] == ["met", "met"]
-    slow = step.row("rmix", [times(saliency=100, model=98)] * 3, PLAIN, 0.0)
-    assert step.verdicts([slow]) == ["rmix: step 1.98x, goal <= 1.7x, MISSED"]
+    rows = [steps.row("mixup", [times(mix=3, model=98)] * 3, PLAIN, 0.0),
+            steps.row("rmix", [times(saliency=50, model=98)] * 3, PLAIN, 0.0),
+            steps.row("focal", [times(model=500)] * 3, PLAIN, 0.0)]
+    assert [line.rpartition(" ")[2] for line in steps.verdicts(rows)] == ["met", "met"]
+    slow = steps.row("rmix", [times(saliency=100, model=98)] * 3, PLAIN, 0.0)
+    assert steps.verdicts([slow]) == ["rmix: step 1.98x, goal <= 1.7x, MISSED"]
 
 
 def test_a_tiny_run(tmp_path, capsys):
@@ -67,6 +69,4 @@ def test_a_run_ends_with_its_time(tmp_path):
 @pytest.mark.parametrize(("flags", "text"), [(["--method", "rlmix"], "rlmix cannot be measured here"),
                                              (["--repeats", "0"], "--repeats"), (["--model", "none"], "--model")])
 def test_bad_arguments_end_with_code_two(flags, text, capsys):
-    with pytest.raises(SystemExit) as caught:
-        step.main(flags)
-    assert caught.value.code == 2 and text in capsys.readouterr().err
+    assert console.run(step.main, flags) == 2 and text in capsys.readouterr().err

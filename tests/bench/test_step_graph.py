@@ -11,7 +11,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from bench.step_graph import METHODS, Result, Step, check_replays
+from fastmix.bench.device.step_graph import METHODS, Result, Step, check_replays
 from fastmix.ops.dispatch import AUTO
 from fastmix.ops.operator import NAMESPACES
 

@@ -1,6 +1,7 @@
 """The house: a file per op in every folder, the library's symbols, the package without its library."""
 
 import importlib.util
+import json
 import os
 import re
 import shutil
@@ -28,17 +29,18 @@ def build_script():
 
 
 @pytest.mark.parametrize("op", OPERATORS)
-def test_every_op_has_its_files_and_its_readme_row(op):
+def test_every_op_has_its_files_and_its_row(op):
     files = [f"fastmix/ops/{op}.py", f"fastmix/reference/{op}.py", f"csrc/cpu/{op}.cpp", f"tests/ops/test_{op}.py",
-             f"bench/bench_{op}.py"]
+             f"bench/cases/{op}.py"]
     for file in files:
         assert (ROOT / file).is_file(), f"{file} is missing"
-    row = re.search(rf"^\| `{op}` .*$", (ROOT / "README.md").read_text(), re.M)
-    assert row, f"the README's table has no row for {op}"
+    page = ROOT / "docs" / "operators.md"
+    row = re.search(rf"^\| `{op}` .*$", page.read_text(), re.M)
+    assert row, f"{page} has no row for {op}"
     for link in re.findall(r"\]\(([^)]+)\)", row.group()):
-        assert (ROOT / link).exists(), f"the README links to {link}"
-    for file in files[:3]:
-        assert file in row.group(), f"the README's row of {op} does not link to {file}"
+        assert (page.parent / link).exists(), f"{page} links to {link}"
+    for file in files:
+        assert f"](../{file})" in row.group(), f"the row of {op} does not link to {file}"
 
 
 # scale_gradient_ decides on the device what the CPU decides by reading the incoming gradient.
@@ -163,11 +165,29 @@ def test_wheel_holds_every_package(tmp_path):
     wheel, = tmp_path.glob("*.whl")
     assert "-cp310-abi3-" in wheel.name
     names = set(zipfile.ZipFile(wheel).namelist())
-    for folder, package in (("fastmix", "fastmix"), ("kernels", "fastmix/kernels")):
+    for folder, package in (("fastmix", "fastmix"), ("kernels", "fastmix/kernels"), ("bench", "fastmix/bench")):
         for file in (ROOT / folder).rglob("*.py"):
             assert f"{package}/{file.relative_to(ROOT / folder)}" in names, f"{file} is not in the wheel"
     assert "fastmix/ops/schemas.def" in names and "fastmix/py.typed" in names
     assert any(re.fullmatch(r"fastmix/_C\.abi3\.so", name) for name in names) or shutil.which("c++") is None
+    assert not [name for name in names if name.startswith("fastmix/bench/") and not name.endswith(".py")]
+    the_wheel_times_an_operator(wheel, tmp_path)
+
+
+def the_wheel_times_an_operator(wheel, tmp_path):
+    """Unpacked beside no checkout, by the command that a user types; the result goes to the working directory."""
+    zipfile.ZipFile(wheel).extractall(tmp_path / "site")
+    work = tmp_path / "work"
+    work.mkdir()
+    done = subprocess.run([sys.executable, "-m", "fastmix", "bench", "--op", "soft_target", "--quick", "--seconds", "0",
+                           "--providers", "cpu", "--machine", "here", "--no-plots"], capture_output=True, text=True,
+                          cwd=work, env={**os.environ, "PYTHONPATH": str(tmp_path / "site"), "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr
+    result, = (work / "bench-results" / "here").glob("*.json")
+    found = json.loads(result.read_text())
+    assert found["machine"]["commit"] is None and f"wrote {result.relative_to(work)}" in done.stdout
+    assert {case["op"] for case in found["cases"]} == {"soft_target"}
+    assert all("median_us" in case["providers"]["cpu"] or shutil.which("c++") is None for case in found["cases"])
 
 
 def test_backend_choice():

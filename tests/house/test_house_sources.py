@@ -95,7 +95,8 @@ def exists(paper: str | None, kind: str, number: str) -> bool:
 
 
 TEXTS = [*sorted(path for folder in ("fastmix", "kernels", "bench", "csrc") for path in (ROOT / folder).rglob("*.*")
-                 if path.suffix in (".py", ".cpp", ".h", ".cuh")), ROOT / "README.md", ROOT / "docs" / "results.md"]
+                 if path.suffix in (".py", ".cpp", ".h", ".cuh")), ROOT / "README.md",
+         *sorted((ROOT / "docs").glob("*.md"))]
 
 
 @pytest.mark.parametrize("path", TEXTS, ids=lambda path: str(path.relative_to(ROOT)))

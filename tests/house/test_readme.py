@@ -1,7 +1,8 @@
-"""The README's commands and code: every one is tried, or at least understood."""
+"""Commands and code of the README and of docs/: every one is tried, or at least understood."""
 
 import re
 import shlex
+from importlib import import_module
 
 import pytest
 import torch
@@ -13,20 +14,27 @@ from fastmix.app.cli import report as report_command
 from fastmix.app.cli import subsample as subset
 from fastmix.app.cli import train as command
 from fastmix.app.cli import train_ssl as ssl_command
+from fastmix.bench.command import COMMANDS, DEFAULT
 
-README = (ROOT / "README.md").read_text()
+README = ROOT / "README.md"
+PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
+every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 PARSERS = {"train": command.parser, "train-ssl": ssl_command.parser, "preview": preview.parser,
            "evaluate": evaluate_command.parser, "subsample": subset.parser, "presets": presets.parser,
            "report": report_command.parser}
 
 
-def blocks(language):
-    return re.findall(rf"^```{language}\n(.*?)^```", README, re.M | re.S)
+def blocks(language, page=README):
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.M | re.S)
 
 
-def commands():
-    lines = [line.split("#")[0].strip() for block in blocks("sh") for line in block.splitlines()]
+def commands(page=README):
+    lines = [line.split("#")[0].strip() for block in blocks("sh", page) for line in block.splitlines()]
     return [line for line in lines if line]
+
+
+def every_command(beginning):
+    return [line for page in PAGES for line in commands(page) if line.startswith(beginning)]
 
 
 def test_python_blocks_run_in_order():
@@ -37,24 +45,36 @@ def test_python_blocks_run_in_order():
     assert isinstance(names["saliency"], torch.Tensor)
 
 
-@pytest.mark.parametrize("line", [c for c in commands() if c.startswith("make ")])
+@pytest.mark.parametrize("line", every_command("make "))
 def test_make_targets_exist(line):
     assert re.search(rf"^{line.split()[1]}:", (ROOT / "Makefile").read_text(), re.M), line
 
 
-@pytest.mark.parametrize("line", [c for c in commands() if c.startswith("python -m fastmix ")])
+def parse(parser, flags):
+    if flags != ["--help"]:
+        parser.parse_args(flags)
+
+
+@pytest.mark.parametrize("line", every_command("python -m fastmix "))
 def test_commands_parse(line):
     name, *flags = shlex.split(line)[3:]
-    if name in PARSERS:
-        PARSERS[name]().parse_args(flags)
+    if name == "bench":
+        command = flags.pop(0) if flags[0] in COMMANDS else DEFAULT
+        parse(import_module(COMMANDS[command][0]).parser(), flags)
+    elif name in PARSERS:
+        parse(PARSERS[name](), flags)
     else:
         assert name == "info" and not flags
 
 
-def test_the_readme_has_such_commands():
-    assert len(commands()) > 8 and len(blocks("python")) >= 2
+def test_the_pages_have_such_commands():
+    assert len(blocks("python")) >= 2
+    assert len(commands(ROOT / "docs" / "training.md")) > 8
+    assert len([line for line in commands(ROOT / "docs" / "benchmarks.md") if " bench " in line]) > 2
 
 
-def test_links_lead_somewhere():
-    for link in re.findall(r"\]\(([^)#]+)\)", README):
-        assert link.startswith("http") or (ROOT / link).exists(), link
+@every_page
+def test_links_lead_somewhere(page):
+    text = re.sub(r"^```.*?^```|`[^`\n]+`", "", page.read_text(), flags=re.M | re.S)
+    for link in re.findall(r"\]\(([^)#]+)[)#]", text):
+        assert link.startswith("http") or (page.parent / link).exists(), link

@@ -36,7 +36,7 @@ def parser() -> Parser:
                    help="attack N test images, as many of every class; 0: none (1000)")
     p.add_argument("--machine", metavar="NAME", help="what to call the machine of the runs in the JSON")
     p.add_argument("--step", type=Path, metavar="FILE.json",
-                   help="take the times of steps from a result of python -m bench.step, where it has the method")
+                   help="take the times of steps from a result of bench step, where it has the method")
     p.add_argument("--root", metavar="DIR", help="where the files of the data set are")
     p.add_argument("--device", help="of the attack: auto (default), cpu, cuda")
     p.add_argument("--threads", type=count, metavar="N", help="CPU threads")

@@ -67,14 +67,14 @@ def spread(values: list[float]) -> dict[str, float | None]:
 
 
 def read_step(path: Path) -> dict[str, Any]:
-    """The JSON of bench.step; CommandError if it is none."""
+    """The JSON of `python -m fastmix bench step`; CommandError if it is none."""
     try:
         content = json.loads(path.read_text())
         if content["format"] == STEP:
             return content
         raise ValueError(f"its format is {content['format']!r}, want {STEP!r}")
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CommandError(f"{path} is no result of bench.step ({error})") from None
+        raise CommandError(f"{path} is no result of the step benchmark ({error})") from None
 
 
 def _row(recipe: Recipe, runs: list[Run], fgsm: dict[Path, float], shared: set[str],

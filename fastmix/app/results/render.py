@@ -106,8 +106,8 @@ def notes(results: dict[str, Any]) -> list[str]:
     step = "step: the time of a step over that of a plain one"
     if "step" in results:
         used = results["step"]["settings"]
-        step += (f", by bench.step with {used['model']}, {used['batch']} images of {used['size']} x {used['size']} on "
-                 f"{results['step']['machine']}")
+        step += (f", by the step benchmark with {used['model']}, {used['batch']} images of {used['size']} x "
+                 f"{used['size']} on {results['step']['machine']}")
     if any((_ratio(row) or "").endswith("*") for row in rows(results)):
         step += "; *: the median of pairs of steps after training, on a machine that may have had other work"
     lines.append(step)

@@ -93,7 +93,7 @@ def flags(recipe: Recipe) -> dict[str, str]:
 
 
 def bench_name(recipe: Recipe) -> str | None:
-    """The row of bench.step that times this method; None where it is given another setting than those there."""
+    """The row of `bench step` that times this method; None where it is given another setting than those there."""
     own = {name for name in flags(recipe) if is_own(name)}
     if own == {"saliency"}:
         return f"{recipe.options.method}/{recipe.options.saliency}"

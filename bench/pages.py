@@ -1,0 +1,136 @@
+"""python -m fastmix bench pages: writes the generated tables of the README and of docs/ from the committed results.
+
+A page's blocks stand between `<!-- NAME:begin -->` and `<!-- NAME:end -->`. Everything measured in them comes from the
+JSON files that they link to: the newest whole run of the operators, the newest step result of every model, size and
+batch, the newest sweeps. --check takes the files that a page links to and writes nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from fastmix.app.console import USAGE, CommandError, Parser, UsageError
+from fastmix.ops.checkout import CHECKOUT
+
+from .harness import benchmark_tables, growth, operator_table, report, result_tables, steps
+from .harness.blocks import rewritten
+from .harness.command_line import RESULTS
+from .harness.entries import Entry
+
+PAGES = ("README.md", "docs/benchmarks.md", "docs/operators.md", "docs/results.md")
+BENCHMARKS = "docs/benchmarks.md"
+KINDS = {report.FORMAT: "operators", steps.FORMAT: "steps", growth.FORMAT: "scale"}
+Files = dict[str, list[Path]]  # kind of result -> its files
+# Block -> its text, made of results by kind. The README's own is the first.
+MEASURED: dict[str, Callable[[dict[str, benchmark_tables.Found]], str]] = {
+    "bench": lambda found: benchmark_tables.headline(found["operators"], found["steps"], BENCHMARKS),
+    "speed": lambda found: benchmark_tables.speed(found["operators"]),
+    "step": lambda found: benchmark_tables.steps(found["steps"]),
+    "scale": lambda found: benchmark_tables.scale(found["scale"]),
+}
+
+
+def parser() -> Parser:
+    p = Parser(prog="python -m fastmix bench pages", description="Writes the generated tables of the README and of "
+               "docs/ from the committed\nresults: the newest whole run of the operators, the newest step result of "
+               "every\nmodel, size and batch, the newest sweeps. --check takes the files that a page\nlinks to.")
+    p.add_argument("pages", type=Path, nargs="*", metavar="PAGE", help=f"(default: {', '.join(PAGES)})")
+    p.add_argument("--results", type=Path, default=RESULTS, metavar="DIR", help="where results are (bench/results)")
+    p.add_argument("--check", action="store_true", help="write nothing, exit 1 if a page is not what its files say")
+    return p
+
+
+def read(path: Path) -> Entry:
+    """ValueError for a file that is no result of this bench, or of an older one."""
+    try:
+        found = json.loads(path.read_text())
+    except OSError as error:
+        raise ValueError(str(error)) from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from None
+    if not isinstance(found, dict) or found.get("format") not in KINDS:
+        raise ValueError(f"{path} is not a result of this bench, or of an older one")
+    return found
+
+
+def _whole(result: Entry) -> bool:
+    """A run of everything."""
+    settings = result["settings"]
+    return not settings["quick"] and settings.get("ops") is None and settings.get("providers") is None
+
+
+def newest(results: Path) -> Files:
+    """The files that the pages are made of, under a folder of results; steps in the order of their dates."""
+    runs: dict[str, list[tuple[str, Path, Entry]]] = {kind: [] for kind in KINDS.values()}
+    for path in sorted(results.glob("*/*.json")):
+        try:
+            result = read(path)
+        except ValueError:
+            continue  # an older format
+        kind = KINDS[result["format"]]
+        if kind != "operators" or _whole(result):
+            runs[kind].append((result["date"], path, result))
+    for found in runs.values():
+        found.sort(key=lambda run: run[0])
+    last = {kind: [found[-1][1]] if found else [] for kind, found in runs.items()}
+    by_shape = {tuple(result["settings"][key] for key in ("model", "size", "batch")): path
+                for _, path, result in runs["steps"]}
+    return last | {"steps": [path for _, path, _ in runs["steps"] if path in by_shape.values()]}
+
+
+def linked(text: str, folder: Path) -> Files:
+    """The results that a block links to, in order. folder: of its page."""
+    found: Files = {kind: [] for kind in KINDS.values()}
+    for link in dict.fromkeys(re.findall(r"\]\(([^)]+\.json)\)", text)):
+        path = (folder / link).resolve()
+        found[KINDS[read(path)["format"]]].append(path)
+    return found
+
+
+def page(text: str, folder: Path, files: Files | None = None, root: Path | None = CHECKOUT) -> str:
+    """A page with all of its blocks made anew. folder: the page's. files: None for those that it links to already.
+
+    ValueError for a page without blocks, an unknown block, or a file that is not there.
+    """
+    folder = folder.resolve()
+
+    def render(name: str, present: str) -> str:
+        if name in MEASURED:
+            paths = linked(present, folder) if files is None else files
+            return MEASURED[name]({kind: [(Path(os.path.relpath(path, folder)).as_posix(), read(path))
+                                          for path in paths[kind]] for kind in paths})
+        if name == "operators" and root is not None:
+            return operator_table.operators(root, folder)
+        if result_tables.is_block(name):
+            return result_tables.block(name, folder)
+        raise ValueError(f"there is no block {name}")
+    return rewritten(text, render)
+
+
+def main(argv: list[str]) -> int:
+    args = parser().parse_args(argv)
+    if not args.pages and CHECKOUT is None:
+        raise UsageError("the pages are in a checkout, and this fastmix is installed: give a PAGE")
+    files = None if args.check else newest(args.results)
+    old = []
+    for path in args.pages or [CHECKOUT / name for name in PAGES]:
+        try:
+            text = path.read_text()
+            wanted = page(text, path.parent, files)
+        except (ValueError, OSError, KeyError, CommandError) as error:
+            raise CommandError(f"{path}: {error}", USAGE) from None
+        if text == wanted:
+            continue
+        if args.check:
+            old.append(path)
+            continue
+        path.write_text(wanted)
+        print(f"wrote {path}")
+    for path in old:
+        print(f"{path} is not what its files say; run python -m fastmix bench pages", file=sys.stderr)
+    return int(bool(old))

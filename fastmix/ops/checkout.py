@@ -1,0 +1,40 @@
+"""The folders that are installed inside the package and lie beside it in a checkout: fastmix.kernels, fastmix.bench."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib.machinery import ModuleSpec
+from importlib.util import spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+
+FOLDERS = ("kernels", "bench")
+
+
+def _root() -> Path | None:
+    root = Path(__file__).resolve().parent.parent.parent
+    found = all((root / folder / "__init__.py").is_file() for folder in FOLDERS)
+    return root if found and (root / "pyproject.toml").is_file() else None
+
+
+# The root of the checkout that this package belongs to; None where it is installed.
+CHECKOUT = _root()
+_NAMES = {f"fastmix.{folder}": folder for folder in FOLDERS}
+
+
+class _Beside:
+    """Finds the folders beside the package."""
+
+    @staticmethod
+    def find_spec(name: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> ModuleSpec | None:
+        if CHECKOUT is None or name not in _NAMES:
+            return None
+        return spec_from_file_location(name, CHECKOUT / _NAMES[name] / "__init__.py")
+
+
+def make_importable() -> None:
+    """Lets fastmix.kernels and fastmix.bench be imported in a checkout. Imports neither, and so no Triton."""
+    if CHECKOUT is not None:
+        # First: the finder of an editable install would find the folders of the checkout that was installed.
+        sys.meta_path.insert(0, _Beside())
