@@ -10,7 +10,7 @@ from . import ROOT
 
 BLOCK = re.compile(r'^```\w+ (?P<how>file|add)=(?P<path>\S+)(?: after="(?P<after>(?:[^"\\]|\\.)*)")?\n'
                    r"(?P<text>.*?)^```$", re.M | re.S)
-NOT_COPIED = shutil.ignore_patterns("__pycache__", ".venv", ".git", "build", "dist", "runs", "results", "*.egg-info",
+NOT_COPIED = shutil.ignore_patterns("__pycache__", ".venv", ".git", "build", "dist", "runs", "*.egg-info",
                                     "*.png", ".*_cache", ".hypothesis")
 
 

@@ -1,13 +1,17 @@
 """Commands and code of the README and of docs/: every one is tried, or at least understood."""
 
+import os
 import re
 import shlex
+import subprocess
+import sys
 from importlib import import_module
 
 import pytest
 import torch
 from helpers import ROOT
 
+import fastmix
 from fastmix.app.cli import evaluate as evaluate_command
 from fastmix.app.cli import presets, preview
 from fastmix.app.cli import report as report_command
@@ -17,7 +21,7 @@ from fastmix.app.cli import train_ssl as ssl_command
 from fastmix.bench.command import COMMANDS, DEFAULT
 
 README = ROOT / "README.md"
-PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 PARSERS = {"train": command.parser, "train-ssl": ssl_command.parser, "preview": preview.parser,
            "evaluate": evaluate_command.parser, "subsample": subset.parser, "presets": presets.parser,
@@ -34,15 +38,16 @@ def commands(page=README):
 
 
 def every_command(beginning):
-    return [line for page in PAGES for line in commands(page) if line.startswith(beginning)]
+    return [line for page in PAGES for line in commands(page) if line.startswith(beginning)
+            and page.name != "adding.md"]  # whose commands are of what it adds; test_adding runs them
 
 
 def test_python_blocks_run_in_order():
     names = {}
     for block in blocks("python"):
         exec(compile(block, "README.md", "exec"), names)
-    assert names["loss"].isfinite() and names["mixed"].shape == names["x"].shape
-    assert isinstance(names["saliency"], torch.Tensor)
+    assert names["loss"].isfinite() and names["images"].shape == names["x"].shape
+    assert isinstance(names["target"], fastmix.SoftTarget) and (names["target"].confidence() < 1).any()
 
 
 @pytest.mark.parametrize("line", every_command("make "))
@@ -65,6 +70,22 @@ def test_commands_parse(line):
         parse(PARSERS[name](), flags)
     else:
         assert name == "info" and not flags
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("line", [line for line in commands(ROOT / "CONTRIBUTING.md") if "-m pytest" in line])
+def test_commands_of_contributors_find_tests(line):
+    if "--device cuda" in line and not torch.cuda.is_available():
+        pytest.skip("no GPU")
+    variables = [word for word in shlex.split(line) if re.match(r"[A-Z_]+=", word)]
+    arguments = shlex.split(line.partition("-m pytest ")[2])
+    found = subprocess.run([sys.executable, "-m", "pytest", "--collect-only", "-q", *arguments], cwd=ROOT, text=True,
+                           capture_output=True, env={**os.environ, **dict(word.split("=") for word in variables)})
+    assert found.returncode == 0 and re.search(r"^\d+(/\d+)? tests collected", found.stdout, re.M), found.stdout[-2000:]
+
+
+def test_the_readme_fits_on_one_page():
+    assert len(README.read_text().splitlines()) <= 150
 
 
 def test_the_pages_have_such_commands():
