@@ -29,7 +29,7 @@ examples:
 
 
 def parser() -> Parser:
-    p = Parser(prog="python -m fastmix evaluate", description="Judge a trained model on its test images.",
+    p = Parser(prog="python -m fastmix evaluate", description="Evaluate a trained model on its test images.",
                epilog=EPILOG)
     p.add_argument("--checkpoint", type=Path, required=True, metavar="DIR", help="folder of a run of train")
     p.add_argument("--out", type=Path, metavar="FILE.json", help="(DIR/evaluation.json); the page is FILE.png")
@@ -79,12 +79,12 @@ def main(argv: list[str]) -> int:
         index = torch.arange(len(test.labels))
         if args.limit is not None:
             index = data.balanced_subset(test.labels, args.limit, "--limit")
-        judged = parts.Judged(trained, here, test.subset(index).to(here.device), index, args.batch, args.seed,
-                              args.epsilon / 255, args.pgd_steps, args.surface_images, args.points, args.span,
-                              args.cam_threshold, partial(progress_bar, show=here.first))
+        evaluation = parts.Evaluation(trained, here, test.subset(index).to(here.device), index, args.batch, args.seed,
+                                      args.epsilon / 255, args.pgd_steps, args.surface_images, args.points, args.span,
+                                      args.cam_threshold, partial(progress_bar, show=here.first))
         wanted = [name for name in parts.PARTS if args.only is None or name in args.only]
-        results = report.judge(judged, wanted, args.only is not None, log)
+        results = report.evaluate_parts(evaluation, wanted, args.only is not None, log)
         if here.first:
-            log(f"written to {report.write(judged, results, args.out)}")
+            log(f"written to {report.write(evaluation, results, args.out)}")
         here.barrier()
     return 0

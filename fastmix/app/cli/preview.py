@@ -19,8 +19,8 @@ from ..training.setup import load_weights, setup
 from . import flags
 
 EPILOG = """\
-A method that looks at saliency needs a model that has learnt something: that of a finished run (--run DIR), or, without
---run, a small CNN trained for --steps steps on the spot.
+A method that uses saliency needs a trained model: that of a finished run (--run DIR), or, without --run, a small CNN
+that is trained for --steps steps first.
 
 examples:
   python -m fastmix preview --method dcutmix --k 3 --out grid.png

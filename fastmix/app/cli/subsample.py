@@ -35,7 +35,7 @@ examples:
       --ratios 0.05,0.1,0.2 --seeds 3 --out runs/subsets
 """
 def parser() -> Parser:
-    p = Parser(prog="python -m fastmix subsample", description="Choose the training images that say most.",
+    p = Parser(prog="python -m fastmix subsample", description="Choose the most informative training images.",
                epilog=EPILOG)
     p.add_argument("--checkpoint", type=Path, required=True, metavar="DIR", help="folder of the run that scores")
     p.add_argument("--out", type=Path, required=True, metavar="FILE.npy", help="the indices (with --compare a folder)")
