@@ -14,7 +14,7 @@ from ..console import Parser, UsageError, printer, progress_bar, require
 from ..evaluation import parts, report
 from ..training.distributed import processes
 from ..training.trained import Trained
-from .flags import add_machine_flags
+from .flags import add_machine_flags, check_output
 
 EPILOG = """\
 Parts: calibration (accuracy, ECE and a reliability diagram), occlusion (0 to 80 % of the image hidden), attacks (FGSM
@@ -58,10 +58,7 @@ def _check(args: argparse.Namespace) -> None:
     if args.points < 2:
         raise UsageError(f"--points is {args.points}, want at least 2")
     if args.out is not None:
-        if args.out.suffix != ".json":
-            raise UsageError(f"--out is {args.out}, want a name ending in .json")
-        if not args.out.absolute().parent.is_dir():
-            raise UsageError(f"--out: there is no directory {args.out.absolute().parent}")
+        check_output(args.out, ".json")
 
 
 def main(argv: list[str]) -> int:

@@ -48,15 +48,15 @@ class Policy:
         steps: of an epoch.
         average: makes a tensor the mean over all processes, in place; None alone. Every update's gradient goes through
             it, so all processes hold the same policy if they began with the same and have equal rows and steps.
-        gamma: discount of later rewards. 0 unlike SB3's default of 0.99: the next image of a row is another one, whose
-            reward does not follow from this action. With 0.99 the return is a sum over the remaining epoch, which
-            the value network cannot predict, as observations do not contain how much remains, and that sum hides
+        gamma: discount of later rewards. The command's is 0, unlike SB3's of 0.99: the next image of a row is another
+            one, whose reward does not follow from this action. With 0.99 the return is a sum over the remaining epoch,
+            which the value network cannot predict, as observations do not contain how much remains, and that sum hides
             the 0.02 that an action decides.
     Source: R-Mix Sec. 5.2, which takes its hyper-parameters from Andrychowicz et al. 2021 and lists none.
     """
 
     def __init__(self, mixer: RLMix, classes: int, rows: int, steps: int,
-                 average: Callable[[Tensor], object] | None = None, gamma: float = 0.0) -> None:
+                 average: Callable[[Tensor], object] | None = None, *, gamma: float) -> None:
         rollouts = max(1, round(steps * rows / ROLLOUT))
         self.mixer, self.rows, self.rollout = mixer, rows, max(1, steps // rollouts)
         self.env = MixVecEnv(mixer, classes, rows)
