@@ -68,7 +68,7 @@ class Table:
 
     def __init__(self, setup: Setup, x: Tensor, y: Tensor) -> None:
         self.setup, self.x, self.y = setup, x, y
-        self.grad, _ = rl.look(setup.model, setup.mixer, x, y)
+        self.grad, _ = rl.observe(setup.model, setup.mixer, x, y)
         self.q = setup.mixer.percentiles(x.device)
 
     def rewards(self, q: Tensor, draw: int) -> Tensor:

@@ -10,9 +10,9 @@ from .app.console import USAGE, run
 COMMANDS = {
     "train": ("fastmix.app.cli.train", "train a classifier with a mixing method, compare methods, resume a run"),
     "train-ssl": ("fastmix.app.cli.train_ssl", "train a backbone without labels, evaluate it with a linear layer"),
-    "evaluate": ("fastmix.app.cli.evaluate", "judge a trained model: calibration, occlusion, attacks, loss surface"),
+    "evaluate": ("fastmix.app.cli.evaluate", "evaluate a trained model: calibration, occlusion, attacks, loss surface"),
     "report": ("fastmix.app.cli.report", "collect finished runs of several comparisons into one table"),
-    "subsample": ("fastmix.app.cli.subsample", "choose the training images that say most, by the spread of their loss"),
+    "subsample": ("fastmix.app.cli.subsample", "choose the images to train on by the spread of their loss"),
     "preview": ("fastmix.app.cli.preview", "draw images before and after a mixing method"),
     "presets": ("fastmix.app.cli.presets", "list the papers' hyper-parameters for train --preset"),
     "bench": ("fastmix.bench.command", "time the operators and training steps, beside PyTorch and other libraries"),

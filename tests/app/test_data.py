@@ -213,7 +213,7 @@ def test_folder_with_and_without_a_split_of_its_own(tmp_path):
 
 
 def test_folder_errors(tmp_path):
-    with pytest.raises(CommandError, match="is no directory"):
+    with pytest.raises(CommandError, match="is not a directory"):
         data.load("folder", str(tmp_path / "nowhere"))
     with pytest.raises(CommandError, match="no class directories"):
         data.load("folder", str(tmp_path))

@@ -212,7 +212,7 @@ class Toy:
 def policy(rows=64, steps=32, seed=0, **kwargs):
     torch.manual_seed(seed)
     np.random.seed(seed)
-    return rl.Policy(fastmix.RLMix(), CLASSES, rows, steps, **kwargs)
+    return rl.Policy(fastmix.RLMix(), CLASSES, rows, steps, **({"gamma": 0.0} | kwargs))
 
 
 @pytest.mark.parametrize(("gamma", "epochs", "want"), [(0.0, 12, 0.9), (0.99, 12, 0.65)])

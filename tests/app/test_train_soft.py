@@ -100,7 +100,8 @@ def test_flags_reach_the_mixer(digits):
     setup = make(digits, method="soft-crop", sigma=0.7, fill="random", prob=0.25)
     assert (setup.mixer.sigma, setup.mixer.fill, setup.mixer.prob) == (0.7, "random", 0.25)
     assert make(digits, method="soft-noise").mixer.sigma == 0.1
-    assert make(digits, method="soft-resized-crop").mixer.size == (8, 8)
+    resized = make(digits, method="soft-resized-crop")
+    assert resized.mixer.plan(some(resized)[0]).size == (8, 8)
 
 
 # ---------------------------------------------------------------- sigma over the epochs

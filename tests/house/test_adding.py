@@ -61,9 +61,12 @@ def test_the_operator_passes_its_test(with_operator, environment, backends):
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
 def test_the_operator_is_a_file_in_every_folder_and_an_entry_of_the_bench(with_operator):
+    run(with_operator, "-m", "fastmix", "bench", "pages")
     run(with_operator, "-m", "pytest", "-q", "tests/house/test_house.py", "-k", "files and gain", "-p",
         "no:cacheprovider")
-    assert "gain" in run(with_operator, "-m", "fastmix", "bench", "--op", "gain", "--list")
+    out = run(with_operator, "-m", "fastmix", "bench", "--op", "gain", "--quick", "--seconds", "0.1", "--providers",
+              "eager,cpu", "--no-plots", "--json", with_operator / "gain.json")
+    assert re.search(r"gain.*100x3x32x32", out)
 
 
 def test_the_method_trains_on_the_data_set_with_the_model(with_method, tmp_path):

@@ -14,7 +14,7 @@ from ..console import Parser, UsageError, printer, progress_bar, require
 from ..evaluation import parts, report
 from ..training.distributed import processes
 from ..training.trained import Trained
-from .flags import add_machine_flags
+from .flags import add_machine_flags, check_output
 
 EPILOG = """\
 Parts: calibration (accuracy, ECE and a reliability diagram), occlusion (0 to 80 % of the image hidden), attacks (FGSM
@@ -29,7 +29,7 @@ examples:
 
 
 def parser() -> Parser:
-    p = Parser(prog="python -m fastmix evaluate", description="Judge a trained model on its test images.",
+    p = Parser(prog="python -m fastmix evaluate", description="Evaluate a trained model on its test images.",
                epilog=EPILOG)
     p.add_argument("--checkpoint", type=Path, required=True, metavar="DIR", help="folder of a run of train")
     p.add_argument("--out", type=Path, metavar="FILE.json", help="(DIR/evaluation.json); the page is FILE.png")
@@ -58,10 +58,7 @@ def _check(args: argparse.Namespace) -> None:
     if args.points < 2:
         raise UsageError(f"--points is {args.points}, want at least 2")
     if args.out is not None:
-        if args.out.suffix != ".json":
-            raise UsageError(f"--out is {args.out}, want a name ending in .json")
-        if not args.out.absolute().parent.is_dir():
-            raise UsageError(f"--out: there is no directory {args.out.absolute().parent}")
+        check_output(args.out, ".json")
 
 
 def main(argv: list[str]) -> int:
@@ -79,12 +76,12 @@ def main(argv: list[str]) -> int:
         index = torch.arange(len(test.labels))
         if args.limit is not None:
             index = data.balanced_subset(test.labels, args.limit, "--limit")
-        judged = parts.Judged(trained, here, test.subset(index).to(here.device), index, args.batch, args.seed,
-                              args.epsilon / 255, args.pgd_steps, args.surface_images, args.points, args.span,
-                              args.cam_threshold, partial(progress_bar, show=here.first))
+        evaluation = parts.Evaluation(trained, here, test.subset(index).to(here.device), index, args.batch, args.seed,
+                                      args.epsilon / 255, args.pgd_steps, args.surface_images, args.points, args.span,
+                                      args.cam_threshold, partial(progress_bar, show=here.first))
         wanted = [name for name in parts.PARTS if args.only is None or name in args.only]
-        results = report.judge(judged, wanted, args.only is not None, log)
+        results = report.evaluate_parts(evaluation, wanted, args.only is not None, log)
         if here.first:
-            log(f"written to {report.write(judged, results, args.out)}")
+            log(f"written to {report.write(evaluation, results, args.out)}")
         here.barrier()
     return 0

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from .. import data, methods
 from ..arguments import count, count_or_zero, counts, not_negative, positive, seed_number, share, some_of
-from ..console import Parser
+from ..console import Parser, UsageError
 from ..training.options import Options, RunOptions
 
 
@@ -101,6 +101,14 @@ def add_machine_flags(parser: Parser) -> None:
     group.add_argument("--threads", type=count, metavar="N", help="CPU threads of one process")
     group.add_argument("--workers", type=count_or_zero, metavar="N",
                        help=f"processes that decode a folder's images {default('workers')}")
+
+
+def check_output(out: Path, suffix: str) -> None:
+    """UsageError for a file of another kind or in a folder that does not exist."""
+    if out.suffix.lower() != suffix.lower():
+        raise UsageError(f"--out is {out}, want a name ending in {suffix}")
+    if not out.absolute().parent.is_dir():
+        raise UsageError(f"--out: there is no directory {out.absolute().parent}")
 
 
 def without_defaults(parser: Parser) -> Parser:

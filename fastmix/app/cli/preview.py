@@ -19,8 +19,8 @@ from ..training.setup import load_weights, setup
 from . import flags
 
 EPILOG = """\
-A method that looks at saliency needs a model that has learnt something: that of a finished run (--run DIR), or, without
---run, a small CNN trained for --steps steps on the spot.
+A method that uses saliency needs a trained model: that of a finished run (--run DIR), or, without --run, a small CNN
+that is trained for --steps steps first.
 
 examples:
   python -m fastmix preview --method dcutmix --k 3 --out grid.png
@@ -53,10 +53,7 @@ def main(argv: list[str]) -> int:
     steps = given.pop("steps", None)
     names = given.pop("method")
     methods.check_flags(names, set(given))
-    if out.suffix.lower() != ".png":
-        raise UsageError(f"--out is {out}, want a name ending in .png")
-    if not out.absolute().parent.is_dir():
-        raise UsageError(f"--out: there is no directory {out.absolute().parent}")
+    flags.check_output(out, ".png")
     if folder_of_run is not None:
         if steps is not None:
             raise UsageError("--steps is for the model that is trained without --run")

@@ -15,6 +15,7 @@ from ..results.collect import Fgsm, collect, read_step
 from ..results.runs import find, grouped
 from ..training import checkpoint
 from ..training.distributed import processes
+from .flags import check_output
 
 EPILOG = """\
 A row of the table is a method with its settings, the mean over its seeds. A folder is a run, a comparison, or one with
@@ -55,10 +56,7 @@ def _some(folders: list[Path]) -> str:
 def _check(args: argparse.Namespace) -> None:
     if args.out is None:
         return
-    if args.out.suffix != ".json":
-        raise UsageError(f"--out is {args.out}, want a name ending in .json")
-    if not args.out.absolute().parent.is_dir():
-        raise UsageError(f"--out: there is no directory {args.out.absolute().parent}")
+    check_output(args.out, ".json")
     require("matplotlib", "matplotlib", "the picture")
 
 

@@ -10,12 +10,12 @@ import torch
 
 from .. import data
 from ..arguments import count, part, positive, seed_number, share, some_of
-from ..console import Parser, UsageError
+from ..console import Parser
 from ..subsets import compare
 from ..subsets.table import MEASURES, Scoring, Table, select, write_index
 from ..training.distributed import processes
 from ..training.trained import Trained
-from .flags import add_machine_flags
+from .flags import add_machine_flags, check_output
 
 EPILOG = """\
 Every training image is mixed with others --samples times, keeping its share; the loss of the trained model on these
@@ -35,7 +35,7 @@ examples:
       --ratios 0.05,0.1,0.2 --seeds 3 --out runs/subsets
 """
 def parser() -> Parser:
-    p = Parser(prog="python -m fastmix subsample", description="Choose the training images that say most.",
+    p = Parser(prog="python -m fastmix subsample", description="Choose the most informative training images.",
                epilog=EPILOG)
     p.add_argument("--checkpoint", type=Path, required=True, metavar="DIR", help="folder of the run that scores")
     p.add_argument("--out", type=Path, required=True, metavar="FILE.npy", help="the indices (with --compare a folder)")
@@ -82,10 +82,7 @@ def _scoring(args: argparse.Namespace) -> Scoring:
 
 def _check(args: argparse.Namespace) -> None:
     _scoring(args).check()
-    if args.compare is None and args.out.suffix != ".npy":
-        raise UsageError(f"--out is {args.out}, want a name ending in .npy")
-    if not args.out.absolute().parent.is_dir():
-        raise UsageError(f"--out: there is no directory {args.out.absolute().parent}")
+    check_output(args.out, ".npy" if args.compare is None else args.out.suffix)
 
 
 def main(argv: list[str]) -> int:

@@ -22,7 +22,7 @@ examples:
   python -m fastmix train-ssl --data cifar10 --root DIR --model preact-resnet18 --epochs 500 --pair-weight SA1
   python -m fastmix train-ssl --resume --out runs/simsiam-SA1-digits-cnn-seed0
 
-Labels are looked at by the linear evaluation alone. The folder of a run gets config.json, metrics.jsonl (a line an
+Labels are used by the linear evaluation alone. The folder of a run gets config.json, metrics.jsonl (a line an
 epoch), report.json, curves.png, pairs.png and checkpoint.pt, the state after the last finished epoch. Exit status: 0,
 1 failed, 2 wrong usage, 130 interrupted.
 """

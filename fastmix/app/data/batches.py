@@ -1,4 +1,4 @@
-"""Which images make a batch, and how their bytes are seen."""
+"""Which images make a batch, and how their bytes become the model's input."""
 
 from __future__ import annotations
 

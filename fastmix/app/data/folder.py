@@ -46,7 +46,7 @@ def _split(folder: Path, classes: list[str], size: int) -> FolderSplit:
 def load(name: str, root: Path, image_size: int | None) -> Dataset:
     require("PIL.Image", "pillow", "--data folder")
     if not root.is_dir():
-        raise CommandError(f"{root} is no directory; {LAYOUT}")
+        raise CommandError(f"{root} is not a directory; {LAYOUT}")
     size = image_size or DEFAULT_SIZE
     held_out = next((root / part for part in ("test", "val") if (root / part).is_dir()), None)
     base = root / "train" if (root / "train").is_dir() else root

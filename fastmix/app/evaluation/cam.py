@@ -20,11 +20,11 @@ class NoMaps(Exception):
 @contextmanager
 def _recorded(model: nn.Module) -> Iterator[list[tuple[nn.Module, tuple, Tensor]]]:
     """Every module's inputs and output of the forward passes inside, in order."""
-    seen: list[tuple[nn.Module, tuple, Tensor]] = []
-    handles = [module.register_forward_hook(lambda module, inputs, output: seen.append((module, inputs, output)))
+    calls: list[tuple[nn.Module, tuple, Tensor]] = []
+    handles = [module.register_forward_hook(lambda module, inputs, output: calls.append((module, inputs, output)))
                for module in model.modules()]
     try:
-        yield seen
+        yield calls
     finally:
         for handle in handles:
             handle.remove()
@@ -34,7 +34,7 @@ def _recorded(model: nn.Module) -> Iterator[list[tuple[nn.Module, tuple, Tensor]
 def class_activation_maps(model: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
     """For every class the map ``sum_a W[class, a] maps[a]`` whose mean, plus the bias, is the class's logit.
 
-    The maps are those whose mean over pixels enters the last linear layer. They are looked for among the outputs of
+    The maps are those whose mean over pixels enters the last linear layer. They are searched among the outputs of
     the model's modules, with and without a ReLU after them, and taken only if the means agree: exact for any model.
 
     Args: model: in evaluation mode. x: (N, C, H, W), N >= 1.
@@ -43,13 +43,13 @@ def class_activation_maps(model: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
     Source: Zhou et al. 2016; R-Mix Sec. 4.2.
     """
     check.images("class_activation_maps", "x", x)
-    with _recorded(model) as seen:
+    with _recorded(model) as calls:
         logits = model(x)
-    heads = [(module, inputs[0]) for module, inputs, output in seen if isinstance(module, nn.Linear)]
+    heads = [(module, inputs[0]) for module, inputs, output in calls if isinstance(module, nn.Linear)]
     if not heads or heads[-1][1].ndim != 2:
         raise NoMaps("the model has no linear layer at its end")
     head, features = heads[-1]
-    for _, _, output in reversed(seen):
+    for _, _, output in reversed(calls):
         if isinstance(output, Tensor) and output.ndim == 4 and output.shape[1] == head.in_features:
             if output.shape[2] * output.shape[3] < 2:
                 continue  # already pooled

@@ -1,4 +1,4 @@
-"""The parts of an evaluation: each takes the judged model and gives what goes into the JSON."""
+"""The parts of an evaluation: each takes an `Evaluation` and gives what goes into the JSON."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Bar = Callable[[str, int | None], AbstractContextManager[Callable[[], None]]]
 
 
 class Batch(NamedTuple):
-    """Bytes and labels of some test images. number: of the batch among all; rows: of the images in Judged.split."""
+    """Bytes and labels of some test images. number: of the batch among all; rows: of the images in Evaluation.split."""
 
     number: int
     rows: Tensor
@@ -38,12 +38,12 @@ class Batch(NamedTuple):
 
 
 class Skipped(Exception):
-    """A part that cannot be judged here; the message says why."""
+    """A part that cannot be evaluated here; the message says why."""
 
 
 @dataclass
-class Judged:
-    """The model, the test images it is judged on, and the settings.
+class Evaluation:
+    """The model, the test images it is evaluated on, and the settings.
 
     Every process takes some whole batches, and what is random is drawn for each batch anew: the results are those of
     one process, whatever their number. split: of bytes, on the device. index: its rows in the test set. bar: progress
@@ -88,19 +88,19 @@ class Judged:
 
 
 @torch.no_grad()
-def judge_calibration(judged: Judged) -> dict[str, Any]:
+def evaluate_calibration(evaluation: Evaluation) -> dict[str, Any]:
     """accuracy, loss, ece (torchmetrics) and the bins of the reliability diagram.
 
     Source: Soft Augmentation Eq. 8 (10 bins), Table 3; R-Mix Table 6.
     """
     classification = require("torchmetrics.functional.classification", "torchmetrics", "the calibration error")
-    found = judged.zeros(3, len(judged.split.labels))
-    for _, rows, images, y in judged.batches("calibration"):
-        z = judged.trained.model(judged.trained.inputs(images)).float()
+    found = evaluation.zeros(3, len(evaluation.split.labels))
+    for _, rows, images, y in evaluation.batches("calibration"):
+        z = evaluation.trained.model(evaluation.trained.inputs(images)).float()
         confidence, predicted = z.softmax(1).max(1)
         values = (confidence, predicted == y, F.cross_entropy(z, y, reduction="none"))
         found[:, rows] = torch.stack([value.double() for value in values])
-    confidence, correct, loss = judged.total(found)
+    confidence, correct, loss = evaluation.total(found)
     # The calibration error of many classes is that of whether the first one is right.
     ece = classification.binary_calibration_error(confidence.float().clamp(max=BELOW_ONE), correct.long(),
                                                   n_bins=ECE_BINS, validate_args=False)
@@ -109,78 +109,78 @@ def judge_calibration(judged: Judged) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def judge_occlusion(judged: Judged) -> dict[str, Any]:
+def evaluate_occlusion(evaluation: Evaluation) -> dict[str, Any]:
     """Accuracy with a patch of 0 to 80 % of the area hidden. Source: Soft Augmentation Fig. 5."""
     found = []
     for number, share in enumerate(occlusion.SHARES):
-        correct = judged.zeros()
-        for batch, _, images, y in judged.batches(f"occlusion {share:.0%}"):
-            generator = judged.generator(EvaluationStream.OCCLUSION, number, batch)
-            x, _ = occlusion.occlude(judged.trained.inputs(images), share, generator)
-            correct += (judged.trained.model(x).argmax(1) == y).sum()
-        size = tuple(judged.trained.dataset.shape[1:])
+        correct = evaluation.zeros()
+        for batch, _, images, y in evaluation.batches(f"occlusion {share:.0%}"):
+            generator = evaluation.generator(EvaluationStream.OCCLUSION, number, batch)
+            x, _ = occlusion.occlude(evaluation.trained.inputs(images), share, generator)
+            correct += (evaluation.trained.model(x).argmax(1) == y).sum()
+        size = tuple(evaluation.trained.dataset.shape[1:])
         found.append({"share": share, "hidden": math.prod(occlusion.patch_size(share, size)) / math.prod(size),
-                      "accuracy": judged.total(correct).item() / len(judged.split.labels)})
+                      "accuracy": evaluation.total(correct).item() / len(evaluation.split.labels)})
     return {"curve": found}
 
 
-def judge_attacks(judged: Judged) -> dict[str, Any]:
+def evaluate_attacks(evaluation: Evaluation) -> dict[str, Any]:
     """Accuracy on clean images, and on what FGSM and PGD make of all of them.
 
     Source: K-image mixing Table 4 (its PGD: on another model's attacks), R-Mix Table 6.
     """
-    forward, epsilon = judged.trained.forward_pixels, judged.epsilon
+    forward, epsilon = evaluation.trained.forward_pixels, evaluation.epsilon
     names = ("clean", "fgsm", "pgd")
-    correct = judged.zeros(len(names))
-    for number, _, images, y in judged.batches("attacks"):
+    correct = evaluation.zeros(len(names))
+    for number, _, images, y in evaluation.batches("attacks"):
         x = images.float() / 255
         found = (x, attacks.fgsm(forward, x, y, epsilon),
-                 attacks.pgd(forward, x, y, epsilon, step=epsilon / 4, steps=judged.pgd_steps,
-                             generator=judged.generator(EvaluationStream.ATTACK, number)))
+                 attacks.pgd(forward, x, y, epsilon, step=epsilon / 4, steps=evaluation.pgd_steps,
+                             generator=evaluation.generator(EvaluationStream.ATTACK, number)))
         with torch.no_grad():
             correct += torch.stack([(forward(attacked).argmax(1) == y).sum() for attacked in found])
-    shares = (judged.total(correct) / len(judged.split.labels)).tolist()
-    return {"epsilon": epsilon, "pgd_steps": judged.pgd_steps, "pgd_step": epsilon / 4,
+    shares = (evaluation.total(correct) / len(evaluation.split.labels)).tolist()
+    return {"epsilon": epsilon, "pgd_steps": evaluation.pgd_steps, "pgd_step": epsilon / 4,
             "accuracy": dict(zip(names, shares, strict=True))}
 
 
-def _weight_loss(judged: Judged) -> surface.WeightLoss:
-    labels = judged.split.labels
-    count = min(judged.surface_images, len(labels))
+def _weight_loss(evaluation: Evaluation) -> surface.WeightLoss:
+    labels = evaluation.split.labels
+    count = min(evaluation.surface_images, len(labels))
     index = torch.arange(len(labels)) if count == len(labels) else data.balanced_subset(
         labels, max(count, len(labels.unique())), "--surface-images")
-    rank, world = judged.processes.rank, judged.processes.world
-    share = index.split(min(judged.batch, -(-len(index) // world)))[rank::world]
-    batches = [(judged.trained.inputs(images), y) for images, y in judged.split.batches(share)]
-    return surface.WeightLoss(judged.trained.model, batches, judged.total)
+    rank, world = evaluation.processes.rank, evaluation.processes.world
+    share = index.split(min(evaluation.batch, -(-len(index) // world)))[rank::world]
+    batches = [(evaluation.trained.inputs(images), y) for images, y in evaluation.split.batches(share)]
+    return surface.WeightLoss(evaluation.trained.model, batches, evaluation.total)
 
 
-def judge_noise(judged: Judged) -> dict[str, Any]:
+def evaluate_noise(evaluation: Evaluation) -> dict[str, Any]:
     """The loss with Gaussian noise on every weight. Source: K-image mixing Fig. 3b."""
-    loss, draws = _weight_loss(judged), 5
-    with judged.bar("noise on the weights", draws * len(SIGMAS)) as advance:
-        curve = surface.noise(loss, SIGMAS, draws, judged.generator(EvaluationStream.NOISE), advance)
-    return {"images": min(judged.surface_images, len(judged.split.labels)), "curve": curve}
+    loss, draws = _weight_loss(evaluation), 5
+    with evaluation.bar("noise on the weights", draws * len(SIGMAS)) as advance:
+        curve = surface.noise(loss, SIGMAS, draws, evaluation.generator(EvaluationStream.NOISE), advance)
+    return {"images": min(evaluation.surface_images, len(evaluation.split.labels)), "curve": curve}
 
 
-def judge_surface(judged: Judged) -> dict[str, Any]:
+def evaluate_surface(evaluation: Evaluation) -> dict[str, Any]:
     """The loss over two Hessian eigenvectors and over two random directions. Source: K-image mixing Fig. 3a; its
     supplement's Fig. 1."""
-    loss = _weight_loss(judged)
-    with judged.bar("eigenvectors of the Hessian", None) as advance:
-        seed = data.derived_seed(judged.seed, EvaluationStream.WEIGHTS)
+    loss = _weight_loss(evaluation)
+    with evaluation.bar("eigenvectors of the Hessian", None) as advance:
+        seed = data.derived_seed(evaluation.seed, EvaluationStream.WEIGHTS)
         values, vectors = surface.top_eigenvectors(loss, 2, seed=seed, advance=advance)
-    generator = judged.generator(EvaluationStream.DIRECTIONS)
+    generator = evaluation.generator(EvaluationStream.DIRECTIONS)
     random = [surface.filter_normalised(loss.origin, generator) for _ in range(2)]
-    result: dict[str, Any] = {"images": min(judged.surface_images, len(judged.split.labels)), "loss": loss.at(),
+    result: dict[str, Any] = {"images": min(evaluation.surface_images, len(evaluation.split.labels)), "loss": loss.at(),
                               "eigenvalues": values}
     for name, directions in (("hessian", vectors), ("random", random)):
-        with judged.bar(f"loss surface, {name}", judged.points**2) as advance:
-            result[name] = surface.grid(loss, *directions, judged.span, judged.points, advance)
+        with evaluation.bar(f"loss surface, {name}", evaluation.points**2) as advance:
+            result[name] = surface.grid(loss, *directions, evaluation.span, evaluation.points, advance)
     return result
 
 
-def judge_cam(judged: Judged) -> dict[str, Any]:
+def evaluate_localisation(evaluation: Evaluation) -> dict[str, Any]:
     """Localisation by class activation maps, scaled to [0, 1].
 
     Where a good threshold lies depends on data and model, so curve has all of THRESHOLDS (Choe et al. 2020, MaxBoxAcc:
@@ -190,42 +190,43 @@ def judge_cam(judged: Judged) -> dict[str, Any]:
     true class, whether or not it was predicted; best: known, at the best of THRESHOLDS.
     Source: R-Mix Sec. 4.2, Table 5.
     """
-    reader = judged.trained.dataset.test_boxes
+    reader = evaluation.trained.dataset.test_boxes
     if reader is None:
-        raise Skipped(f"--data {judged.trained.options.data} has no boxes; digit-canvas has, and a folder with a "
+        raise Skipped(f"--data {evaluation.trained.options.data} has no boxes; digit-canvas has, and a folder with a "
                       "boxes.csv in its test directory")
     require("scipy.ndimage", "scipy", "localisation")
     everything = reader()
-    truth = [everything[i] for i in judged.index.tolist()]
-    inputs, count = judged.trained.inputs, len(truth)
+    truth = [everything[i] for i in evaluation.index.tolist()]
+    inputs, count = evaluation.trained.inputs, len(truth)
     try:
-        cam.class_activation_maps(judged.trained.model, inputs(next(judged.split.batches([torch.tensor([0])]))[0]))
+        first, _ = next(evaluation.split.batches([torch.tensor([0])]))
+        cam.class_activation_maps(evaluation.trained.model, inputs(first))
     except cam.NoMaps as error:
-        raise Skipped(f"--model {judged.trained.options.model}: {error}") from None
-    overlaps, right, found = judged.zeros(count), judged.zeros(count), judged.zeros(len(THRESHOLDS))
-    for _, rows, images, y in judged.batches("localisation"):
-        logits, maps = cam.class_activation_maps(judged.trained.model, inputs(images))
+        raise Skipped(f"--model {evaluation.trained.options.model}: {error}") from None
+    overlaps, right, found = evaluation.zeros(count), evaluation.zeros(count), evaluation.zeros(len(THRESHOLDS))
+    for _, rows, images, y in evaluation.batches("localisation"):
+        logits, maps = cam.class_activation_maps(evaluation.trained.model, inputs(images))
         heat = cam.normalised(maps[torch.arange(len(y)), y], tuple(images.shape[2:])).cpu()
         right[rows] = (logits.argmax(1) == y).double()
         for i, row in enumerate(rows.tolist()):
-            box = cam.largest_box(heat[i], judged.threshold)
+            box = cam.largest_box(heat[i], evaluation.threshold)
             overlaps[row] = cam.iou(box, truth[row])
             found += torch.tensor([cam.iou(cam.largest_box(heat[i], t), truth[row]) >= OVERLAP for t in THRESHOLDS],
                                   device=found.device)
-            if len(judged.examples) < EXAMPLES:
-                picture = judged.trained.preprocess.displayable(inputs(images[i:i + 1]))[0]
-                judged.examples.append((picture, heat[i], truth[row], box))
-    overlaps, right, found = (judged.total(value) for value in (overlaps, right, found))
+            if len(evaluation.examples) < EXAMPLES:
+                picture = evaluation.trained.preprocess.displayable(inputs(images[i:i + 1]))[0]
+                evaluation.examples.append((picture, heat[i], truth[row], box))
+    overlaps, right, found = (evaluation.total(value) for value in (overlaps, right, found))
     known = overlaps >= OVERLAP
     curve = [{"threshold": t, "known": hits / count} for t, hits in zip(THRESHOLDS, found.tolist(), strict=True)]
-    return {"threshold": judged.threshold, "overlap": OVERLAP, "accuracy": right.mean().item(),
+    return {"threshold": evaluation.threshold, "overlap": OVERLAP, "accuracy": right.mean().item(),
             "top1": (known & right.bool()).double().mean().item(), "known": known.double().mean().item(),
             "mean_iou": overlaps.mean().item(), "best": max(curve, key=lambda entry: entry["known"]), "curve": curve}
 
 
-PARTS: dict[str, Callable[[Judged], dict[str, Any]]] = {
-    "calibration": judge_calibration, "occlusion": judge_occlusion, "attacks": judge_attacks, "noise": judge_noise,
-    "surface": judge_surface, "cam": judge_cam}
+PARTS: dict[str, Callable[[Evaluation], dict[str, Any]]] = {
+    "calibration": evaluate_calibration, "occlusion": evaluate_occlusion, "attacks": evaluate_attacks,
+    "noise": evaluate_noise, "surface": evaluate_surface, "cam": evaluate_localisation}
 
 
 def summary(name: str, part: dict[str, Any]) -> str:
@@ -247,13 +248,13 @@ def summary(name: str, part: dict[str, Any]) -> str:
 
 
 def mean(values: list[float | None]) -> float:
-    """NaN if one of them was no finite number."""
+    """The mean; NaN if one of the values was not finite (None)."""
     return math.nan if None in values else statistics.fmean(values)  # type: ignore[arg-type]
 
 
-def run(name: str, judged: Judged) -> dict[str, Any]:
+def run(name: str, evaluation: Evaluation) -> dict[str, Any]:
     """One part. CommandError if there is not enough memory."""
     try:
-        return PARTS[name](judged)
+        return PARTS[name](evaluation)
     except torch.OutOfMemoryError:
         raise CommandError(f"out of memory in part {name}; try a smaller --batch or --surface-images") from None

@@ -18,14 +18,14 @@ from ..training.run import EVALUATION, device_name
 from . import parts
 
 
-def judge(judged: parts.Judged, wanted: list[str], strict: bool,
-          log: Callable[[str], None]) -> dict[str, dict[str, Any]]:
-    """The results of the wanted parts. strict: a part that cannot be judged is an error, not left out."""
+def evaluate_parts(evaluation: parts.Evaluation, wanted: list[str], strict: bool,
+                   log: Callable[[str], None]) -> dict[str, dict[str, Any]]:
+    """The results of the wanted parts. strict: one that cannot be evaluated is an error, not left out."""
     results = {}
     for name in wanted:
         started = time.perf_counter()
         try:
-            part = parts.run(name, judged)
+            part = parts.run(name, evaluation)
         except parts.Skipped as error:
             if strict:
                 raise CommandError(f"part {name}: {error}") from None
@@ -36,16 +36,16 @@ def judge(judged: parts.Judged, wanted: list[str], strict: bool,
     return results
 
 
-def write(judged: parts.Judged, results: dict[str, dict[str, Any]], out: Path | None) -> str:
+def write(evaluation: parts.Evaluation, results: dict[str, dict[str, Any]], out: Path | None) -> str:
     """The JSON and the page; their names. out: of the JSON, None: in the run's folder."""
-    trained = judged.trained
+    trained = evaluation.trained
     settings, state = trained.options, checkpoint.load(trained.folder)
     report = {"run": trained.folder.name, "method": settings.method, "data": settings.data, "model": settings.model,
-              "train_seed": settings.seed, "epoch": state["epoch"] if state else None, "images": len(judged.index),
-              "seed": judged.seed, "device": device_name(trained.device), "processes": judged.processes.world,
+              "train_seed": settings.seed, "epoch": state["epoch"] if state else None, "images": len(evaluation.index),
+              "seed": evaluation.seed, "device": device_name(trained.device), "processes": evaluation.processes.world,
               "torch": torch.__version__, "fastmix": fastmix.__version__, "parts": results}
     out = out or trained.folder / EVALUATION[0]
     checkpoint.write_json(out, report)
-    title = f"{settings.method} on {settings.data}, {settings.model}, {len(judged.index)} test images"
-    plots.page(results, judged, title, out.with_suffix(".png"))
+    title = f"{settings.method} on {settings.data}, {settings.model}, {len(evaluation.index)} test images"
+    plots.page(results, evaluation, title, out.with_suffix(".png"))
     return f"{out} and {out.with_suffix('.png')}"

@@ -138,7 +138,7 @@ def grid(loss: WeightLoss, first: Direction, second: Direction, span: float = 0.
     """The loss over a square of two directions.
 
     Returns: steps (points,), and loss, rows along the first direction and columns along the second; None where it is
-        no finite number.
+        not finite.
     Source: K-image mixing Fig. 3a.
     """
     check.at_least("grid", "points", points, 2)

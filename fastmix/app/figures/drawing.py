@@ -9,7 +9,7 @@ from typing import Any
 from ...files import write_atomically
 from ..console import require
 
-# Okabe and Ito's palette: told apart in grey and by the colour-blind.
+# Okabe and Ito's palette: distinguishable in grey and by the colour-blind.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 DPI = 120
 

@@ -1,4 +1,4 @@
-"""The page of an evaluation: a panel for every part that was judged."""
+"""The page of an evaluation: a panel for every part."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..console import require
-from ..evaluation.parts import Judged, mean
+from ..evaluation.parts import Evaluation, mean
 from . import drawing
 from .drawing import COLOURS, grid
 
@@ -132,7 +132,7 @@ def _examples(axis: Any, examples: list, columns: int = 4) -> None:
     axis.set_title("class activation maps; white: true box, red: found", fontsize=10)
 
 
-def page(parts: dict[str, dict[str, Any]], judged: Judged, title: str, path: Path) -> None:
+def page(parts: dict[str, dict[str, Any]], evaluation: Evaluation, title: str, path: Path) -> None:
     """A PNG with every part. Parts without a result are left out."""
     panels: list[tuple[Any, tuple]] = []
     simple = {"calibration": _reliability, "occlusion": _occlusion, "attacks": _attacks, "noise": _noise}
@@ -142,7 +142,7 @@ def page(parts: dict[str, dict[str, Any]], judged: Judged, title: str, path: Pat
         elif name == "surface":
             panels += [(_surface, (part, "hessian")), (_surface, (part, "random"))]
         else:
-            panels += [(_localisation, (part,)), (_examples, (judged.examples,))]
+            panels += [(_localisation, (part,)), (_examples, (evaluation.examples,))]
     columns = min(len(panels), 4 if len(panels) > 6 else 3)
     rows = -(-len(panels) // columns)
     figure, axes = drawing.new(rows, columns, (4.7 * columns, 3.9 * rows + 0.4))

@@ -113,7 +113,7 @@ def _show(axis: Any, image: Tensor) -> None:
 
 
 class Attention(NamedTuple):
-    """Where a method looks. heat: (N, H, W) in [0, 1]. mask: (N, H, W) bool, the patches it calls salient, or None."""
+    """What a method's saliency shows. heat: (N, H, W) in [0, 1]. mask: (N, H, W) bool, salient patches, or None."""
 
     heat: Tensor
     mask: Tensor | None
@@ -131,7 +131,7 @@ class Attention(NamedTuple):
 
 def samples(before: Tensor, after: Tensor | None, names: list[str], lines: list[list[str]], attention: Attention | None,
             title: str, path: Path) -> None:
-    """Images before a method, where it looks, and after it.
+    """Images before a method, their saliency, and after it.
 
     Args:
         before, after: (N, H, W, C) in [0, 1]; after None draws one row.

@@ -122,7 +122,7 @@ class Method:
 
     @property
     def needs_saliency(self) -> bool:
-        """Whether its mixer looks at an input gradient, which takes labels."""
+        """Whether its mixer needs an input gradient, which takes labels."""
         return self.mixer_class is not None and self.mixer_class.needs_saliency
 
     @property

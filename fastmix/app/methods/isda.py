@@ -41,7 +41,7 @@ class ISDAObjective(Objective):
         layer: path of the classifier in the model.
         strength: of a step, counted from 0.
         consistency: weight of the second loss; a batch is then as many labelled images followed by as many others,
-            whose labels are not looked at. None: all images are labelled.
+            whose labels are not used. None: all images are labelled.
     Source: ISDA Eq. 7 and Algorithm 1; with unlabelled images Eq. 19 without its third term, consistency being eta_1
         (of 0.5, 1 and 2 in Sec. 6.1).
     """

@@ -27,7 +27,7 @@ class ManifoldMixup(Method):
 
     @property
     def reads_bytes(self) -> bool:
-        """Hidden features are no bytes."""
+        """Hidden features are mixed, not images."""
         return False
 
     def check_model(self, mixer: Any, model: nn.Module) -> None:

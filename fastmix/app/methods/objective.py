@@ -36,7 +36,7 @@ class Objective:
         yield lambda: None
 
     def labelled(self, logits: Tensor, target: SoftTarget | Tensor, y: Tensor) -> tuple[Tensor, SoftTarget | Tensor]:
-        """Of a batch's logits and targets those whose labels may be looked at. y: (N,) labels as they were drawn."""
+        """Logits and targets of the images whose labels are known. y: (N,) labels of the batch as it was drawn."""
         return logits, target
 
     def loss(self, logits: Tensor, target: SoftTarget | Tensor, y: Tensor, step: int,

@@ -32,7 +32,7 @@ class Option:
         metavar: stands for the value in the help.
         target: the class or the function that takes it; None: the method's mixer.
         argument: its name there, if that is another.
-        default: of an option that the program itself reads, which is no argument of a target.
+        default: of an option that the program itself reads, not a class or a function.
         none: what it means if the default is None, in words.
         training: True for an option of training that only some methods read: presets keep it for another method.
         unread: why a method does not read it, for the error message; "": it is not among the readers.

@@ -39,7 +39,7 @@ class RLMix(Method):
         from .. import policy as rl
 
         seed_everything(self.settings.seed, TrainingStream.POLICY)
-        return rl.Policy(mixer, classes, rl.acting(rows), steps, average, self.value("discount"))
+        return rl.Policy(mixer, classes, rl.acting(rows), steps, average, gamma=self.value("discount"))
 
     def advice(self, error: str) -> str:
         return f"; choose another {GRID.flag} than {self.value('grid')}" if "divisible" in error else ""

@@ -38,7 +38,7 @@ NAMES = ("cnn", "cnn13", "preact-resnet18", "resnet18", "resnet32", "resnet50", 
 
 
 class _GreyAsColour(nn.Module):
-    """For models that want three channels and cannot be told otherwise."""
+    """For models with a fixed number of three input channels."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -83,7 +83,7 @@ def build(name: str, num_classes: int, shape: tuple[int, int, int]) -> nn.Module
     Args:
         name: see :data:`NAMES`.
         shape: (C, H, W) of the images; checked with a forward pass of zeros.
-    Raises: UsageError for a name that is none or a model that cannot take such images, CommandError for a missing
+    Raises: UsageError for an unknown name or a model that cannot take such images, CommandError for a missing
         library.
     """
     channels = shape[0]
@@ -109,4 +109,4 @@ def _check(model: nn.Module, name: str, num_classes: int, shape: tuple[int, int,
     finally:
         model.train(training)
     if not isinstance(logits, Tensor) or logits.shape != (2, num_classes):
-        raise UsageError(f"--model {name} is no classifier of {num_classes} classes")
+        raise UsageError(f"--model {name} is not a classifier of {num_classes} classes")

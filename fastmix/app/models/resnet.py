@@ -12,7 +12,7 @@ from .stages import init_convolutions, projection, stages
 
 
 class SqueezeExcitation(nn.Module):
-    """Channels weighed by what their means say: linear to a sixteenth, ReLU, linear, sigmoid (Hu et al. 2018)."""
+    """Channels weighted by their means: linear to a sixteenth, ReLU, linear, sigmoid (Hu et al. 2018)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()

@@ -4,7 +4,7 @@ Needs the extra ``rl`` (gymnasium, stable-baselines3). An `Episode` is an epoch 
 `MixVecEnv` show it as an environment, `Policy` learns in it.
 """
 
-from .episode import Episode, look, saliency_reward, shared_reward
+from .episode import Episode, observe, saliency_reward, shared_reward
 
 try:
     from .environments import MixEnv, MixVecEnv
@@ -13,4 +13,4 @@ except ModuleNotFoundError as error:
     raise ModuleNotFoundError(f"fastmix.app.policy needs {error.name}: pip install 'fastmix[rl]'",
                               name=error.name) from None
 
-__all__ = ["Episode", "MixEnv", "MixVecEnv", "Policy", "acting", "look", "saliency_reward", "shared_reward"]
+__all__ = ["Episode", "MixEnv", "MixVecEnv", "Policy", "acting", "observe", "saliency_reward", "shared_reward"]

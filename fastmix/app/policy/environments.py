@@ -58,7 +58,7 @@ class MixVecEnv(VecEnv):
     Args:
         mixer, classes: as for `MixEnv`.
         rows: sub-environments, at most the size of the smallest batch.
-        episodes: what to play, one after the other. With none left the last observation stays after an episode, and
+        episodes: those to run, one after the other. With none left the last observation stays after an episode, and
             ``reset`` raises RuntimeError.
     Source: R-Mix Sec. 5.2.
     """
@@ -69,8 +69,8 @@ class MixVecEnv(VecEnv):
         self._actions = np.zeros(rows, dtype=np.int64)
         super().__init__(rows, *mix_spaces(mixer, classes))
 
-    def play(self, episodes: Iterable[Episode]) -> None:
-        """What the next resets begin."""
+    def set_episodes(self, episodes: Iterable[Episode]) -> None:
+        """The episodes that the next resets begin."""
         self._episodes = iter(episodes)
 
     def _observation(self) -> np.ndarray:
@@ -80,7 +80,7 @@ class MixVecEnv(VecEnv):
     def reset(self) -> np.ndarray:
         self._episode = next(self._episodes, None)
         if self._episode is None:
-            raise RuntimeError("MixVecEnv.reset: no episode is left to play")
+            raise RuntimeError("MixVecEnv.reset: no episode is left")
         self._reset_seeds()
         self._reset_options()
         return self._observation()
@@ -92,16 +92,16 @@ class MixVecEnv(VecEnv):
         if self._episode is None:
             raise RuntimeError("MixVecEnv.step: call reset first")
         rewards = self._episode.act(torch.from_numpy(np.asarray(self._actions)).flatten())
-        seen, finished = self._observation(), self._episode.finished
+        observation, finished = self._observation(), self._episode.finished
         infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
         if finished:
-            for info, last in zip(infos, seen, strict=True):
+            for info, last in zip(infos, observation, strict=True):
                 info["terminal_observation"] = last
             following = next(self._episodes, None)
             if following is not None:
                 self._episode = following
-                seen = self._observation()
-        return seen, rewards.numpy(), np.full(self.num_envs, finished), infos
+                observation = self._observation()
+        return observation, rewards.numpy(), np.full(self.num_envs, finished), infos
 
     def close(self) -> None:
         self._episode = None

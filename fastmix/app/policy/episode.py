@@ -1,13 +1,17 @@
-"""An epoch of a classifier's training as a game: a batch is shown, a percentile per image is chosen, a reward is paid.
+"""An epoch of a classifier's training as an episode of reinforcement learning.
 
-The paper gives the observation (saliency map on p x p cells and logits), the action (the percentile of every image),
-the reward (cosine similarity of the saliency of an image before and after mixing), p = 8 and the episode (an epoch).
-Ours, where it is silent: the actions are the `levels` percentiles of R-Mix, so an untrained policy is close to R-Mix;
-the map is scaled to mean 1, logits enter as they are; the reward compares maps of all pixels (Eq. 2), not of cells;
-both gradients belong to the same weights, the second one being that of the training step itself; an image is paid the
-mean of the two mixed images that it is part of, its own and its partner's, both of which its mask decides. Paid for its
-own alone, each learns to take its partner's cells: on digits percentile 0 earned an image 0.04 more than the mean, and
-0.99 its partner as much; all learnt 0, and together earned what chance does (0.643 and 0.641).
+A step: a batch is observed, a percentile is chosen for every image, the images are rewarded. The paper gives the
+observation (saliency map on p x p cells and logits), the action (the percentile of every image), the reward (cosine
+similarity of the saliency of an image before and after mixing), p = 8 and the episode (an epoch). Where it is silent:
+
+- the actions are the `levels` percentiles of R-Mix, so an untrained policy is close to R-Mix;
+- the map is scaled to mean 1, logits enter as they are;
+- the reward compares maps of all pixels (R-Mix Eq. 2), not of cells;
+- both gradients belong to the same weights, the second being that of the training step itself;
+- the reward of an image is the mean over the two mixed images that it is part of, its own and its partner's, both of
+  which its mask decides. With the reward of its own alone, each learns to take its partner's cells: on digits
+  percentile 0 earned an image 0.04 more than the mean, and 0.99 its partner as much; all learnt 0, and together earned
+  what random percentiles do (0.643 and 0.641).
 """
 
 from __future__ import annotations
@@ -41,7 +45,7 @@ def saliency_reward(before: Tensor, after: Tensor) -> Tensor:
 
 
 def shared_reward(rewards: Tensor, partner: Tensor) -> Tensor:
-    """What every image is paid: the mean reward of the mixed images that it is part of.
+    """The reward of every image: the mean over the mixed images that it is part of.
 
     Args: rewards: (N,) of the mixed images, see `saliency_reward`. partner: (N,) int64, the image that each is mixed
         with; itself where it is not mixed.
@@ -76,19 +80,19 @@ class Episode:
         self._chosen, self._drawn, self._q = _Mean(), _Mean(), _Mean()
         self._levels = torch.zeros(mixer.levels, dtype=torch.int64)
         self._batches, self._update, self._context, self._mark = batches, update, context, mark
-        self._show()
+        self._next_batch()
 
     @property
     def finished(self) -> bool:
         return self.done == self.steps
 
-    def _show(self) -> None:
+    def _next_batch(self) -> None:
         self._x, self._y = next(self._batches)
-        self._grad, self.observation = look(self.model, self.mixer, self._x, self._y, self._context)
+        self._grad, self.observation = observe(self.model, self.mixer, self._x, self._y, self._context)
         self._mark("saliency")
 
     def act(self, action: Tensor) -> Tensor:
-        """Mixes the batch that waits, trains on it, shows the next.
+        """Mixes the batch that was observed, trains on it, observes the next.
 
         Args: action: (M,) int64 below mixer.levels, of the first M images; the others draw theirs at random.
         Returns: (M,) float32 rewards on the CPU. `observation` is then that of the next batch; after the last one it
@@ -116,7 +120,7 @@ class Episode:
         self._q.add(q[:len(action)])
         self._levels += torch.bincount(action.cpu(), minlength=self.mixer.levels)
         if not self.finished:
-            self._show()
+            self._next_batch()
         self.seconds += time.perf_counter() - started
         return rewards
 
@@ -140,9 +144,9 @@ class _Mean:
         return self._sum / self.count
 
 
-def look(model: nn.Module, mixer: RLMix, x: Tensor, y: Tensor,
+def observe(model: nn.Module, mixer: RLMix, x: Tensor, y: Tensor,
          context: Callable[[], AbstractContextManager[object]] = nullcontext) -> tuple[Tensor, Tensor]:
-    """What the policy sees of a batch.
+    """What the policy observes of a batch.
 
     Returns: the input gradient, and (N, p * p + J) float32 on the CPU: the saliency map of mean 1, then the logits.
         What is not finite is 0, so that a training that diverges is reported by its loss.
@@ -158,5 +162,5 @@ def look(model: nn.Module, mixer: RLMix, x: Tensor, y: Tensor,
         grad = input_saliency(model, x, y, loss)
     p = mixer.patches[0]
     cells = saliency_map(grad, (p, p)).flatten(1) * (x.shape[2] * x.shape[3])
-    seen = torch.cat([cells.float(), logits[0].float()], 1)
-    return grad, torch.nan_to_num(seen, nan=0.0, posinf=0.0, neginf=0.0).cpu()
+    observation = torch.cat([cells.float(), logits[0].float()], 1)
+    return grad, torch.nan_to_num(observation, nan=0.0, posinf=0.0, neginf=0.0).cpu()

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ...mixers.patches import RLMix
 from .environments import MixVecEnv
-from .episode import Episode, look
+from .episode import Episode, observe
 
 # PPO's own default of 2048 transitions between updates; its minibatches of 64 would cost more time than the training of
 # a small classifier, so a rollout has 4 minibatches or a few more, as is usual for many environments side by side.
@@ -48,15 +48,15 @@ class Policy:
         steps: of an epoch.
         average: makes a tensor the mean over all processes, in place; None alone. Every update's gradient goes through
             it, so all processes hold the same policy if they began with the same and have equal rows and steps.
-        gamma: discount of later rewards. 0 unlike SB3's default of 0.99: the next image of a row is another one, whose
-            reward does not follow from this action. With 0.99 the return is a sum over the rest of the epoch, which
-            the value network cannot predict, as observations do not tell how much is left of it, and beside that sum
-            the 0.02 that an action decides are lost.
+        gamma: discount of later rewards. The command's is 0, unlike SB3's of 0.99: the next image of a row is another
+            one, whose reward does not follow from this action. With 0.99 the return is a sum over the remaining epoch,
+            which the value network cannot predict, as observations do not contain how much remains, and that sum hides
+            the 0.02 that an action decides.
     Source: R-Mix Sec. 5.2, which takes its hyper-parameters from Andrychowicz et al. 2021 and lists none.
     """
 
     def __init__(self, mixer: RLMix, classes: int, rows: int, steps: int,
-                 average: Callable[[Tensor], object] | None = None, gamma: float = 0.0) -> None:
+                 average: Callable[[Tensor], object] | None = None, *, gamma: float) -> None:
         rollouts = max(1, round(steps * rows / ROLLOUT))
         self.mixer, self.rows, self.rollout = mixer, rows, max(1, steps // rollouts)
         self.env = MixVecEnv(mixer, classes, rows)
@@ -75,7 +75,7 @@ class Policy:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """For a trial by one process; what was learnt inside is forgotten."""
+        """For a trial by one process; the policy is afterwards what it was before."""
         average, self._average = self._average, None
         state = self.state_dict()
         try:
@@ -85,9 +85,9 @@ class Policy:
             self.load_state_dict(state)
 
     def learn(self, episode: Episode) -> dict[str, Any]:
-        """Plays an episode to its end and learns from it.
+        """Runs an episode to its end and learns from it.
 
-        An episode's first steps that fill no whole rollout are played without learning, so that the last rollout ends
+        An episode's first steps that fill no whole rollout are run without learning, so that the last rollout ends
         with the episode.
 
         Returns: `Episode.summary`, and ms (of a step, spent on choosing and learning).
@@ -97,7 +97,7 @@ class Policy:
             episode.act(torch.from_numpy(self._sample(episode.observation)))
         learnt = episode.steps - episode.done
         if learnt:
-            self.env.play([episode])
+            self.env.set_episodes([episode])
             self.ppo.learn(learnt * self.rows, log_interval=None)  # type: ignore[arg-type]
         own = time.perf_counter() - started - episode.seconds
         return episode.summary() | {"ms": 1e3 * own / episode.steps}
@@ -107,8 +107,8 @@ class Policy:
 
     def choose(self, model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """The input gradient of a batch, and a percentile (N,) for every image, drawn from the policy."""
-        grad, seen = look(model, self.mixer, x, y)
-        action = torch.from_numpy(self.ppo.predict(seen.numpy())[0])
+        grad, observation = observe(model, self.mixer, x, y)
+        action = torch.from_numpy(self.ppo.predict(observation.numpy())[0])
         return grad, self.mixer.percentiles(x.device)[action.to(x.device)]
 
     def state_dict(self) -> dict[str, Any]:

@@ -67,7 +67,7 @@ def spread(values: list[float]) -> dict[str, float | None]:
 
 
 def read_step(path: Path) -> dict[str, Any]:
-    """The JSON of `python -m fastmix bench step`; CommandError if it is none."""
+    """The JSON of `python -m fastmix bench step`; CommandError for another file."""
     try:
         content = json.loads(path.read_text())
         if content["format"] == STEP:

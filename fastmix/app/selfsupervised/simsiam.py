@@ -54,7 +54,8 @@ def simsiam_loss(p1: Tensor, p2: Tensor, z1: Tensor, z2: Tensor, weight: Tensor 
 
     Args:
         p1, p2, z1, z2: (N, D) float, as `SimSiam` returns them.
-        weight: (N,) float, see `fastmix.pair_weight`; None: 1. The mean divides by N, not by the sum of weights.
+        weight: (N,) float, see `fastmix.functional.pair_weight`; None: 1. The mean divides by N, not by the
+            sum of weights.
     Returns: 0-d float32 (float64 for float64), in [-1, 1] for weights of mean 1. Minimum -1.
     Raises: ValueError for shapes.
     Source: SimSiam Eq. 1-4; weights: Soft Augmentation Sec. 4.4, Eq. 9-10.

@@ -1,1 +1,1 @@
-"""python -m fastmix train: see `command` for the order of things."""
+"""Training a classifier: `setup` builds what a run works on, `loop` trains it, `run` keeps its folder."""

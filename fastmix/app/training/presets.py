@@ -11,7 +11,7 @@ from .recipes import PRESETS, Preset
 
 
 def get(name: str) -> Preset:
-    """UsageError for a name that is none, with the nearest ones."""
+    """The preset of this name; UsageError with the nearest names for an unknown one."""
     if name not in PRESETS:
         near = difflib.get_close_matches(name, PRESETS, 3)
         raise UsageError(f"--preset: there is no {name!r}" + (f"; near are {', '.join(near)}" if near else "") +

@@ -113,13 +113,13 @@ class Run:
 
     def describe(self, entry: dict[str, Any]) -> str:
         """What an epoch came to, in the line that reports it."""
-        said = f"train loss {entry['train_loss']:.3f} acc {100 * entry['train_accuracy']:5.1f} %"
+        text = f"train loss {entry['train_loss']:.3f} acc {100 * entry['train_accuracy']:5.1f} %"
         if "test_loss" in entry:
-            said += f"  test loss {entry['test_loss']:.3f} acc {100 * entry['test_accuracy']:5.2f} %"
+            text += f"  test loss {entry['test_loss']:.3f} acc {100 * entry['test_accuracy']:5.2f} %"
         if "reward" in entry:
             random = f" (random {entry['random_reward']:.3f})" if "random_reward" in entry else ""
-            said += f"  reward {entry['reward']:.3f}{random} q {entry['q']:.2f}"
-        return said
+            text += f"  reward {entry['reward']:.3f}{random} q {entry['q']:.2f}"
+        return text
 
     def _epoch(self, epoch: int, timer: StepTimer) -> dict[str, Any]:
         setup = self.setup
@@ -135,7 +135,7 @@ class Run:
         if epoch % self.options.test_every and not boundary:
             return entry
         test = evaluate(setup, setup.dataset.test)
-        # The last update of an epoch may be the one that diverged: no loss has seen it, the test set does.
+        # The last update of an epoch may be the one that diverged: the test loss shows it, no training loss does.
         if not math.isfinite(test["loss"]):
             raise NotFinite(f"the test loss after epoch {epoch} is not a finite number: step {steps} of the epoch, the "
                             f"last, diverged (learning rate {entry['lr']:.4g})")

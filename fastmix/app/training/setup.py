@@ -80,7 +80,7 @@ class Setup:
                                    objective=method.objective(self.model, self.classes, 1, self.device))
 
     def byte_batch(self, images: Tensor, augmentation: Augmentation | None) -> ByteBatch:
-        """Bytes and how the model sees them."""
+        """Bytes, and the view that makes them the model's input."""
         crops = pad = None
         if augmentation is not None:
             images, crops, pad = augmentation(images), augmentation.crops, augmentation.pad

@@ -1,4 +1,4 @@
-"""The model of a run's folder with its data set, for the commands that judge it."""
+"""The model of a run's folder with its data set, for the commands that evaluate it."""
 
 from __future__ import annotations
 
