@@ -178,7 +178,7 @@ class NinjaBuild(build_ext):
         lines = [
             f"flags = {' '.join(FLAGS)} -DTORCH_TARGET_VERSION={TORCH_MINIMUM} -DPy_LIMITED_API=0x030a0000 {include}",
             "rule cxx",
-            f"  command = {cxx} $flags $isa -MMD -MF $out.d -c $in -o $out",
+            f"  command = {cxx} $flags $instructions -MMD -MF $out.d -c $in -o $out",
             "  depfile = $out.d",
             "  deps = gcc",
             "rule link",
@@ -190,12 +190,12 @@ class NinjaBuild(build_ext):
             levels = {"": []}
             if source.name.endswith(".simd.cpp"):
                 levels = X86_LEVELS if x86 else {"portable": []}
-            for level, isa in levels.items():
+            for level, instructions in levels.items():
                 name = source.stem + (f".{level}" if level else "") + ".o"
                 objects.append(name)
                 lines.append(f"build {name}: cxx {esc(source)}")
                 if level:
-                    lines.append(f"  isa = {' '.join(isa)} -DFASTMIX_ISA={level}")
+                    lines.append(f"  instructions = {' '.join(instructions)} -DFASTMIX_INSTRUCTION_SET={level}")
         lines.append(f"build {esc(target)}: link {' '.join(objects)}")
         return "\n".join(lines) + "\n"
 

@@ -24,7 +24,7 @@ def _version(package: str) -> str:
 
 
 def _instruction_set() -> str:
-    """What the C++ kernels chose at run time: the levels of csrc/cpu/lib/instruction_set.h."""
+    """What the C++ kernels chose at run time: the levels of `fastmix.ops.enums.InstructionSet`."""
     if _library.missing is not None:
         return f"none: {_library.missing}"
     return ("portable", "AVX2", "AVX-512")[torch.ops.fastmix._cpu_isa(-1)]

@@ -57,6 +57,25 @@ def test_every_schema_has_an_implementation():
         assert torch._C._dispatch_has_kernel_for_dispatch_key(op.name(), "CPU"), f"{name} has no CPU kernel"
 
 
+# Folder of csrc -> the folders that its files may include. Operators of the CPU and of CUDA know nothing of each other.
+LAYERS = {"core": ("core",), "torch": ("core", "torch"), "cpu": ("core", "torch", "cpu"),
+          "cuda": ("core", "torch", "cuda")}
+
+
+@pytest.mark.parametrize("folder", LAYERS)
+def test_csrc_includes_only_what_lies_below(folder):
+    for path in (ROOT / "csrc" / folder).rglob("*.*"):
+        included = re.findall(r'^#include ["<](core|torch|cpu|cuda)/', path.read_text(), re.M)
+        assert set(included) <= set(LAYERS[folder]), f"{path} includes {included}"
+
+
+def test_csrc_has_a_file_an_operator():
+    forms = {*OPERATORS, "isda_consistency"}  # isda's second form
+    for folder, suffix in (("cpu", r"\.(h|cpp|simd\.cpp)"), ("cuda", r"\.cuh?")):
+        for path in (ROOT / "csrc" / folder).glob("*.*"):
+            assert re.sub(rf"{suffix}$", "", path.name) in forms, f"{path} is no operator's: a helper belongs in lib/"
+
+
 @needs_library
 def test_library_uses_the_stable_abi_only():
     symbols = subprocess.run(["nm", "-DC", "--undefined-only", LIBRARY], capture_output=True, text=True, check=True)
@@ -71,7 +90,7 @@ def test_library_uses_the_stable_abi_only():
 def test_kernels_export_no_weak_symbols(source, tmp_path):
     """The linker keeps one of several weak copies: the AVX-512 one would crash an older processor."""
     script = build_script()
-    flags = [*script.FLAGS, *script.X86_LEVELS["avx512"], "-DFASTMIX_ISA=avx512", f"-I{ROOT / 'csrc'}"]
+    flags = [*script.FLAGS, *script.X86_LEVELS["avx512"], "-DFASTMIX_INSTRUCTION_SET=avx512", f"-I{ROOT / 'csrc'}"]
     subprocess.run(["g++", *flags, "-c", source, "-o", tmp_path / "k.o"], check=True)
     symbols = subprocess.run(["nm", "-C", tmp_path / "k.o"], capture_output=True, text=True, check=True).stdout
     weak = [line for line in symbols.splitlines() if re.search(r" [WVu] ", line)]

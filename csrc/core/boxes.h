@@ -12,10 +12,6 @@ struct Box {
   int32_t top, left, bottom, right;
 };
 
-FASTMIX_INLINE int64_t clamp_between(int64_t v, int64_t low, int64_t high) {
-  return v < low ? low : v > high ? high : v;
-}
-
 // box is (top, left, height, width). 64 bits: top + height of two int32 may not fit 32.
 FASTMIX_INLINE Box clip_box(const int32_t* box, int64_t height, int64_t width) {
   const int64_t top = box[0], left = box[1];

@@ -15,14 +15,6 @@ struct f16 {
   uint16_t bits;
 };
 
-template <typename To, typename From>
-FASTMIX_INLINE To bit_cast(From from) {
-  static_assert(sizeof(To) == sizeof(From), "bit_cast wants equal sizes");
-  To to;
-  std::memcpy(&to, &from, sizeof(to));
-  return to;
-}
-
 FASTMIX_INLINE float to_float(float v) { return v; }
 FASTMIX_INLINE double to_float(double v) { return v; }
 FASTMIX_INLINE float to_float(bf16 v) { return bit_cast<float>(static_cast<uint32_t>(v.bits) << 16); }

@@ -5,7 +5,6 @@
 #include <cmath>
 #include <cstdint>
 
-#include "core/boxes.h"
 #include "core/common.h"
 
 namespace fastmix {
@@ -56,9 +55,6 @@ FASTMIX_INLINE Side peak_side(Side outer, int64_t extent, int64_t centre) {
   return {start, extent};
 }
 
-// Round half to even, as torch.round does; x is far below 2^51.
-FASTMIX_INLINE double round_even(double x) { return std::nearbyint(x); }
-
 // The size of a normal number of deviation spread / sqrt(2), redrawn while it is >= side, truncated to a whole number:
 // the largest j below side with erf(j / spread) <= target, target = u erf(side / spread). By bisection on j, so that no
 // inverse of erf is needed.
@@ -76,9 +72,10 @@ FASTMIX_INLINE int64_t truncated_normal(double target, double spread, int64_t si
 }
 
 // A share of the image as a whole multiple of 2^-24, of which float32 holds all up to 1: differences are exact.
+// std::nearbyint rounds half to even, as torch.round does.
 FASTMIX_INLINE float area_units(int64_t pixels, int64_t height, int64_t width) {
   const int64_t all = height * width > 0 ? height * width : 1;
-  return static_cast<float>(round_even(static_cast<double>(pixels) * (0x1p24 / static_cast<double>(all))));
+  return static_cast<float>(std::nearbyint(static_cast<double>(pixels) * (0x1p24 / static_cast<double>(all))));
 }
 
 }  // namespace fastmix

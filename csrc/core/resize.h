@@ -1,4 +1,4 @@
-// Where the pixels of a resized window lie in the image it was cut from.
+// Where the pixels of a resized window lie in the image it was cut from (resized_crop).
 #pragma once
 
 #include <cmath>
@@ -9,23 +9,23 @@
 namespace fastmix {
 
 // Pixel `before` has weight 1 - weight, the next one weight; both may lie outside the image, at most by two.
-struct Position {
+struct SamplePosition {
   int64_t before;
   double weight;
 };
 
 // One axis of a window: `length` pixels from `start`, finite, become `out` pixels; the image has `size`.
-struct Axis {
+struct ResizeAxis {
   double start, last, scale, end;
 
-  FASTMIX_METHOD Axis(double start, double length, int64_t out, int64_t size)
+  FASTMIX_METHOD ResizeAxis(double start, double length, int64_t out, int64_t size)
       : start(start),
         last(length > 1 ? length - 1 : 0),
         scale(length / static_cast<double>(out)),
         end(static_cast<double>(size + 1)) {}
 
   // Of pixel i of the output.
-  FASTMIX_METHOD Position position(int64_t i) const {
+  FASTMIX_METHOD SamplePosition position(int64_t i) const {
     double at = (static_cast<double>(i) + 0.5) * scale - 0.5;
     at = at < 0 ? 0 : at > last ? last : at;
     at += start;

@@ -4,12 +4,10 @@
 #include <cmath>
 #include <cstdint>
 
+#include "core/enums.h"
 #include "core/float_types.h"
 
 namespace fastmix {
-
-enum SoftTargetLoss : int64_t { kCrossEntropy = 0, kKl = 1, kBce = 2 };
-enum Reduction : int64_t { kNone = 0, kMean = 1, kSum = 2 };
 
 // What the rows are and where results go: common to the CPU and CUDA kernels, which add what only they need.
 struct SoftTargetRowData {
@@ -23,7 +21,7 @@ struct SoftTargetRowData {
   const float* sample_weight;  // (N) or null: 1
   double smoothing;            // eps
   int64_t ignore_index;
-  SoftTargetLoss loss;
+  Loss loss;
   double* row_loss;  // (N); of the GPU: workspace of mean and sum
   void* grad;        // (N, J) contiguous, or null: not wanted
 };
@@ -95,9 +93,18 @@ FASTMIX_INLINE double class_weight(const NamedClasses& t, int64_t i) {
   for (int64_t j = 0; j < t.k; ++j) sum += t.index[j] == t.index[i] ? named_weight(t, j) : 0.0;
   return sum;
 }
-// What every class of a row has: base after smoothing, eps / J included.
-FASTMIX_INLINE double smoothed_base(double base, double smoothing, int64_t classes) {
-  return base * (1.0 - smoothing) + smoothing / static_cast<double>(classes);
+
+// Of row n.
+FASTMIX_INLINE NamedClasses named_classes(const SoftTargetRowData& a, int64_t n) {
+  return {a.index + n * a.k, a.weight != nullptr ? a.weight + n * a.k : nullptr, a.k, 1.0 - a.smoothing};
+}
+// What every class of row n has: base after smoothing, eps / J included.
+FASTMIX_INLINE double base_of(const SoftTargetRowData& a, int64_t n, int64_t classes) {
+  const double base = a.base != nullptr ? static_cast<double>(a.base[n]) : 0.0;
+  return base * (1.0 - a.smoothing) + a.smoothing / static_cast<double>(classes);
+}
+FASTMIX_INLINE double sample_weight_of(const SoftTargetRowData& a, int64_t n) {
+  return a.sample_weight != nullptr ? static_cast<double>(a.sample_weight[n]) : 1.0;
 }
 
 // weight * value where a weight of 0 counts nothing, not even times infinity.

@@ -1,19 +1,19 @@
-// How an image of bytes is seen (fastmix.View): which source column an output column shows, and the normalisation.
+// How an image of bytes is seen (fastmix.View): which source pixel an output pixel shows, and the normalisation.
 #pragma once
 
 #include <cstdint>
 
-#include "core/boxes.h"
+#include "core/common.h"
 
 namespace fastmix {
 
-// One source image: output (i, j) is its pixel (i + down, first + step * j), inside rows and columns [0, side) alone.
-struct Window {
+// Output (i, j) is pixel (i + down, first + step * j) of the source, inside rows and columns [0, side) alone.
+struct ViewTransform {
   int32_t down, first, step;
 };
 
 // flip, shift: of this image, or null. A shift beyond the sides is clamped: everything is outside either way.
-FASTMIX_INLINE Window window_of(const uint8_t* flip, const int64_t* shift, int64_t height, int64_t width) {
+FASTMIX_INLINE ViewTransform view_transform(const uint8_t* flip, const int64_t* shift, int64_t height, int64_t width) {
   const int32_t down = shift == nullptr ? 0 : static_cast<int32_t>(clamp_between(shift[0], -height, height));
   const int32_t right = shift == nullptr ? 0 : static_cast<int32_t>(clamp_between(shift[1], -width, width));
   const bool is_flipped = flip != nullptr && *flip != 0;

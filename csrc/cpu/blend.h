@@ -23,12 +23,12 @@ struct BlendArgs {
 
 // Work is split into pieces of a row, so that a small batch of large rows keeps every thread busy.
 constexpr int64_t kBlendPiece = 8192;
-constexpr int64_t kBlendTile = int64_t{512} << 10;  // bytes of the pieces of all rows, see cache.h
+constexpr int64_t kBlendTile = int64_t{512} << 10;  // bytes of the pieces of all rows, see across_images
 
 using BlendPieces = void (*)(const BlendArgs&, int64_t begin, int64_t end);
 
 struct BlendKernels {
-  BlendPieces pieces[4];  // float, bfloat16, half, double
+  BlendPieces pieces[kFloatTypes];
 };
 
 FASTMIX_DECLARE_KERNELS(BlendKernels, blend)

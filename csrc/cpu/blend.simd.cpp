@@ -12,7 +12,7 @@
 #include "cpu/lib/float_blocks.h"
 
 namespace fastmix {
-namespace FASTMIX_ISA {
+namespace FASTMIX_INSTRUCTION_SET {
 namespace {
 
 constexpr int64_t kTogether = 4;
@@ -104,7 +104,7 @@ void pieces(const BlendArgs& a, int64_t begin, int64_t end) {
 
 }  // namespace
 
-extern const BlendKernels blend = {{pieces<float>, pieces<bf16>, pieces<f16>, pieces<double>}};
+extern const BlendKernels blend = {FASTMIX_BY_FLOAT_TYPE(pieces)};
 
-}  // namespace FASTMIX_ISA
+}  // namespace FASTMIX_INSTRUCTION_SET
 }  // namespace fastmix

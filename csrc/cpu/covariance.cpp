@@ -8,7 +8,6 @@
 #include <vector>
 
 #include "cpu/lib/grouping.h"
-#include "torch/tensor.h"
 
 namespace fastmix {
 namespace {
@@ -16,12 +15,12 @@ namespace {
 template <typename T>
 class Update {
  public:
-  Update(const FeatureRows& features, int storage, int64_t* count, T* mean, T* cov)
+  Update(const FeatureRows& features, FloatType storage, int64_t* count, T* mean, T* cov)
       : f_(features), storage_(storage), k_(FASTMIX_KERNELS(covariance)), count_(count), mean_(mean), cov_(cov) {}
 
-  struct Scratch {
+  struct Workspace {
     // rows: the most that one class has.
-    Scratch(int64_t ld, int64_t rows_of)
+    Workspace(int64_t ld, int64_t rows_of)
         : rows(new T[static_cast<size_t>(((rows_of < kRowBlock ? rows_of : kRowBlock) + 1) * ld)]),
           centre(static_cast<size_t>(ld)),
           sums(static_cast<size_t>(ld)),
@@ -32,7 +31,7 @@ class Update {
   };
 
   // Rows of one class into its own matrix (full) or row (diag). Returns the rows left out.
-  int64_t one_class(int64_t c, int64_t* rows, int64_t m, bool full, Scratch& s) {
+  int64_t one_class(int64_t c, int64_t* rows, int64_t m, bool full, Workspace& s) {
     const int64_t width = f_.features_per_row;
     T* cov = cov_ + c * width * (full ? width : 1);
     for (int64_t a = 0; a < width; ++a) s.mean[a] = static_cast<double>(mean_[c * width + a]);
@@ -60,11 +59,11 @@ class Update {
   }
 
   // Rows of all classes, sorted by class, into one matrix around the mean of all (cov null: means and counts only).
-  int64_t all_classes(const ClassRows& sorted, int64_t classes) {
-    Scratch s(f_.ld, kRowBlock);
+  int64_t all_classes(const ClassRows& batch, const Groups& sorted) {
+    Workspace s(f_.ld, kRowBlock);
     const int64_t width = f_.features_per_row;
     double n = 0;
-    for (int64_t c = 0; c < classes && cov_ != nullptr; ++c) {
+    for (int64_t c = 0; c < batch.classes && cov_ != nullptr; ++c) {
       const double share = static_cast<double>(count_[c]);
       if (share == 0) continue;
       for (int64_t a = 0; a < width; ++a) s.mean[a] += share * static_cast<double>(mean_[c * width + a]);
@@ -73,11 +72,11 @@ class Update {
     for (int64_t a = 0; a < width && n > 0; ++a) s.mean[a] /= n;
     int64_t skipped = 0;
     std::vector<int64_t> rows;
-    for (const int64_t c : sorted.present) {
+    for (const int64_t c : batch.present) {
       const int64_t last = sorted.offset[static_cast<size_t>(c) + 1];
       for (int64_t at = sorted.offset[static_cast<size_t>(c)]; at < last; at += kRowBlock) {
         int64_t size = last - at < kRowBlock ? last - at : kRowBlock;
-        rows.assign(sorted.rows.begin() + at, sorted.rows.begin() + at + size);
+        rows.assign(sorted.places.begin() + at, sorted.places.begin() + at + size);
         skipped += load(rows.data(), size, s);
         if (size == 0) continue;
         const double m = static_cast<double>(size), seen = static_cast<double>(count_[c]);
@@ -104,7 +103,7 @@ class Update {
   static constexpr int kType = sizeof(T) == 8;
 
   // Gathers the rows and their sums; rows that are not finite are taken out of the list (size shrinks).
-  int64_t load(int64_t* rows, int64_t& size, Scratch& s) {
+  int64_t load(int64_t* rows, int64_t& size, Workspace& s) {
     k_.gather[kType][storage_](f_, rows, size, s.rows.get());
     k_.column_sums[kType](s.rows.get(), f_.ld, size, s.sums.data());
     double total = 0;
@@ -127,7 +126,7 @@ class Update {
 
   // Rows minus their mean over sqrt(total), and below them, once n > 0, the difference of the means with its weight:
   // Eq. 2 is then n / total * cov plus the sum of the rows' outer products. Moves the running mean (Eq. 1).
-  void prepare(Scratch& s, int64_t size, double n, double total) {
+  void prepare(Workspace& s, int64_t size, double n, double total) {
     const double m = static_cast<double>(size);
     const double weight = std::sqrt(n * m) / total;
     T* difference = s.rows.get() + size * f_.ld;
@@ -142,7 +141,7 @@ class Update {
   }
 
   const FeatureRows& f_;
-  const int storage_;
+  const FloatType storage_;
   const CovarianceKernels& k_;
   int64_t* count_;
   T* mean_;
@@ -150,28 +149,28 @@ class Update {
 };
 
 template <typename T>
-int64_t update(const FeatureRows& f, int storage, const Tensor& count, const Tensor& mean, const Tensor& cov,
-               ClassRows& sorted, int64_t kind) {
-  const int64_t classes = mean.size(0);
+int64_t update(const FeatureRows& f, FloatType storage, const Tensor& count, const Tensor& mean, const Tensor& cov,
+               const ClassRows& batch, int64_t kind) {
+  Groups sorted = batch.by_class();
   Update<T> u(f, storage, static_cast<int64_t*>(count.mutable_data_ptr()), static_cast<T*>(mean.mutable_data_ptr()),
               kind == kIdentity ? nullptr : static_cast<T*>(cov.mutable_data_ptr()));
-  if (kind == kShared || kind == kIdentity) return u.all_classes(sorted, classes);
-  const int64_t present = static_cast<int64_t>(sorted.present.size());
+  if (kind == kShared || kind == kIdentity) return u.all_classes(batch, sorted);
+  const int64_t present = static_cast<int64_t>(batch.present.size());
   std::vector<int64_t> skipped(static_cast<size_t>(present));
   const int64_t work = f.features_per_row * (kind == kFull ? f.features_per_row : 16);
   parallel_items(present, work, [&](int64_t begin, int64_t end) {
     int64_t most = 0;
     for (int64_t i = begin; i < end; ++i) {
-      const size_t c = static_cast<size_t>(sorted.present[static_cast<size_t>(i)]);
+      const size_t c = static_cast<size_t>(batch.present[static_cast<size_t>(i)]);
       const int64_t m = sorted.offset[c + 1] - sorted.offset[c];
       most = m > most ? m : most;
     }
-    typename Update<T>::Scratch scratch(f.ld, most);
+    typename Update<T>::Workspace scratch(f.ld, most);
     for (int64_t i = begin; i < end; ++i) {
-      const int64_t c = sorted.present[static_cast<size_t>(i)];
+      const int64_t c = batch.present[static_cast<size_t>(i)];
       const int64_t first = sorted.offset[static_cast<size_t>(c)];
       skipped[static_cast<size_t>(i)] = u.one_class(
-          c, sorted.rows.data() + first, sorted.offset[static_cast<size_t>(c) + 1] - first, kind == kFull, scratch);
+          c, sorted.places.data() + first, sorted.offset[static_cast<size_t>(c) + 1] - first, kind == kFull, scratch);
     }
   });
   int64_t sum = 0;
@@ -183,7 +182,7 @@ Tensor covariance_update_cpu(const Tensor& count, const Tensor& mean, const Tens
                              const Tensor& labels_in, std::optional<int64_t> ignore_index, int64_t kind) {
   STD_TORCH_CHECK(count.is_contiguous() && mean.is_contiguous() && cov.is_contiguous(),
                   "covariance_update_: count, mean and cov must be contiguous");
-  const Tensor labels = dense(labels_in);
+  const Tensor labels = as_contiguous(labels_in);
   FeatureRows f{};
   f.features = features.const_data_ptr();
   f.stride_n = features.stride(0);
@@ -191,15 +190,14 @@ Tensor covariance_update_cpu(const Tensor& count, const Tensor& mean, const Tens
   f.stride_p = features.stride(2);
   f.features_per_row = features.size(1);
   f.pixels = features.size(2);
-  f.ld = (f.features_per_row + kRowPad - 1) / kRowPad * kRowPad;
-  ClassRows sorted("covariance_update_", static_cast<const int64_t*>(labels.const_data_ptr()), labels.numel(),
-                   mean.size(0), ignore_index);
-  sorted.sort_rows();
-  const int storage = dtype_slot("covariance_update_", features);
-  Tensor skipped = empty_cpu({}, ScalarType::Long);
+  f.ld = ceil_div(f.features_per_row, kRowPad) * kRowPad;
+  const ClassRows batch("covariance_update_", static_cast<const int64_t*>(labels.const_data_ptr()), labels.numel(),
+                        mean.size(0), ignore_index);
+  const FloatType storage = float_type("covariance_update_", features);
+  Tensor skipped = allocate(features, {}, ScalarType::Long);
   *static_cast<int64_t*>(skipped.mutable_data_ptr()) = mean.scalar_type() == ScalarType::Double
-                                                           ? update<double>(f, storage, count, mean, cov, sorted, kind)
-                                                           : update<float>(f, storage, count, mean, cov, sorted, kind);
+                                                           ? update<double>(f, storage, count, mean, cov, batch, kind)
+                                                           : update<float>(f, storage, count, mean, cov, batch, kind);
   return skipped;
 }
 

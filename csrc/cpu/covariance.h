@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "core/covariance_kind.h"
+#include "core/common.h"
 #include "cpu/lib/instruction_set.h"
 
 namespace fastmix {
@@ -22,8 +22,8 @@ struct FeatureRows {
 };
 
 struct CovarianceKernels {
-  // [state: float, double][storage: float, bfloat16, half, double]: rows n*P + p -> scratch (count, ld).
-  void (*gather[2][4])(const FeatureRows&, const int64_t* rows, int64_t count, void* scratch);
+  // [state: float, double][storage]: rows n*P + p -> scratch (count, ld).
+  void (*gather[2][kFloatTypes])(const FeatureRows&, const int64_t* rows, int64_t count, void* scratch);
   // Sum of every column.
   void (*column_sums[2])(const void* scratch, int64_t ld, int64_t count, double* sums);
   // (x - mean) * factor in place.

@@ -10,7 +10,7 @@
 #include "cpu/lib/gemm_tile.h"
 
 namespace fastmix {
-namespace FASTMIX_ISA {
+namespace FASTMIX_INSTRUCTION_SET {
 namespace {
 
 template <typename T, typename S>
@@ -79,7 +79,7 @@ void rank_update(void* cov_of, int64_t width, const void* scratch, int64_t ld, i
   for (int64_t i = begin; i < end; i += kTileRows) {
     const int64_t rows = end - i < kTileRows ? end - i : kTileRows;
     for (int64_t b = 0; b < width; b += kColumns) {
-      Tile<T> t;
+      RegisterTile<T> t;
       T* corner = cov + i * width + b;
       const bool whole = rows == kTileRows && width - b >= kColumns;
       if (keep == T(0)) {
@@ -110,15 +110,19 @@ void square_update(void* cov_of, int64_t width, const void* scratch, int64_t ld,
   }
 }
 
+template <typename S>
+constexpr auto gather_floats = gather<float, S>;
+template <typename S>
+constexpr auto gather_doubles = gather<double, S>;
+
 }  // namespace
 
 extern const CovarianceKernels covariance = {
-    {{gather<float, float>, gather<float, bf16>, gather<float, f16>, gather<float, double>},
-     {gather<double, float>, gather<double, bf16>, gather<double, f16>, gather<double, double>}},
+    {FASTMIX_BY_FLOAT_TYPE(gather_floats), FASTMIX_BY_FLOAT_TYPE(gather_doubles)},
     {column_sums<float>, column_sums<double>},
     {centre<float>, centre<double>},
     {rank_update<float>, rank_update<double>},
     {square_update<float>, square_update<double>}};
 
-}  // namespace FASTMIX_ISA
+}  // namespace FASTMIX_INSTRUCTION_SET
 }  // namespace fastmix

@@ -6,8 +6,9 @@
 #include <vector>
 
 #include "core/float_types.h"
-#include "cpu/lib/scratch.h"
-#include "torch/layout.h"
+#include "cpu/lib/binding.h"
+#include "cpu/lib/image_tensors.h"
+#include "cpu/lib/memory.h"
 
 namespace fastmix {
 namespace {
@@ -16,14 +17,14 @@ namespace {
 std::vector<char> repeated(const Tensor& x, double value, int64_t count) {
   const size_t size = x.element_size();
   char element[8];
-  switch (dtype_slot("crop", x)) {
-    case 0:
+  switch (float_type("crop", x)) {
+    case kFloat32:
       store(reinterpret_cast<float*>(element), static_cast<float>(value));
       break;
-    case 1:
+    case kBfloat16:
       store(reinterpret_cast<bf16*>(element), static_cast<float>(value));
       break;
-    case 2:
+    case kFloat16:
       store(reinterpret_cast<f16*>(element), static_cast<float>(value));
       break;
     default:
@@ -39,7 +40,8 @@ struct Background {
   std::optional<Tensor> colours;
   std::vector<char> number;
 
-  Background(CropArgs& a, const Tensor& x, const std::optional<Tensor>& fill, double value) : colours(dense(fill)) {
+  Background(CropArgs& a, const Tensor& x, const std::optional<Tensor>& fill, double value)
+      : colours(as_contiguous(fill)) {
     if (!colours.has_value()) number = repeated(x, value, x.size(1));
     a.fill = colours.has_value() ? colours->const_data_ptr() : number.data();
     a.fill_stride = colours.has_value() ? x.size(1) : 0;
@@ -48,9 +50,9 @@ struct Background {
 
 Tensor crop_cpu(const Tensor& x, const Tensor& shift_in, const std::optional<Tensor>& fill, double value) {
   RowsLike rows = rows_like(x, RowOrder::kImage);
-  const Tensor shift = dense(shift_in);
+  const Tensor shift = as_contiguous(shift_in);
   CropArgs a{};
-  describe(a, rows.in, x);
+  set_images(a, rows.in, x);
   a.dst = rows.out();
   a.out_height = a.height;
   a.out_width = a.width;
@@ -60,7 +62,7 @@ Tensor crop_cpu(const Tensor& x, const Tensor& shift_in, const std::optional<Ten
     const CropRows move = FASTMIX_KERNELS(crop).move;
     const int64_t row = a.width * a.pixel;
     parallel_items(x.size(0) * a.height, a.planes * row, [&](int64_t begin, int64_t end) {
-      const Scratch<char> bytes(row * a.element_size);
+      const AlignedArray<char> bytes(row * a.element_size);
       CropScratch scratch{};
       scratch.background = bytes.data;
       move(a, scratch, begin, end);
@@ -77,15 +79,10 @@ struct Resized {
 
 Resized resized_like(const Tensor& x, int64_t height, int64_t width) {
   const Dims sizes = x.sizes(), strides = x.strides();
-  const int64_t channels = sizes[1];
   // As torch's is_contiguous decides, and the operator's fake with it.
   const bool last =
       !x.is_contiguous() && is_channels_last(sizes, strides) && (sizes[0] == 1 || strides[0] == row_elements(sizes));
-  const int64_t out_sizes[] = {sizes[0], channels, height, width};
-  const int64_t plane = height * width;
-  const int64_t row_major[] = {(channels > 0 ? channels : 1) * plane, plane, width, 1};
-  const int64_t channels_last[] = {(channels > 0 ? channels : 1) * plane, 1, width * channels, channels};
-  Tensor out = empty_strided_beside(x, Dims(out_sizes, 4), Dims(last ? channels_last : row_major, 4), x.scalar_type());
+  Tensor out = allocate_images(x, {sizes[0], sizes[1], height, width}, last, x.scalar_type());
   const Tensor t = last || is_row_major(sizes, strides, 1) ? x : torch::stable::contiguous(x);
   return {{t, t.const_data_ptr(), row_elements(sizes), t.strides()[0], last}, out};
 }
@@ -122,7 +119,7 @@ struct WorkingMemory {
   }
 
  private:
-  std::optional<Scratch<char>> memory;
+  std::optional<AlignedArray<char>> memory;
   int64_t used = 0;
 
   template <typename P>
@@ -135,11 +132,11 @@ struct WorkingMemory {
 // One of the kernels, by dtype, writes every row of the output.
 Tensor run_resized(const Tensor& x, const Tensor& box_in, int64_t height, int64_t width, const CropRows* kernels,
                    const std::optional<Tensor>& fill, double value) {
-  const int slot = dtype_slot("resized_crop", x);
+  const FloatType type = float_type("resized_crop", x);
   const Resized r = resized_like(x, height, width);
-  const Tensor box = dense(box_in);
+  const Tensor box = as_contiguous(box_in);
   CropArgs a{};
-  describe(a, r.in, x);
+  set_images(a, r.in, x);
   a.dst = r.out.mutable_data_ptr();
   a.out_height = height;
   a.out_width = width;
@@ -148,7 +145,7 @@ Tensor run_resized(const Tensor& x, const Tensor& box_in, int64_t height, int64_
   if (r.out.numel() > 0) {
     parallel_items(x.size(0) * height, 4 * a.planes * width * a.pixel, [&](int64_t begin, int64_t end) {
       const WorkingMemory memory(a);
-      kernels[slot](a, memory.scratch, begin, end);
+      kernels[type](a, memory.scratch, begin, end);
     });
   }
   return r.out;

@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "cpu/lib/image_args.h"
+#include "cpu/lib/image_rows.h"
 #include "cpu/lib/instruction_set.h"
 
 namespace fastmix {
@@ -46,9 +46,10 @@ struct AdjointTaps {
 using CropRows = void (*)(const CropArgs&, const CropScratch&, int64_t begin, int64_t end);
 
 struct CropKernels {
-  CropRows move;               // any element size
-  CropRows resize[4];          // float, bfloat16, half, double
-  CropRows resize_adjoint[4];  // src is the gradient of the output, dst that of the image: out_height x out_width
+  CropRows move;                 // any element size
+  CropRows resize[kFloatTypes];  // float, bfloat16, half, double
+  CropRows
+      resize_adjoint[kFloatTypes];  // src is the gradient of the output, dst that of the image: out_height x out_width
 };
 
 FASTMIX_DECLARE_KERNELS(CropKernels, crop)

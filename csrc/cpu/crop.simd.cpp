@@ -16,15 +16,13 @@
 #include <cstring>
 #include <type_traits>
 
-#include "core/boxes.h"
 #include "core/resize.h"
 #include "cpu/lib/float_blocks.h"
 #include "cpu/lib/image_rows.h"
 #include "cpu/lib/resize_sixteen.h"
-#include "cpu/lib/spans.h"
 
 namespace fastmix {
-namespace FASTMIX_ISA {
+namespace FASTMIX_INSTRUCTION_SET {
 namespace {
 
 // A row of `width` pixels of background from `colour`, one pixel.
@@ -136,9 +134,9 @@ void store_row(T* to, const A* from, int64_t n) {
 
 // Pixels [begin, end) of an axis.
 template <typename A>
-void positions(const Axis& axis, int64_t begin, int64_t end, int32_t* before, A* weight) {
+void positions(const ResizeAxis& axis, int64_t begin, int64_t end, int32_t* before, A* weight) {
   for (int64_t i = begin; i < end; ++i) {
-    const Position p = axis.position(i);
+    const SamplePosition p = axis.position(i);
     before[i] = static_cast<int32_t>(p.before);
     weight[i] = static_cast<A>(p.weight);
   }
@@ -152,7 +150,7 @@ void columns_of(const CropArgs& a, const CropScratch& scratch, const double* box
   A* weight = static_cast<A*>(scratch.weight);
   int32_t* before = pixel == 1 ? scratch.second : scratch.spare;
   A* each = pixel == 1 ? weight : static_cast<A*>(scratch.spare_weight);
-  positions(Axis(box[1], box[3], a.out_width, a.width), 0, a.out_width, before, each);
+  positions(ResizeAxis(box[1], box[3], a.out_width, a.width), 0, a.out_width, before, each);
   // Pixel 0 of the padded row is the background to the left.
   const auto column = [end](int32_t x) { return x < 0 ? 0 : x > end ? end : x; };
   if (pixel == 1) {
@@ -237,7 +235,8 @@ void resize(const CropArgs& a, const CropScratch& scratch, int64_t item, int64_t
     int64_t left = 0, right = 0;
     if (finite) {
       columns_of<A>(a, scratch, box, &left, &right);
-      positions(Axis(box[0], box[2], a.out_height, a.height), row, stop, scratch.line, static_cast<A*>(scratch.share));
+      positions(ResizeAxis(box[0], box[2], a.out_height, a.height), row, stop, scratch.line,
+                static_cast<A*>(scratch.share));
 #ifdef FASTMIX_SIXTEEN
       sixteen = std::is_same_v<A, float> && plan_resize(a, scratch, row, stop, &plan);
 #endif
@@ -343,8 +342,10 @@ void resize_adjoint(const CropArgs& a, const CropScratch& scratch, int64_t item,
       }
     }
 #endif
-    positions(Axis(box[0], box[2], a.height, a.out_height), 0, a.height, scratch.line, static_cast<A*>(scratch.share));
-    positions(Axis(box[1], box[3], a.width, a.out_width), 0, a.width, scratch.first, static_cast<A*>(scratch.weight));
+    positions(ResizeAxis(box[0], box[2], a.height, a.out_height), 0, a.height, scratch.line,
+              static_cast<A*>(scratch.share));
+    positions(ResizeAxis(box[1], box[3], a.width, a.out_width), 0, a.width, scratch.first,
+              static_cast<A*>(scratch.weight));
     for (int64_t p = 0; p < a.planes; ++p) {
       adjoint_plane_by_row(a, scratch, grad + p * grad_plane, dst + p * plane, row, stop);
     }
@@ -353,10 +354,7 @@ void resize_adjoint(const CropArgs& a, const CropScratch& scratch, int64_t item,
 
 }  // namespace
 
-extern const CropKernels crop = {
-    move,
-    {resize<float>, resize<bf16>, resize<f16>, resize<double>},
-    {resize_adjoint<float>, resize_adjoint<bf16>, resize_adjoint<f16>, resize_adjoint<double>}};
+extern const CropKernels crop = {move, FASTMIX_BY_FLOAT_TYPE(resize), FASTMIX_BY_FLOAT_TYPE(resize_adjoint)};
 
-}  // namespace FASTMIX_ISA
+}  // namespace FASTMIX_INSTRUCTION_SET
 }  // namespace fastmix

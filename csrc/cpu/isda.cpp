@@ -5,16 +5,15 @@
 #include <vector>
 
 #include "cpu/lib/grouping.h"
-#include "cpu/lib/scratch.h"
-#include "torch/tensor.h"
+#include "cpu/lib/memory.h"
 
 namespace fastmix {
 namespace {
 
 template <typename T>
-class Forms {
+class QuadraticForms {
  public:
-  Forms(const Tensor& weight, const Tensor& cov, const ClassRows& classes, CovarianceKind kind)
+  QuadraticForms(const Tensor& weight, const Tensor& cov, const ClassRows& classes, CovarianceKind kind)
       : k_(FASTMIX_KERNELS(isda)) {
     a_.weight = weight.const_data_ptr();
     a_.cov = cov.const_data_ptr();
@@ -30,13 +29,13 @@ class Forms {
     std::vector<T> out(static_cast<size_t>(a_.slots * a_.classes));
     if (out.empty()) return out;
     if (a_.kind == kFull) {
-      const Scratch<T> packed = pack(static_cast<const T*>(a_.weight));
+      const AlignedArray<T> packed = pack(static_cast<const T*>(a_.weight));
       parallel_items(a_.slots, a_.classes * a_.width * 16, [&](int64_t begin, int64_t end) {
-        Scratch<T> s((padded_rows(a_.classes)) * (a_.width + 16) + a_.width * 64);
+        AlignedArray<T> s(padded_rows(a_.classes) * (a_.width + 16) + a_.width * 64);
         k_.full_table[kType](a_, packed.data, begin, end, out.data(), s.data);
       });
     } else {
-      Scratch<T> product(a_.kind == kShared ? a_.classes * a_.width : 0);
+      AlignedArray<T> product(a_.kind == kShared ? a_.classes * a_.width : 0);
       if (a_.kind == kShared) {
         times_sigma(static_cast<const T*>(a_.weight), product.data);
         a_.product = product.data;
@@ -61,10 +60,10 @@ class Forms {
     const T factor = static_cast<T>(strength);
     for (T& v : sums) v *= factor;
     if (a_.kind == kFull) {
-      const Scratch<T> packed = pack(static_cast<const T*>(a_.weight));
-      const int64_t columns = k_.panel_columns[kType], panels = (a_.width + columns - 1) / columns;
+      const AlignedArray<T> packed = pack(static_cast<const T*>(a_.weight));
+      const int64_t columns = k_.panel_columns[kType], panels = ceil_div(a_.width, columns);
       parallel_items(panels, a_.slots * a_.classes * a_.width, [&](int64_t begin, int64_t end) {
-        Scratch<T> s(padded_rows(a_.classes) * a_.width + a_.width * 65);
+        AlignedArray<T> s(padded_rows(a_.classes) * a_.width + a_.width * 65);
         k_.full_gradient[kType](a_, packed.data, sums.data(), begin, end, grad, s.data);
       });
       return;
@@ -76,11 +75,11 @@ class Forms {
         e[static_cast<size_t>(j / 4 * 4 * a_.slots + u * 4 + j % 4)] = sums[static_cast<size_t>(u * a_.classes + j)];
       }
     }
-    Scratch<T> before(a_.kind == kShared ? size : 0);
+    AlignedArray<T> before(a_.kind == kShared ? size : 0);
     T* target = a_.kind == kShared ? before.data : grad;
     const int64_t wide = kPairBytes / static_cast<int64_t>(sizeof(T));
-    parallel_items((a_.width + wide - 1) / wide, a_.slots * a_.classes * wide, [&](int64_t begin, int64_t end) {
-      Scratch<T> s(3 * a_.slots * wide);
+    parallel_items(ceil_div(a_.width, wide), a_.slots * a_.classes * wide, [&](int64_t begin, int64_t end) {
+      AlignedArray<T> s(3 * a_.slots * wide);
       k_.pair_gradient[kType](a_, e.data(), begin, end, target, s.data);
     });
     if (a_.kind == kShared) times_sigma(before.data, grad);
@@ -89,18 +88,18 @@ class Forms {
  private:
   static constexpr int kType = sizeof(T) == 8;
 
-  Scratch<T> pack(const T* rows) const {
-    Scratch<T> packed(padded_rows(a_.classes) * a_.width);
+  AlignedArray<T> pack(const T* rows) const {
+    AlignedArray<T> packed(padded_rows(a_.classes) * a_.width);
     k_.pack[kType](rows, a_.classes, a_.width, packed.data);
     return packed;
   }
 
   // out (J, A) = rows (J, A) Sigma, by blocks of eight rows.
   void times_sigma(const T* rows, T* out) const {
-    const Scratch<T> packed = pack(rows);
-    const int64_t blocks = (a_.classes + 7) / 8, width = a_.width;
+    const AlignedArray<T> packed = pack(rows);
+    const int64_t blocks = ceil_div(a_.classes, 8), width = a_.width;
     parallel_items(blocks, 8 * width * width, [&](int64_t begin, int64_t end) {
-      Scratch<T> panel(width * 64);
+      AlignedArray<T> panel(width * 64);
       const int64_t first = begin * 8, last = end * 8 < a_.classes ? end * 8 : a_.classes;
       k_.multiply[kType](packed.data + first * width, last - first, width, a_.cov, width, out + first * width,
                          panel.data);
@@ -115,12 +114,12 @@ template <typename T>
 Tensor forward(const Tensor& logits, const Tensor& weight, const Tensor& cov, const int64_t* labels,
                const ClassRows& classes, double strength, CovarianceKind kind) {
   const IsdaKernels& k = FASTMIX_KERNELS(isda);
-  const int storage = dtype_slot("isda_logits", logits);
+  const FloatType storage = float_type("isda_logits", logits);
   const int64_t n = logits.size(0), j = logits.size(1);
-  std::vector<T> table = Forms<T>(weight, cov, classes, kind).table(0.5 * strength);
+  std::vector<T> table = QuadraticForms<T>(weight, cov, classes, kind).table(0.5 * strength);
   if (logits.dim() == 2) {
     const std::vector<int32_t> slot = classes.slots(-1);
-    Tensor out = empty_cpu({n, j}, logits.scalar_type());
+    Tensor out = allocate(logits, {n, j}, logits.scalar_type());
     const void* z = logits.const_data_ptr();
     void* to = out.mutable_data_ptr();
     parallel_items(n, j, [&](int64_t begin, int64_t end) {
@@ -136,11 +135,11 @@ Tensor forward(const Tensor& logits, const Tensor& weight, const Tensor& cov, co
       turned[static_cast<size_t>(c * (slots + 1) + u)] = table[static_cast<size_t>(u * j + c)];
     }
   }
-  Tensor out = empty_cpu({n, j, pixels}, logits.scalar_type());
+  Tensor out = allocate(logits, {n, j, pixels}, logits.scalar_type());
   const void* z = logits.const_data_ptr();
   void* to = out.mutable_data_ptr();
   const IsdaPixels p{labels, place.data(), n, j, pixels, slots};
-  const int64_t blocks = (pixels + kPixelBlock - 1) / kPixelBlock, block = pixels < kPixelBlock ? pixels : kPixelBlock;
+  const int64_t blocks = ceil_div(pixels, kPixelBlock), block = smaller(pixels, kPixelBlock);
   parallel_items(n * blocks, j * block,
                  [&](int64_t begin, int64_t end) { k.add_pixels[storage](z, p, turned.data(), begin, end, to); });
   return out;
@@ -150,7 +149,7 @@ Tensor forward(const Tensor& logits, const Tensor& weight, const Tensor& cov, co
 struct Labels {
   const int64_t* values;
   const bool in_runs;
-  Scratch<int64_t> start, label;
+  AlignedArray<int64_t> start, label;
   const int64_t runs;
   ClassRows classes;
 
@@ -166,14 +165,12 @@ struct Labels {
 };
 
 // Rows: any distance between them. Pixels: contiguous.
-Tensor readable(const Tensor& x) {
-  if (x.dim() == 2 && (x.size(1) <= 1 || x.stride(1) == 1)) return x;
-  return dense(x);
-}
+Tensor readable(const Tensor& x) { return x.dim() == 2 ? as_contiguous_rows(x) : as_contiguous(x); }
 
 Tensor isda_logits_cpu(const Tensor& logits_in, const Tensor& weight_in, const Tensor& cov_in, const Tensor& labels_in,
                        const std::optional<Tensor>& strength, double scale, int64_t ignore_index, int64_t kind) {
-  const Tensor logits = readable(logits_in), weight = dense(weight_in), cov = dense(cov_in), labels = dense(labels_in);
+  const Tensor logits = readable(logits_in), weight = as_contiguous(weight_in), cov = as_contiguous(cov_in),
+               labels = as_contiguous(labels_in);
   const Labels y(labels, weight.size(0), ignore_index);
   const double s = strength_of(strength, scale);
   const auto which = static_cast<CovarianceKind>(kind);
@@ -184,7 +181,7 @@ Tensor isda_logits_cpu(const Tensor& logits_in, const Tensor& weight_in, const T
 
 // sums (slots, J): the gradient of (N, J, P) added up by class.
 template <typename T>
-void sum_pixels(const Tensor& grad, int storage, const Labels& y, T* sums) {
+void sum_pixels(const Tensor& grad, FloatType storage, const Labels& y, T* sums) {
   const IsdaKernels& k = FASTMIX_KERNELS(isda);
   const int64_t n = grad.size(0), j = grad.size(1), pixels = grad.size(2);
   const int64_t slots = static_cast<int64_t>(y.classes.present.size());
@@ -199,7 +196,7 @@ void sum_pixels(const Tensor& grad, int storage, const Labels& y, T* sums) {
     constexpr int64_t kVectors = 2048, kMostLanes = 64 / sizeof(T);
     const int64_t most = slots > 0 && kVectors / slots > 1 ? kVectors / slots : 1;
     parallel_items(j, n * pixels, [&](int64_t begin, int64_t end) {
-      Scratch<T> lanes(slots * (end - begin < most ? end - begin : most) * kMostLanes);
+      AlignedArray<T> lanes(slots * (end - begin < most ? end - begin : most) * kMostLanes);
       for (int64_t from = begin; from < end; from += most) {
         k.sum_runs[storage](g, p, runs, from, from + most < end ? from + most : end, sums, lanes.data);
       }
@@ -222,7 +219,7 @@ template <typename T>
 void backward(const Tensor& grad, const Tensor& weight, const Tensor& cov, const Labels& y, double strength,
               CovarianceKind kind, T* out) {
   const IsdaKernels& k = FASTMIX_KERNELS(isda);
-  const int storage = dtype_slot("isda_logits", grad);
+  const FloatType storage = float_type("isda_logits", grad);
   const int64_t n = grad.size(0), j = grad.size(1), slots = static_cast<int64_t>(y.classes.present.size());
   std::vector<T> sums(static_cast<size_t>(slots * j));
   if (grad.dim() == 2) {
@@ -234,17 +231,18 @@ void backward(const Tensor& grad, const Tensor& weight, const Tensor& cov, const
   } else {
     sum_pixels(grad, storage, y, sums.data());
   }
-  Forms<T>(weight, cov, y.classes, kind).gradient(sums, strength, out);
+  QuadraticForms<T>(weight, cov, y.classes, kind).gradient(sums, strength, out);
 }
 
 Tensor isda_logits_backward_cpu(const Tensor& grad_in, const Tensor& weight_in, const Tensor& cov_in,
                                 const Tensor& labels_in, const std::optional<Tensor>& strength, double scale,
                                 int64_t ignore_index, int64_t kind) {
-  const Tensor grad = readable(grad_in), weight = dense(weight_in), cov = dense(cov_in), labels = dense(labels_in);
+  const Tensor grad = readable(grad_in), weight = as_contiguous(weight_in), cov = as_contiguous(cov_in),
+               labels = as_contiguous(labels_in);
   const Labels y(labels, weight.size(0), ignore_index);
   const double s = strength_of(strength, scale);
   const auto which = static_cast<CovarianceKind>(kind);
-  Tensor out = empty_cpu({weight.size(0), weight.size(1)}, weight.scalar_type());
+  Tensor out = allocate(weight, {weight.size(0), weight.size(1)}, weight.scalar_type());
   if (weight.scalar_type() == ScalarType::Double) {
     backward<double>(grad, weight, cov, y, s, which, static_cast<double*>(out.mutable_data_ptr()));
   } else {

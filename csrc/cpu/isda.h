@@ -3,7 +3,8 @@
 
 #include <cstdint>
 
-#include "cpu/covariance.h"
+#include "core/common.h"
+#include "cpu/lib/instruction_set.h"
 
 namespace fastmix {
 
@@ -17,6 +18,9 @@ struct IsdaArgs {
   int64_t classes, width;  // J, A
   CovarianceKind kind;
 };
+
+// Rows of a packed matrix: whole tiles of any instruction set.
+inline int64_t padded_rows(int64_t rows) { return ceil_div(rows, 8) * 8; }
 
 // Columns that one step of pair_gradient handles, at most (a whole number of vectors of any instruction set).
 constexpr int64_t kPairBytes = 256;
@@ -59,27 +63,27 @@ struct IsdaKernels {
   // e: [J / 4 rounded up][slots][4]. scratch: 3 * slots * kPairBytes.
   void (*pair_gradient[2])(const IsdaArgs&, const void* e, int64_t begin, int64_t end, void* grad, void* scratch);
 
-  // [float, bfloat16, half, double] of the logits.
+  // By the type of the logits.
   // out = logits + table[slot] for rows [begin, end) of J; slot -1 copies.
-  void (*add_rows[4])(const void* logits, int64_t row_stride, int64_t classes, const int32_t* slot, const void* table,
-                      int64_t begin, int64_t end, void* out);
+  void (*add_rows[kFloatTypes])(const void* logits, int64_t row_stride, int64_t classes, const int32_t* slot,
+                                const void* table, int64_t begin, int64_t end, void* out);
   // The same for (N, J, P), blocks [begin, end) of kPixelBlock pixels of an image, all classes of a block in turn.
   // table (J, slots + 1), the last column for ignored pixels.
-  void (*add_pixels[4])(const void* logits, const IsdaPixels&, const void* table, int64_t begin, int64_t end,
-                        void* out);
+  void (*add_pixels[kFloatTypes])(const void* logits, const IsdaPixels&, const void* table, int64_t begin, int64_t end,
+                                  void* out);
   // sums (slots, J) columns [begin, end): the rows of grad with every slot, added up.
-  void (*sum_rows[4])(const void* grad, int64_t row_stride, int64_t rows, int64_t classes, const int32_t* slot,
-                      int64_t slots, int64_t begin, int64_t end, void* sums);
+  void (*sum_rows[kFloatTypes])(const void* grad, int64_t row_stride, int64_t rows, int64_t classes,
+                                const int32_t* slot, int64_t slots, int64_t begin, int64_t end, void* sums);
   // Runs of equal labels, none of them in two images: run r has label[r] and the pixels start[r] .. start[r + 1] of all
   // images. Room for kRunPad entries more than N * P. Returns their number.
   int64_t (*find_runs)(const int64_t* labels, int64_t images, int64_t pixels, int64_t* start, int64_t* label);
   // The same for (N, J, P), of runs of pixels with one slot each. lanes: a vector for every slot and column of the
   // share.
-  void (*sum_runs[4])(const void* grad, const IsdaPixels&, const IsdaRuns&, int64_t begin, int64_t end, void* sums,
-                      void* lanes);
+  void (*sum_runs[kFloatTypes])(const void* grad, const IsdaPixels&, const IsdaRuns&, int64_t begin, int64_t end,
+                                void* sums, void* lanes);
   // And pixel by pixel, for labels that change too often. banks: 8 * (slots + 1) T.
-  void (*sum_pixels[4])(const void* grad, const IsdaPixels&, const int32_t* slot, int64_t begin, int64_t end,
-                        void* sums, void* banks);
+  void (*sum_pixels[kFloatTypes])(const void* grad, const IsdaPixels&, const int32_t* slot, int64_t begin, int64_t end,
+                                  void* sums, void* banks);
 };
 
 FASTMIX_DECLARE_KERNELS(IsdaKernels, isda)

@@ -12,7 +12,7 @@
 #include "cpu/lib/isda_rows.h"
 
 namespace fastmix {
-namespace FASTMIX_ISA {
+namespace FASTMIX_INSTRUCTION_SET {
 namespace {
 
 template <typename T>
@@ -53,7 +53,7 @@ void full_table(const IsdaArgs& a, const void* packed_of, int64_t begin, int64_t
       for (int x = 0; x < kTileVectors; ++x) own_vec[x] = load_part(own + b + x * kLanes, left - x * kLanes);
       for (int64_t i = 0; i < blocks; ++i) {
         const T* rows = v + i * kTileRows * width;
-        Tile<T> t;
+        RegisterTile<T> t;
         clear(t);
         accumulate(t, rows, kTileRows, panel, kColumns, b, left);
         scale(t, T(2));
@@ -126,10 +126,10 @@ void full_gradient(const IsdaArgs& a, const void* packed_of, const void* e_of, i
   }
 }
 
-enum Form { kWeighted, kPlain, kTwoMatrices };
+enum PairForm { kWeighted, kPlain, kTwoMatrices };
 
 // acc[c][r] += sum over [a0, a1) of the terms of classes own[c] and rows w[r].
-template <typename T, Form kForm, int C, int R>
+template <typename T, PairForm kForm, int C, int R>
 FASTMIX_INLINE void pair_block(const IsdaArgs& a, const int64_t* own, int64_t j, int64_t a0, int64_t a1, T* table) {
   constexpr int kLanes = Simd<T>::kLanes;
   const T *wc[C], *sc[C], *wj[R], *pj[R];
@@ -170,14 +170,14 @@ FASTMIX_INLINE void pair_block(const IsdaArgs& a, const int64_t* own, int64_t j,
   }
 }
 
-template <typename T, Form kForm, int C>
+template <typename T, PairForm kForm, int C>
 FASTMIX_INLINE void pair_strip(const IsdaArgs& a, int64_t u, int64_t j0, int64_t j1, int64_t a0, int64_t a1, T* table) {
   int64_t j = j0;
   for (; j + 4 <= j1; j += 4) pair_block<T, kForm, C, 4>(a, a.present + u, j, a0, a1, table + u * a.classes);
   for (; j < j1; ++j) pair_block<T, kForm, C, 1>(a, a.present + u, j, a0, a1, table + u * a.classes);
 }
 
-template <typename T, Form kForm>
+template <typename T, PairForm kForm>
 void pair_table_of(const IsdaArgs& a, int64_t begin, int64_t end, T* table) {
   // 32 rows and 62 classes of 4 KB (with their variances) stay in the second-level cache.
   constexpr int64_t kChunk = 4096 / static_cast<int64_t>(sizeof(T)), kRows = 32;
@@ -275,12 +275,12 @@ extern const IsdaKernels isda = {{Simd<float>::kColumns, Simd<double>::kColumns}
                                  {full_gradient<float>, full_gradient<double>},
                                  {pair_table<float>, pair_table<double>},
                                  {pair_gradient<float>, pair_gradient<double>},
-                                 {add_rows<float>, add_rows<bf16>, add_rows<f16>, add_rows<double>},
-                                 {add_pixels<float>, add_pixels<bf16>, add_pixels<f16>, add_pixels<double>},
-                                 {sum_rows<float>, sum_rows<bf16>, sum_rows<f16>, sum_rows<double>},
+                                 FASTMIX_BY_FLOAT_TYPE(add_rows),
+                                 FASTMIX_BY_FLOAT_TYPE(add_pixels),
+                                 FASTMIX_BY_FLOAT_TYPE(sum_rows),
                                  find_runs,
-                                 {sum_runs<float>, sum_runs<bf16>, sum_runs<f16>, sum_runs<double>},
-                                 {sum_pixels<float>, sum_pixels<bf16>, sum_pixels<f16>, sum_pixels<double>}};
+                                 FASTMIX_BY_FLOAT_TYPE(sum_runs),
+                                 FASTMIX_BY_FLOAT_TYPE(sum_pixels)};
 
-}  // namespace FASTMIX_ISA
+}  // namespace FASTMIX_INSTRUCTION_SET
 }  // namespace fastmix

@@ -2,14 +2,14 @@
 
 #include "cpu/isda_consistency.h"
 
+#include <algorithm>
 #include <tuple>
 #include <vector>
 
 #include "core/float_types.h"
 #include "cpu/isda.h"
 #include "cpu/lib/grouping.h"
-#include "cpu/lib/scratch.h"
-#include "torch/tensor.h"
+#include "cpu/lib/memory.h"
 
 namespace fastmix {
 namespace {
@@ -18,12 +18,12 @@ template <typename T>
 class Consistency {
  public:
   // grad_weight null: no gradient.
-  Consistency(const ConsistencyArgs& a, int storage, const T* weight, const T* cov, int64_t width, CovarianceKind kind,
-              double strength, T* grad_weight)
+  Consistency(const ConsistencyArgs& a, FloatType storage, const T* weight, const T* cov, int64_t width,
+              CovarianceKind kind, double strength, T* grad_weight)
       : a_(a),
         storage_(storage),
         k_(FASTMIX_KERNELS(consistency)),
-        pack_(FASTMIX_KERNELS(isda).pack[kType]),
+        products_(FASTMIX_KERNELS(isda)),
         cov_(cov),
         j_(a.classes),
         width_(width),
@@ -44,22 +44,23 @@ class Consistency {
         turned_.data[x * j_ + j] = v;
       }
     }
-    pack_(centred_.data, j_, width, packed_.data);
+    products_.pack[kType](centred_.data, j_, width, packed_.data);
   }
 
   void run(const ClassRows& pseudo) {
+    const Groups rows = pseudo.by_class();
     if (kind_ == kFull || kind_ == kDiag) {
-      per_class(pseudo);
+      per_class(pseudo.present, rows);
     } else {
-      one_table(pseudo);
+      one_table(rows);
     }
   }
 
  private:
   static constexpr int kType = sizeof(T) == 8;
 
-  struct Space {
-    Space(int64_t j, int64_t width)
+  struct Workspace {
+    Workspace(int64_t j, int64_t width)
         : product(j * width),
           packed(padded_rows(j) * width),
           panel((width > j ? width : j) * 64),
@@ -67,11 +68,11 @@ class Consistency {
           pull(j * j),
           laplacian(j * j + 8),
           rows(4 * j) {}
-    Scratch<T> product, packed, panel, table, pull, laplacian, rows;
+    AlignedArray<T> product, packed, panel, table, pull, laplacian, rows;
   };
 
   // product = centred weight * Sigma, table = exponents.
-  void prepare(const T* sigma, Space& s) const {
+  void prepare(const T* sigma, Workspace& s) const {
     if (kind_ == kDiag || kind_ == kIdentity) {
       for (int64_t j = 0; j < j_; ++j) {
         for (int64_t x = 0; x < width_; ++x) {
@@ -79,40 +80,36 @@ class Consistency {
         }
       }
     } else {
-      k_.multiply[kType](packed_.data, j_, width_, sigma, width_, s.product.data, s.panel.data);
+      products_.multiply[kType](packed_.data, j_, width_, sigma, width_, s.product.data, s.panel.data);
     }
-    pack_(s.product.data, j_, width_, s.packed.data);
+    products_.pack[kType](s.product.data, j_, width_, s.packed.data);
     k_.gram[kType](s.packed.data, j_, width_, turned_.data, s.table.data, s.panel.data);
     k_.exponents[kType](s.table.data, j_, 0.5 * strength_, s.rows.data);
   }
 
-  void zero(T* p, int64_t n) const {
-    for (int64_t i = 0; i < n; ++i) p[i] = 0;
-  }
-
-  void add_weight_gradient(Space& s, T* grad, bool add) const {
+  void add_weight_gradient(Workspace& s, T* grad, bool add) const {
     k_.laplacian[kType](s.pull.data, j_, strength_, s.laplacian.data);
     k_.times[kType](s.laplacian.data, j_, s.product.data, width_, grad, add, s.panel.data);
   }
 
   // Groups of classes with a gradient of their own, added up in order: the result does not depend on the threads.
-  void per_class(const ClassRows& pseudo) {
-    const int64_t present = static_cast<int64_t>(pseudo.present.size()), size = j_ * width_;
+  void per_class(const std::vector<int64_t>& classes, const Groups& pseudo) {
+    const int64_t present = static_cast<int64_t>(classes.size()), size = j_ * width_;
     constexpr int64_t kMost = 16, kElements = int64_t{1} << 22;
     int64_t groups = kElements / (size > 0 ? size : 1);
     groups = groups < 1 ? 1 : groups > kMost ? kMost : groups;
     groups = groups < present ? groups : present;
-    Scratch<T> partial(grad_weight_ != nullptr ? groups * size : 0);
+    AlignedArray<T> partial(grad_weight_ != nullptr ? groups * size : 0);
     parallel_items(groups, j_ * j_ * width_, [&](int64_t begin, int64_t end) {
-      Space s(j_, width_);
+      Workspace s(j_, width_);
       for (int64_t group = begin; group < end; ++group) {
         const int64_t first = group * present / groups, last = (group + 1) * present / groups;
         for (int64_t u = first; u < last; ++u) {
-          const int64_t c = pseudo.present[static_cast<size_t>(u)];
+          const int64_t c = classes[static_cast<size_t>(u)];
           prepare(cov_ + c * width_ * (kind_ == kFull ? width_ : 1), s);
-          if (grad_weight_ != nullptr) zero(s.pull.data, j_ * j_);
+          if (grad_weight_ != nullptr) std::fill_n(s.pull.data, j_ * j_, T(0));
           const int64_t at = pseudo.offset[static_cast<size_t>(c)];
-          k_.rows[storage_](a_, pseudo.rows.data() + at, pseudo.offset[static_cast<size_t>(c) + 1] - at, s.table.data,
+          k_.rows[storage_](a_, pseudo.places.data() + at, pseudo.offset[static_cast<size_t>(c) + 1] - at, s.table.data,
                             s.pull.data, s.rows.data);
           if (grad_weight_ != nullptr) add_weight_gradient(s, partial.data + group * size, u > first);
         }
@@ -122,19 +119,19 @@ class Consistency {
   }
 
   // One table for every sample; groups of samples with a gradient of the table of their own.
-  void one_table(const ClassRows& pseudo) {
-    const int64_t count = static_cast<int64_t>(pseudo.rows.size()), size = j_ * j_;
-    Space s(j_, width_);
+  void one_table(const Groups& pseudo) {
+    const int64_t count = static_cast<int64_t>(pseudo.places.size()), size = j_ * j_;
+    Workspace s(j_, width_);
     prepare(cov_, s);
     const int64_t groups = count < 16 ? 1 : count / 16 < 8 ? count / 16 : 8;
-    Scratch<T> partial(grad_weight_ != nullptr ? groups * size : 0);
+    AlignedArray<T> partial(grad_weight_ != nullptr ? groups * size : 0);
     parallel_items(groups, count / groups * size * 8, [&](int64_t begin, int64_t end) {
-      Scratch<T> rows(4 * j_);
+      AlignedArray<T> rows(4 * j_);
       for (int64_t group = begin; group < end; ++group) {
         T* pull = grad_weight_ != nullptr ? partial.data + group * size : nullptr;
-        if (pull != nullptr) zero(pull, size);
+        if (pull != nullptr) std::fill_n(pull, size, T(0));
         const int64_t first = group * count / groups, last = (group + 1) * count / groups;
-        k_.rows[storage_](a_, pseudo.rows.data() + first, last - first, s.table.data, pull, rows.data);
+        k_.rows[storage_](a_, pseudo.places.data() + first, last - first, s.table.data, pull, rows.data);
       }
     });
     if (grad_weight_ == nullptr) return;
@@ -150,21 +147,16 @@ class Consistency {
   }
 
   const ConsistencyArgs& a_;
-  const int storage_;
+  const FloatType storage_;
   const ConsistencyKernels& k_;
-  void (*const pack_)(const void*, int64_t, int64_t, void*);
+  const IsdaKernels& products_;
   const T* cov_;
   const int64_t j_, width_;
   const CovarianceKind kind_;
   const double strength_;
   T* grad_weight_;
-  Scratch<T> centred_, turned_, packed_;
+  AlignedArray<T> centred_, turned_, packed_;
 };
-
-template <typename S>
-double as_double(const S& v) {
-  return static_cast<double>(to_float(v));
-}
 
 // The class of the largest logit, first on ties; NaN counts as largest, as in torch.
 template <typename S>
@@ -173,9 +165,9 @@ void argmax_rows(const Tensor& logits, std::vector<int64_t>& out) {
   const int64_t classes = logits.size(1), stride = logits.stride(0);
   for (int64_t n = 0; n < logits.size(0); ++n) {
     int64_t best = 0;
-    double most = as_double(z[n * stride]);
+    double most = static_cast<double>(to_float(z[n * stride]));
     for (int64_t j = 1; j < classes && most == most; ++j) {
-      const double v = as_double(z[n * stride + j]);
+      const double v = static_cast<double>(to_float(z[n * stride + j]));
       if (v > most || v != v) {
         best = j;
         most = v;
@@ -189,25 +181,21 @@ std::tuple<Tensor, Tensor, Tensor> isda_consistency_cpu(const Tensor& logits_in,
                                                         const Tensor& cov_in, const std::optional<Tensor>& strength_in,
                                                         const std::optional<Tensor>& row_grad_in, double scale,
                                                         int64_t reduction, int64_t kind, bool need_grad) {
-  const Tensor logits =
-      logits_in.size(1) <= 1 || logits_in.stride(1) == 1 ? logits_in : torch::stable::contiguous(logits_in);
-  const Tensor weight = dense(weight_in), cov = dense(cov_in);
-  const auto row_grad = dense(row_grad_in);
+  const Tensor logits = as_contiguous_rows(logits_in), weight = as_contiguous(weight_in), cov = as_contiguous(cov_in);
+  const auto row_grad = as_contiguous(row_grad_in);
   const int64_t n = logits.size(0), j = logits.size(1), width = weight.size(1);
-  const int storage = dtype_slot("isda_consistency", logits);
+  const FloatType storage = float_type("isda_consistency", logits);
   std::vector<int64_t> labels(static_cast<size_t>(n));
   if (j > 0) {
-    void (*const argmax[4])(const Tensor&, std::vector<int64_t>&) = {argmax_rows<float>, argmax_rows<bf16>,
-                                                                     argmax_rows<f16>, argmax_rows<double>};
+    void (*const argmax[kFloatTypes])(const Tensor&, std::vector<int64_t>&) = FASTMIX_BY_FLOAT_TYPE(argmax_rows);
     argmax[storage](logits, labels);
   }
-  ClassRows pseudo("isda_consistency", labels.data(), n, j, std::nullopt);
-  pseudo.sort_rows();
+  const ClassRows pseudo("isda_consistency", labels.data(), n, j, std::nullopt);
 
   const ScalarType dtype = weight.scalar_type();
-  const bool is_double = dtype == ScalarType::Double;
-  Tensor grad_logits = need_grad ? empty_cpu({n, j}, logits.scalar_type()) : empty_cpu({0}, logits.scalar_type());
-  Tensor grad_weight = need_grad ? empty_cpu({j, width}, dtype) : empty_cpu({0}, dtype);
+  Tensor grad_logits =
+      need_grad ? allocate(logits, {n, j}, logits.scalar_type()) : allocate(logits, {0}, logits.scalar_type());
+  Tensor grad_weight = need_grad ? allocate(weight, {j, width}, dtype) : allocate(weight, {0}, dtype);
   std::vector<double> row_loss(static_cast<size_t>(n));
   const double divisor = n > 0 ? static_cast<double>(n) : 1.0;
   ConsistencyArgs a{};
@@ -215,7 +203,7 @@ std::tuple<Tensor, Tensor, Tensor> isda_consistency_cpu(const Tensor& logits_in,
   a.row_stride = logits.stride(0);
   a.classes = j;
   a.row_grad = row_grad.has_value() ? row_grad->const_data_ptr() : nullptr;
-  a.uniform_grad = reduction == 1 ? 1.0 / divisor : 1.0;
+  a.uniform_grad = reduction == kMean ? 1.0 / divisor : 1.0;
   a.need_grad = need_grad;
   a.row_loss = row_loss.data();
   a.grad_logits = need_grad ? grad_logits.mutable_data_ptr() : nullptr;
@@ -228,27 +216,17 @@ std::tuple<Tensor, Tensor, Tensor> isda_consistency_cpu(const Tensor& logits_in,
                    need_grad ? static_cast<T*>(grad_weight.mutable_data_ptr()) : nullptr)
         .run(pseudo);
   };
-  if (is_double) {
+  if (dtype == ScalarType::Double) {
     run(double{});
   } else {
     run(float{});
   }
 
-  Tensor loss = reduction == 0 ? empty_cpu({n}, dtype) : empty_cpu({}, dtype);
-  const auto put = [&](int64_t i, double v) {
-    if (is_double) {
-      static_cast<double*>(loss.mutable_data_ptr())[i] = v;
-    } else {
-      static_cast<float*>(loss.mutable_data_ptr())[i] = static_cast<float>(v);
-    }
-  };
+  if (reduction == kNone) return {tensor_of(row_loss.data(), weight, {n}, dtype), grad_logits, grad_weight};
   double sum = 0;
-  for (int64_t i = 0; i < n; ++i) {
-    if (reduction == 0) put(i, row_loss[static_cast<size_t>(i)]);
-    sum += row_loss[static_cast<size_t>(i)];
-  }
-  if (reduction != 0) put(0, reduction == 1 ? sum / divisor : sum);
-  return {loss, grad_logits, grad_weight};
+  for (const double v : row_loss) sum += v;
+  if (reduction == kMean) sum /= divisor;
+  return {tensor_of(&sum, weight, {}, dtype), grad_logits, grad_weight};
 }
 
 }  // namespace

@@ -19,14 +19,12 @@ struct ConsistencyArgs {
 };
 
 struct ConsistencyKernels {
-  // [float, bfloat16, half, double] of the logits. Samples rows[0..count) whose exponents are table (J, J); pull (J, J)
+  // By the type of the logits. Samples rows[0..count) whose exponents are table (J, J); pull (J, J)
   // gathers the gradient of the table. scratch: 4 * J T.
-  void (*rows[4])(const ConsistencyArgs&, const int64_t* rows, int64_t count, const void* table, void* pull,
-                  void* scratch);
-  // [float, double] of T. out (rows, width) = packed (rows, k) b (k, width). panel: k * 64 T.
-  void (*multiply[2])(const void* packed, int64_t rows, int64_t k, const void* b, int64_t width, void* out,
-                      void* panel);
-  // The same where the product is symmetric (width = rows): on and below the diagonal, the rest is not defined.
+  void (*rows[kFloatTypes])(const ConsistencyArgs&, const int64_t* rows, int64_t count, const void* table, void* pull,
+                            void* scratch);
+  // [float, double] of T. out (rows, rows) = packed (rows, k) b (k, rows), which is symmetric: on and below the
+  // diagonal, the rest is not defined. panel: k * 64 T.
   void (*gram[2])(const void* packed, int64_t rows, int64_t k, const void* b, void* out, void* panel);
   // out (k, width) = [out +] matrix (k, k) b (k, width), matrix symmetric and 8 T longer than it is.
   void (*times[2])(const void* matrix, int64_t k, const void* b, int64_t width, void* out, bool add, void* panel);

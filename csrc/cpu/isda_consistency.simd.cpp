@@ -10,7 +10,7 @@
 #include "cpu/lib/gemm_tile.h"
 
 namespace fastmix {
-namespace FASTMIX_ISA {
+namespace FASTMIX_INSTRUCTION_SET {
 namespace {
 
 template <typename S, typename T = accumulator_t<S>>
@@ -54,12 +54,6 @@ void rows(const ConsistencyArgs& a, const int64_t* rows_of, int64_t count, const
     S* out = static_cast<S*>(a.grad_logits) + n * classes;
     for (int64_t j = 0; j < classes; ++j) store(out + j, static_cast<T>(grad[j] * g));
   }
-}
-
-template <typename T>
-void multiply_rows(const void* packed, int64_t count, int64_t k, const void* b, int64_t width, void* out, void* panel) {
-  multiply(packed_operand(static_cast<const T*>(packed), k), count, k, static_cast<const T*>(b), width, width,
-           static_cast<T*>(out), width, false, static_cast<T*>(panel));
 }
 
 template <typename T>
@@ -127,12 +121,11 @@ void laplacian(const void* pull_of, int64_t classes, double factor, void* out_of
 
 }  // namespace
 
-extern const ConsistencyKernels consistency = {{rows<float>, rows<bf16>, rows<f16>, rows<double>},
-                                               {multiply_rows<float>, multiply_rows<double>},
+extern const ConsistencyKernels consistency = {FASTMIX_BY_FLOAT_TYPE(rows),
                                                {gram<float>, gram<double>},
                                                {times<float>, times<double>},
                                                {exponents<float>, exponents<double>},
                                                {laplacian<float>, laplacian<double>}};
 
-}  // namespace FASTMIX_ISA
+}  // namespace FASTMIX_INSTRUCTION_SET
 }  // namespace fastmix

@@ -4,9 +4,8 @@
 
 #include <vector>
 
-#include "cpu/lib/by_source.h"
+#include "cpu/lib/grouping.h"
 #include "cpu/lib/image_tensors.h"
-#include "torch/layout.h"
 
 namespace fastmix {
 namespace {
@@ -14,7 +13,7 @@ namespace {
 // Rows of all images, by a kernel that needs sum_size bytes for each element of a tile (0: no tile).
 Tensor run(const Tensor& x, const Tensor& boxes_in, PasteArgs a, PasteRows kernel, size_t sum_size) {
   RowsLike rows = rows_like(x, RowOrder::kImage);
-  describe(a, rows.in, x);
+  set_images(a, rows.in, x);
   a.dst = rows.out();
   if (x.size(0) > 0 && rows.in.elements > 0) {
     const std::vector<Box> boxes = clip_boxes(boxes_in, a.height, a.width);
@@ -30,7 +29,7 @@ Tensor run(const Tensor& x, const Tensor& boxes_in, PasteArgs a, PasteRows kerne
 }
 
 Tensor paste_cpu(const Tensor& x, const Tensor& index_in, const Tensor& boxes) {
-  const Tensor index = dense(index_in);
+  const Tensor index = as_contiguous(index_in);
   PasteArgs a{};
   a.index = static_cast<const int64_t*>(index.const_data_ptr());
   a.k = index.size(1);
@@ -40,16 +39,15 @@ Tensor paste_cpu(const Tensor& x, const Tensor& index_in, const Tensor& boxes) {
 
 // dx[m] = sum over the (n, k) with index[n, k] = m, in their order, of grad[n] where image k shows.
 Tensor paste_backward_cpu(const Tensor& grad, const Tensor& index_in, const Tensor& boxes) {
-  const Tensor index = dense(index_in);
-  const int slot = dtype_slot("paste_backward", grad);
+  const Tensor index = as_contiguous(index_in);
+  const FloatType type = float_type("paste_backward", grad);
   PasteArgs a{};
   a.k = index.size(1);
-  const BySource by =
-      by_source("paste_backward", static_cast<const int64_t*>(index.const_data_ptr()), grad.size(0), a.k);
+  const Groups by = by_source("paste_backward", static_cast<const int64_t*>(index.const_data_ptr()), grad.size(0), a.k);
   a.offset = by.offset.data();
   a.places = by.places.data();
   const bool direct = grad.element_size() >= sizeof(float);
-  return run(grad, boxes, a, FASTMIX_KERNELS(paste).add[slot], direct ? 0 : sizeof(float));
+  return run(grad, boxes, a, FASTMIX_KERNELS(paste).add[type], direct ? 0 : sizeof(float));
 }
 
 }  // namespace

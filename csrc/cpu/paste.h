@@ -4,7 +4,7 @@
 #include <cstdint>
 
 #include "core/boxes.h"
-#include "cpu/lib/image_args.h"
+#include "cpu/lib/image_rows.h"
 #include "cpu/lib/instruction_set.h"
 
 namespace fastmix {
@@ -34,8 +34,8 @@ inline int64_t tile_rows(const PasteArgs& a) {
 using PasteRows = void (*)(const PasteArgs&, const PasteScratch&, int64_t begin, int64_t end);
 
 struct PasteKernels {
-  PasteRows copy;    // any element size
-  PasteRows add[4];  // float, bfloat16, half, double
+  PasteRows copy;  // any element size
+  PasteRows add[kFloatTypes];
 };
 
 FASTMIX_DECLARE_KERNELS(PasteKernels, paste)

@@ -11,10 +11,9 @@
 
 #include "cpu/lib/float_blocks.h"
 #include "cpu/lib/image_rows.h"
-#include "cpu/lib/spans.h"
 
 namespace fastmix {
-namespace FASTMIX_ISA {
+namespace FASTMIX_INSTRUCTION_SET {
 namespace {
 
 void copy(const PasteArgs& a, const PasteScratch& scratch, int64_t item, int64_t end) {
@@ -120,7 +119,7 @@ void add(const PasteArgs& a, const PasteScratch& scratch, int64_t item, int64_t 
 
 }  // namespace
 
-extern const PasteKernels paste = {copy, {add<float>, add<bf16>, add<f16>, add<double>}};
+extern const PasteKernels paste = {copy, FASTMIX_BY_FLOAT_TYPE(add)};
 
-}  // namespace FASTMIX_ISA
+}  // namespace FASTMIX_INSTRUCTION_SET
 }  // namespace fastmix

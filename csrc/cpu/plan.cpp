@@ -11,17 +11,15 @@
 #include <utility>
 #include <vector>
 
-#include "torch/tensor.h"
+#include "cpu/lib/binding.h"
 
 namespace fastmix {
 namespace {
 
-constexpr double kLastPercentile = 0.99;
-
 // Pieces of the bits, one after the other, in the order of fastmix.ops.plan.count.
 class Bits {
  public:
-  Bits(const char* op, const Tensor& bits) : op_(op), bits_(dense(bits)), left_(bits_.numel()) {
+  Bits(const char* op, const Tensor& bits) : op_(op), bits_(as_contiguous(bits)), left_(bits_.numel()) {
     at_ = static_cast<const int64_t*>(bits_.const_data_ptr());
   }
   const int64_t* take(int64_t count) {
@@ -88,8 +86,8 @@ class Ranks {
 };
 
 // (N, K): the image itself, then a permutation for each row of keys; only itself where not active.
-Tensor partners(const int64_t* keys, int64_t rows, int64_t k, const Active& active) {
-  Tensor out = empty_cpu({rows, k}, ScalarType::Long);
+Tensor partners(const Tensor& bits_in, const int64_t* keys, int64_t rows, int64_t k, const Active& active) {
+  Tensor out = allocate(bits_in, {rows, k}, ScalarType::Long);
   int64_t* index = static_cast<int64_t*>(out.mutable_data_ptr());
   Ranks ranks(k > 1 ? rows : 0);
   for (int64_t j = 1; j < k; ++j) ranks(keys + (j - 1) * rows, index + j, k);
@@ -109,7 +107,7 @@ struct Shares {
   double alpha;
 
   Shares(const char* op, const Tensor& shares, int64_t rows, double alpha_in)
-      : tensor(dense(shares)), draws(shares.size(0)), k(shares.size(1)), alpha(alpha_in) {
+      : tensor(as_contiguous(shares)), draws(shares.size(0)), k(shares.size(1)), alpha(alpha_in) {
     STD_TORCH_CHECK(shares.scalar_type() == ScalarType::Float && (draws == rows || draws == 1) && k >= 1, op,
                     ": want float32 shares (N, K) or (1, K)");
     gamma = static_cast<const float*>(tensor.const_data_ptr());
@@ -146,7 +144,7 @@ std::tuple<Tensor, Tensor> plan_blend_cpu(const Tensor& bits_in, const Tensor& s
   const int64_t* keys = bits.take((k - 1) * rows);
   const Active active(active_in, bits, rows, prob, each);
   shares.take(bits);
-  Tensor out = empty_cpu({rows, k}, ScalarType::Float);
+  Tensor out = allocate(bits_in, {rows, k}, ScalarType::Float);
   float* weight = static_cast<float*>(out.mutable_data_ptr());
   for_rows(shares, rows, [&](int64_t n, const double* phi) {
     double total = 0;
@@ -154,10 +152,10 @@ std::tuple<Tensor, Tensor> plan_blend_cpu(const Tensor& bits_in, const Tensor& s
     const bool on = active(n);
     for (int64_t j = 0; j < k; ++j) weight[n * k + j] = on ? static_cast<float>(phi[j] / total) : j == 0;
   });
-  return {partners(keys, rows, k, active), out};
+  return {partners(bits_in, keys, rows, k, active), out};
 }
 
-struct Boxes {
+struct BoxInputs {
   int64_t height, width;
   const int64_t* bits;   // (K-1, 2, N), centred (2, R)
   const int64_t* peaks;  // (N, 2) or null
@@ -166,7 +164,7 @@ struct Boxes {
 };
 
 // One image's boxes (K-1, 4) and weights (K).
-void place_boxes(const Boxes& b, const Shares& shares, int64_t rows, int64_t n, const double* phi, double* left,
+void place_boxes(const BoxInputs& b, const Shares& shares, int64_t rows, int64_t n, const double* phi, double* left,
                  int32_t* box, float* weight) {
   const int64_t k = shares.k;
   left[k - 1] = phi[k - 1];
@@ -182,8 +180,8 @@ void place_boxes(const Boxes& b, const Shares& shares, int64_t rows, int64_t n, 
       rows_side = centred_side(static_cast<int64_t>(tall), b.height, b.bits[draw]);
       columns_side = centred_side(static_cast<int64_t>(wide), b.width, b.bits[shares.draws + draw]);
     } else {
-      const int64_t new_tall = static_cast<int64_t>(round_even(tall));
-      const int64_t new_wide = static_cast<int64_t>(round_even(wide));
+      const int64_t new_tall = static_cast<int64_t>(std::nearbyint(tall));
+      const int64_t new_wide = static_cast<int64_t>(std::nearbyint(wide));
       if (b.peaks != nullptr) {
         const int64_t* peak = b.peaks + 2 * b.index[n * k + j];
         rows_side = peak_side(rows_side, new_tall, peak[0]);
@@ -216,17 +214,18 @@ std::tuple<Tensor, Tensor, Tensor> plan_paste_cpu(const Tensor& bits_in, const T
   const int64_t* keys = bits.take((k - 1) * rows);
   const Active active(active_in, bits, rows, prob, each);
   shares.take(bits);
-  Tensor index = partners(keys, rows, k, active);
-  const std::optional<Tensor> peaks = dense(peaks_in);
+  Tensor index = partners(bits_in, keys, rows, k, active);
+  const std::optional<Tensor> peaks = as_contiguous(peaks_in);
   STD_TORCH_CHECK(!peaks.has_value() || peaks->numel() == 2 * rows, "plan_paste: want peaks (N, 2)");
-  Boxes b{height, width, nullptr, data_or_null<int64_t>(peaks), static_cast<const int64_t*>(index.const_data_ptr()),
-          centred};
+  BoxInputs b{height, width, nullptr, data_or_null<int64_t>(peaks), static_cast<const int64_t*>(index.const_data_ptr()),
+              centred};
   if (centred) {
     b.bits = bits.take(2 * shares.draws);
   } else if (b.peaks == nullptr) {
     b.bits = bits.take(2 * (k - 1) * rows);
   }
-  Tensor boxes = empty_cpu({rows, k - 1, 4}, ScalarType::Int), weights = empty_cpu({rows, k}, ScalarType::Float);
+  Tensor boxes = allocate(bits_in, {rows, k - 1, 4}, ScalarType::Int),
+         weights = allocate(bits_in, {rows, k}, ScalarType::Float);
   int32_t* box = static_cast<int32_t*>(boxes.mutable_data_ptr());
   float* weight = static_cast<float*>(weights.mutable_data_ptr());
   for_rows(shares, rows, [&](int64_t n, double* phi) {
@@ -249,7 +248,7 @@ Tensor plan_cutout_cpu(const Tensor& bits_in, const Tensor& active_in, int64_t r
   STD_TORCH_CHECK(draws == rows || draws == 1, "plan_cutout: want one draw, or one for each image");
   const Active active(active_in, bits, rows, prob, each);
   const int64_t* position = bits.take(2 * draws);
-  Tensor boxes = empty_cpu({rows, 1, 4}, ScalarType::Int);
+  Tensor boxes = allocate(bits_in, {rows, 1, 4}, ScalarType::Int);
   int32_t* box = static_cast<int32_t*>(boxes.mutable_data_ptr());
   for (int64_t n = 0; n < rows; ++n, box += 4) {
     const int64_t draw = draws == 1 ? 0 : n;
@@ -276,8 +275,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> plan_patch_cpu(const Tensor& bits_in,
   const Active active(active_in, bits, rows, prob, false);
   shares.take(bits);
   const int64_t* level_bits = bits.take(rows);
-  Tensor q = empty_cpu({rows}, ScalarType::Double), lam = empty_cpu({}, ScalarType::Float),
-         grid = empty_cpu({}, ScalarType::Long);
+  Tensor q = allocate(bits_in, {rows}, ScalarType::Double), lam = allocate(bits_in, {}, ScalarType::Float),
+         grid = allocate(bits_in, {}, ScalarType::Long);
   double* percentiles = static_cast<double*>(q.mutable_data_ptr());
   const double step = kLastPercentile / static_cast<double>(levels > 1 ? levels - 1 : 1);
   for (int64_t n = 0; n < rows; ++n) {
@@ -287,7 +286,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> plan_patch_cpu(const Tensor& bits_in,
   shares.weights(0, phi);
   *static_cast<float*>(lam.mutable_data_ptr()) = active(0) ? static_cast<float>(phi[0] / (phi[0] + phi[1])) : 1.0F;
   *static_cast<int64_t*>(grid.mutable_data_ptr()) = one_of(*bits.take(1), grids);
-  return {partners(keys, rows, 2, active), q, lam, grid};
+  return {partners(bits_in, keys, rows, 2, active), q, lam, grid};
 }
 
 std::tuple<Tensor, Tensor, Tensor> plan_crop_cpu(const Tensor& bits_in, const Tensor& sigma, const Tensor& active_in,
@@ -302,8 +301,8 @@ std::tuple<Tensor, Tensor, Tensor> plan_crop_cpu(const Tensor& bits_in, const Te
   const int64_t* drawn = bits.take(2 * rows);
   double within[2];
   for (int axis = 0; axis < 2; ++axis) within[axis] = std::erf(static_cast<double>(sides[axis]) / spread);
-  Tensor shift = empty_cpu({rows, 2}, ScalarType::Long), confidence = empty_cpu({rows}, ScalarType::Float),
-         rest = empty_cpu({rows}, ScalarType::Float);
+  Tensor shift = allocate(bits_in, {rows, 2}, ScalarType::Long),
+         confidence = allocate(bits_in, {rows}, ScalarType::Float), rest = allocate(bits_in, {rows}, ScalarType::Float);
   int64_t* shifts = static_cast<int64_t*>(shift.mutable_data_ptr());
   float* own = static_cast<float*>(confidence.mutable_data_ptr());
   float* others = static_cast<float*>(rest.mutable_data_ptr());

@@ -4,6 +4,7 @@
 
 #include <memory>
 
+#include "cpu/lib/binding.h"
 #include "torch/layout.h"
 
 namespace fastmix {
@@ -40,33 +41,34 @@ Tensor run(SaliencyArgs& a, SaliencyImages images, const Tensor& out, int64_t el
 }
 
 Tensor saliency_map_cpu(const Tensor& grad_in, int64_t h, int64_t w) {
-  const int slot = dtype_slot("saliency_map", grad_in);
+  const FloatType type = float_type("saliency_map", grad_in);
   const Rows grad = read_rows(grad_in, RowOrder::kImage);
   SaliencyArgs a = of_grad(grad, h, w);
-  const ScalarType dtype = grad_in.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
-  return run(a, FASTMIX_KERNELS(saliency).map[slot], empty_cpu({grad_in.size(0), h, w}, dtype), grad.elements);
+  return run(a, FASTMIX_KERNELS(saliency).map[type],
+             allocate(grad_in, {grad_in.size(0), h, w}, accumulation_dtype(grad_in)), grad.elements);
 }
 
 Tensor saliency_mask_cpu(const Tensor& grad_in, int64_t h, int64_t w, const Tensor& q_in) {
-  const int slot = dtype_slot("saliency_mask", grad_in);
+  const FloatType type = float_type("saliency_mask", grad_in);
   const Rows grad = read_rows(grad_in, RowOrder::kImage);
-  const Tensor q = dense(q_in);
+  const Tensor q = as_contiguous(q_in);
   SaliencyArgs a = of_grad(grad, h, w);
   set_q(a, q);
-  return run(a, FASTMIX_KERNELS(saliency).mask[slot], empty_cpu({grad_in.size(0), h, w}, ScalarType::Bool),
+  return run(a, FASTMIX_KERNELS(saliency).mask[type], allocate(grad_in, {grad_in.size(0), h, w}, ScalarType::Bool),
              grad.elements);
 }
 
 Tensor saliency_peak_cpu(const Tensor& grad_in) {
-  const int slot = dtype_slot("saliency_peak", grad_in);
+  const FloatType type = float_type("saliency_peak", grad_in);
   const Rows grad = read_rows(grad_in, RowOrder::kImage);
   SaliencyArgs a = of_grad(grad, 1, 1);
-  return run(a, FASTMIX_KERNELS(saliency).peak[slot], empty_cpu({grad_in.size(0), 2}, ScalarType::Long), grad.elements);
+  return run(a, FASTMIX_KERNELS(saliency).peak[type], allocate(grad_in, {grad_in.size(0), 2}, ScalarType::Long),
+             grad.elements);
 }
 
 Tensor percentile_mask_cpu(const Tensor& map_in, const Tensor& q_in) {
-  const Tensor map = dense(map_in), q = dense(q_in);
-  const SaliencyImages images = FASTMIX_KERNELS(saliency).percentile[dtype_slot("percentile_mask", map)];
+  const Tensor map = as_contiguous(map_in), q = as_contiguous(q_in);
+  const SaliencyImages images = FASTMIX_KERNELS(saliency).percentile[float_type("percentile_mask", map)];
   STD_TORCH_CHECK(images != nullptr, "percentile_mask: want a float32 or float64 map");
   SaliencyArgs a{};
   a.grad = map.const_data_ptr();
@@ -75,7 +77,7 @@ Tensor percentile_mask_cpu(const Tensor& map_in, const Tensor& q_in) {
   a.image_stride = a.h * a.w;
   set_q(a, q);
   // A cell is read about twenty times while its image's threshold is searched.
-  return run(a, images, empty_cpu({map.size(0), a.h, a.w}, ScalarType::Bool), 4 * a.image_stride);
+  return run(a, images, allocate(map, {map.size(0), a.h, a.w}, ScalarType::Bool), 4 * a.image_stride);
 }
 
 }  // namespace

@@ -28,10 +28,10 @@ inline int64_t saliency_scratch(const SaliencyArgs& a) { return a.width + 2 * a.
 using SaliencyImages = void (*)(const SaliencyArgs&, int64_t begin, int64_t end, void* scratch);
 
 struct SaliencyKernels {
-  SaliencyImages map[4];  // float, bfloat16, half, double
-  SaliencyImages mask[4];
-  SaliencyImages peak[4];
-  SaliencyImages percentile[4];  // null for the half types
+  SaliencyImages map[kFloatTypes];
+  SaliencyImages mask[kFloatTypes];
+  SaliencyImages peak[kFloatTypes];
+  SaliencyImages percentile[kFloatTypes];  // null for the half types
 };
 
 FASTMIX_DECLARE_KERNELS(SaliencyKernels, saliency)

@@ -12,10 +12,9 @@
 
 #include "core/order_keys.h"
 #include "cpu/lib/float_blocks.h"
-#include "cpu/lib/image_rows.h"
 
 namespace fastmix {
-namespace FASTMIX_ISA {
+namespace FASTMIX_INSTRUCTION_SET {
 namespace {
 
 // Up to this many cells every cell counts the others, which costs a register's worth of comparisons each.
@@ -272,10 +271,10 @@ void peak_images(const SaliencyArgs& a, int64_t begin, int64_t end, void*) {
 
 }  // namespace
 
-extern const SaliencyKernels saliency = {{map_images<float>, map_images<bf16>, map_images<f16>, map_images<double>},
-                                         {mask_images<float>, mask_images<bf16>, mask_images<f16>, mask_images<double>},
-                                         {peak_images<float>, peak_images<bf16>, peak_images<f16>, peak_images<double>},
+extern const SaliencyKernels saliency = {FASTMIX_BY_FLOAT_TYPE(map_images),
+                                         FASTMIX_BY_FLOAT_TYPE(mask_images),
+                                         FASTMIX_BY_FLOAT_TYPE(peak_images),
                                          {percentile_images<float>, nullptr, nullptr, percentile_images<double>}};
 
-}  // namespace FASTMIX_ISA
+}  // namespace FASTMIX_INSTRUCTION_SET
 }  // namespace fastmix

@@ -5,18 +5,17 @@
 // recomputed for the half types, whose rows could not hold it.
 // Floor: the bytes of the logits, and as many again for the gradient. Measured beside it: bench/results.
 
-#include "core/soft_target.h"
+#include "cpu/soft_target.h"
 
 #include "cpu/lib/exp_block.h"
 #include "cpu/lib/float_blocks.h"
-#include "cpu/soft_target.h"
 
 namespace fastmix {
-namespace FASTMIX_ISA {
+namespace FASTMIX_INSTRUCTION_SET {
 namespace {
 
 template <typename A>
-struct Row {
+struct RowSums {
   A max;
   double sum_exp;      // sum_j exp(z_j - max)
   double sum_shifted;  // sum_j (z_j - max)
@@ -37,10 +36,10 @@ A row_max(const T* z, int64_t classes) {
 
 // exps: where to keep exp(z - max), or null.
 template <typename T, typename A = accumulator_t<T>>
-Row<A> row_sums(const T* z, int64_t classes, bool want_shifted, A* exps) {
+RowSums<A> row_sums(const T* z, int64_t classes, bool want_shifted, A* exps) {
   A buffer[kBlock];
   A spill[kBlock];
-  Row<A> row{row_max(z, classes), 0.0, 0.0};
+  RowSums<A> row{row_max(z, classes), 0.0, 0.0};
   const A max = row.max;
   for (int64_t at = 0; at < classes; at += kBlock) {
     const int64_t n = classes - at < kBlock ? classes - at : kBlock;
@@ -65,16 +64,11 @@ struct Target {
 
 Target target_of(const SoftTargetArgs& a, int64_t n) {
   Target t;
-  t.named = {a.index + n * a.k, a.weight != nullptr ? a.weight + n * a.k : nullptr, a.k, 1.0 - a.smoothing};
-  t.base = smoothed_base(a.base != nullptr ? static_cast<double>(a.base[n]) : 0.0, a.smoothing, a.classes);
+  t.named = named_classes(a, n);
+  t.base = base_of(a, n, a.classes);
   t.total = t.base * static_cast<double>(a.classes);
   for (int64_t i = 0; i < a.k; ++i) t.total += named_weight(t.named, i);
   return t;
-}
-
-template <typename T>
-void zero_row(T* grad, int64_t classes) {
-  for (int64_t j = 0; j < classes; ++j) store(grad + j, accumulator_t<T>(0));
 }
 
 template <typename T, typename A = accumulator_t<T>>
@@ -82,7 +76,7 @@ void sparse_row(const SoftTargetArgs& a, int64_t n, const T* z, double s, T* gra
   constexpr bool kKeepsExp = sizeof(T) == sizeof(A);
   const Target t = target_of(a, n);
   A* exps = kKeepsExp ? reinterpret_cast<A*>(grad) : nullptr;
-  const Row<A> row = row_sums(z, a.classes, t.base != 0.0, exps);
+  const RowSums<A> row = row_sums(z, a.classes, t.base != 0.0, exps);
   double loss = t.total * std::log(row.sum_exp) - weighted(t.base, row.sum_shifted);
   for (int64_t i = 0; i < t.named.k; ++i) {
     loss -= weighted(named_weight(t.named, i),
@@ -97,7 +91,7 @@ void sparse_row(const SoftTargetArgs& a, int64_t n, const T* z, double s, T* gra
     }
     loss += static_cast<double>(a.classes - distinct) * xlogx(t.base);
   }
-  a.row_loss[n] = loss * (a.sample_weight != nullptr ? static_cast<double>(a.sample_weight[n]) : 1.0);
+  a.row_loss[n] = loss * sample_weight_of(a, n);
   if (grad == nullptr) return;
   const A c = static_cast<A>(s * t.total / row.sum_exp);
   const A b = static_cast<A>(s * t.base);
@@ -129,7 +123,7 @@ void dense_row(const SoftTargetArgs& a, int64_t n, const T* z, double s, T* grad
   const A* t = static_cast<const A*>(a.target) + n * a.classes;
   const A keep = static_cast<A>(1.0 - a.smoothing);
   const A floor = static_cast<A>(a.smoothing / static_cast<double>(a.classes));
-  const Row<A> row = row_sums(z, a.classes, false, static_cast<A*>(nullptr));
+  const RowSums<A> row = row_sums(z, a.classes, false, static_cast<A*>(nullptr));
   double total = 0, dot = 0, entropy = 0;
   A buffer[kBlock];
   for (int64_t at = 0; at < a.classes; at += kBlock) {
@@ -149,7 +143,7 @@ void dense_row(const SoftTargetArgs& a, int64_t n, const T* z, double s, T* grad
     }
   }
   const double loss = total * std::log(row.sum_exp) - dot + entropy;
-  a.row_loss[n] = loss * (a.sample_weight != nullptr ? static_cast<double>(a.sample_weight[n]) : 1.0);
+  a.row_loss[n] = loss * sample_weight_of(a, n);
   if (grad == nullptr) return;
   const A c = static_cast<A>(s * total / row.sum_exp);
   const A scale = static_cast<A>(s);
@@ -209,10 +203,12 @@ void rows(const SoftTargetArgs& a, int64_t begin, int64_t end) {
     T* grad = a.grad != nullptr ? static_cast<T*>(a.grad) + n * a.classes : nullptr;
     if (a.index != nullptr && a.index[n * a.k] == a.ignore_index) {
       a.row_loss[n] = 0;
-      if (grad != nullptr) zero_row(grad, a.classes);
+      if (grad != nullptr) {
+        for (int64_t j = 0; j < a.classes; ++j) store(grad + j, accumulator_t<T>(0));
+      }
       continue;
     }
-    const double s = a.scale * (a.sample_weight != nullptr ? static_cast<double>(a.sample_weight[n]) : 1.0);
+    const double s = a.scale * sample_weight_of(a, n);
     if (a.loss == kBce) {
       bce_row(a, n, z, s, grad);
     } else if (a.index != nullptr) {
@@ -225,7 +221,7 @@ void rows(const SoftTargetArgs& a, int64_t begin, int64_t end) {
 
 }  // namespace
 
-extern const SoftTargetKernels soft_target = {{rows<float>, rows<bf16>, rows<f16>, rows<double>}};
+extern const SoftTargetKernels soft_target = {FASTMIX_BY_FLOAT_TYPE(rows)};
 
-}  // namespace FASTMIX_ISA
+}  // namespace FASTMIX_INSTRUCTION_SET
 }  // namespace fastmix

@@ -6,10 +6,10 @@
 #include <vector>
 
 #include "core/view.h"
+#include "cpu/lib/binding.h"
 #include "cpu/lib/image_tensors.h"
-#include "cpu/lib/patch_weight.h"
+#include "torch/arguments.h"
 #include "torch/layout.h"
-#include "torch/view_out.h"
 
 namespace fastmix {
 namespace {
@@ -22,24 +22,24 @@ class ViewCall {
   ViewCall(const Tensor& x, const Tensor& mean_in, const Tensor& std_in, const Optional& flip_in,
            const Optional& shift_in, int64_t dtype, bool channels_last)
       : in_(read_rows(x, RowOrder::kImage)),
-        mean_(dense(mean_in)),
-        std_(dense(std_in)),
-        flip_(dense(flip_in)),
-        shift_(dense(shift_in)),
-        out_(empty_view(x, dtype, channels_last)),
-        slot(static_cast<size_t>(dtype)) {
+        mean_(as_contiguous(mean_in)),
+        std_(as_contiguous(std_in)),
+        flip_(as_contiguous(flip_in)),
+        shift_(as_contiguous(shift_in)),
+        out_(allocate_view(x, dtype, channels_last)),
+        type(static_cast<FloatType>(dtype)) {
     const Dims sizes = x.sizes();
     images = sizes[0];
     a.src = static_cast<const uint8_t*>(in_.data);
     a.src_stride = in_.stride;
+    a.flip = data_or_null<uint8_t>(flip_);
+    a.shift = data_or_null<int64_t>(shift_);
     a.channels = sizes[1];
     a.height = sizes[2];
     a.width = sizes[3];
     a.src_last = in_.channels_last;
     a.dst_last = channels_last && a.channels > 1;  // one channel: both layouts are the same bytes
     if (a.channels == 1) a.src_last = false;
-    a.flip = data_or_null<uint8_t>(flip_);
-    a.shift = data_or_null<int64_t>(shift_);
     a.dst = out_.mutable_data_ptr();
     a.k = 1;
   }
@@ -52,7 +52,7 @@ class ViewCall {
     if (images == 0 || row == 0 || a.height == 0) return;
     const int64_t rows = kViewTile / row;
     a.tile_rows = rows < 1 ? 1 : rows < a.height ? rows : a.height;
-    if (slot == 3) {
+    if (type == kFloat64) {
       lay_out(double_table_);
     } else {
       lay_out(float_table_);
@@ -92,7 +92,7 @@ class ViewCall {
   }
 
  public:
-  size_t slot;
+  FloatType type;
   int64_t images;
   ViewArgs a{};
 };
@@ -100,14 +100,14 @@ class ViewCall {
 Tensor view_cpu(const Tensor& x, const Tensor& mean, const Tensor& std, const Optional& flip, const Optional& shift,
                 int64_t dtype, bool channels_last) {
   ViewCall call(x, mean, std, flip, shift, dtype, channels_last);
-  call.run(FASTMIX_KERNELS(view).paste[call.slot], 1);
+  call.run(FASTMIX_KERNELS(view).paste[call.type], 1);
   return call.out();
 }
 
 Tensor view_blend_cpu(const Tensor& x, const Tensor& index_in, const Tensor& weight_in, const Tensor& mean,
                       const Tensor& std, const Optional& flip, const Optional& shift, int64_t dtype,
                       bool channels_last) {
-  const Tensor index = dense(index_in), weight = dense(weight_in);
+  const Tensor index = as_contiguous(index_in), weight = as_contiguous(weight_in);
   const int64_t* rows = static_cast<const int64_t*>(index.const_data_ptr());
   check_rows("blend", "index", rows, x.size(0), index.size(1), x.size(0));
   ViewCall call(x, mean, std, flip, shift, dtype, channels_last);
@@ -116,14 +116,14 @@ Tensor view_blend_cpu(const Tensor& x, const Tensor& index_in, const Tensor& wei
   call.a.weight = static_cast<const float*>(weight.const_data_ptr());
   // Where the tiles lie, then sums of a block of elements or of one pixel.
   const int64_t block = call.a.channels > kViewBlock ? call.a.channels : kViewBlock;
-  call.run(FASTMIX_KERNELS(view).blend[call.slot], call.a.k, 0, static_cast<size_t>(call.a.k * 16 + block * 8));
+  call.run(FASTMIX_KERNELS(view).blend[call.type], call.a.k, 0, static_cast<size_t>(call.a.k * 16 + block * 8));
   return call.out();
 }
 
 Tensor view_paste_cpu(const Tensor& x, const Tensor& index_in, const Tensor& boxes_in, const Tensor& mean,
                       const Tensor& std, const Optional& flip, const Optional& shift, int64_t dtype,
                       bool channels_last) {
-  const Tensor index = dense(index_in);
+  const Tensor index = as_contiguous(index_in);
   const int64_t* rows = static_cast<const int64_t*>(index.const_data_ptr());
   check_rows("paste", "index", rows, x.size(0), index.size(1), x.size(0));
   ViewCall call(x, mean, std, flip, shift, dtype, channels_last);
@@ -131,7 +131,7 @@ Tensor view_paste_cpu(const Tensor& x, const Tensor& index_in, const Tensor& box
   call.a.index = rows;
   const std::vector<Box> clipped = clip_boxes(boxes_in, call.a.height, call.a.width);
   call.a.boxes = clipped.data();
-  call.run(FASTMIX_KERNELS(view).paste[call.slot], 1);
+  call.run(FASTMIX_KERNELS(view).paste[call.type], 1);
   return call.out();
 }
 
@@ -139,24 +139,20 @@ std::tuple<Tensor, Tensor> view_patch_mix_cpu(const Tensor& x, const Tensor& par
                                               const Tensor& lam_in, const Tensor& mean, const Tensor& std,
                                               const Optional& flip, const Optional& shift, int64_t dtype,
                                               bool channels_last) {
-  const Tensor partner = dense(partner_in), mask = dense(mask_in), lam = dense(lam_in);
+  const Tensor partner = as_contiguous(partner_in), mask = as_contiguous(mask_in), lam = as_contiguous(lam_in);
   const int64_t* rows = static_cast<const int64_t*>(partner.const_data_ptr());
   check_rows("patch_mix", "partner", rows, x.size(0), 1, x.size(0));
   ViewCall call(x, mean, std, flip, shift, dtype, channels_last);
   ViewArgs& a = call.a;
   a.index = rows;
-  a.mask = static_cast<const uint8_t*>(mask.const_data_ptr());
-  a.h = mask.size(1);
-  a.w = mask.size(2);
-  a.lam = static_cast<const float*>(lam.const_data_ptr());
-  a.lam_step = lam.dim() == 0 ? 0 : 1;
-  const Tensor weight = empty_cpu({call.images, 2}, ScalarType::Float);
+  set_cells(a, mask, lam);
+  const Tensor weight = allocate(x, {call.images, 2}, ScalarType::Float);
   float* shares = static_cast<float*>(weight.mutable_data_ptr());
   const int64_t cells = a.h * a.w;
   for (int64_t n = 0; n < call.images; ++n) {
     write_patch_weight(a.mask + n * cells, a.mask + rows[n] * cells, cells, a.lam[n * a.lam_step], shares + 2 * n);
   }
-  call.run(FASTMIX_KERNELS(view).patch_mix[call.slot], 2, call.slot == 3 ? sizeof(double) : sizeof(float));
+  call.run(FASTMIX_KERNELS(view).patch_mix[call.type], 2, call.type == kFloat64 ? sizeof(double) : sizeof(float));
   return {call.out(), weight};
 }
 

@@ -4,11 +4,12 @@
 #include <cstdint>
 
 #include "core/boxes.h"
+#include "core/patch_mix.h"
 #include "cpu/lib/instruction_set.h"
 
 namespace fastmix {
 
-struct ViewArgs {
+struct ViewArgs : CellMix<int64_t> {
   const uint8_t* src;
   int64_t src_stride;  // bytes between images of src
   bool src_last, dst_last;
@@ -25,10 +26,6 @@ struct ViewArgs {
   const int64_t* index;  // (N, K); null: every image itself
   const float* weight;   // view_blend: (N, K)
   const Box* boxes;      // view_paste: (N, K - 1), clipped
-  const uint8_t* mask;   // view_patch_mix: (N, h, w) of 0 and 1
-  int64_t h, w;
-  const float* lam;
-  int64_t lam_step;  // 0 for a 0-d lam, else 1
 };
 
 // Rows whose bytes, a source, stay in the first-level cache with what is made of them.
@@ -49,9 +46,9 @@ struct ViewScratch {
 using ViewRows = void (*)(const ViewArgs&, const ViewScratch&, int64_t begin, int64_t end);
 
 struct ViewKernels {
-  ViewRows blend[4];  // float, bfloat16, half, double
-  ViewRows paste[4];  // and the view alone
-  ViewRows patch_mix[4];
+  ViewRows blend[kFloatTypes];
+  ViewRows paste[kFloatTypes];  // and the view alone
+  ViewRows patch_mix[kFloatTypes];
 };
 
 FASTMIX_DECLARE_KERNELS(ViewKernels, view)

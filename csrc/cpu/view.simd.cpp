@@ -9,13 +9,12 @@
 
 #include <type_traits>
 
-#include "core/patch_mix.h"
 #include "cpu/lib/float_blocks.h"
 #include "cpu/lib/image_rows.h"
 #include "cpu/lib/view_bytes.h"
 
 namespace fastmix {
-namespace FASTMIX_ISA {
+namespace FASTMIX_INSTRUCTION_SET {
 namespace {
 
 // dst[i] = value(i), rounded once.
@@ -140,9 +139,8 @@ void paste(const ViewArgs& a, const ViewScratch& scratch, int64_t begin, int64_t
       }
       for (Span span = first;; span = span_at(boxes, a.k - 1, at, span.end, a.width)) {
         const int64_t m = index[span.owner];
-        const Window window = window_of(a.flip == nullptr ? nullptr : a.flip + m,
-                                        a.shift == nullptr ? nullptr : a.shift + 2 * m, a.height, a.width);
-        stage(a, m, window, at, next, span.begin, span.end, row, scratch.tiles, scratch.row);
+        const ViewTransform transform = transform_of(a, m);
+        stage(a, m, transform, at, next, span.begin, span.end, row, scratch.tiles, scratch.row);
         if (span.end == a.width) break;
       }
     }
@@ -188,9 +186,8 @@ void patch_mix(const ViewArgs& a, const ViewScratch& scratch, int64_t begin, int
 
 }  // namespace
 
-extern const ViewKernels view = {{blend<float>, blend<bf16>, blend<f16>, blend<double>},
-                                 {paste<float>, paste<bf16>, paste<f16>, paste<double>},
-                                 {patch_mix<float>, patch_mix<bf16>, patch_mix<f16>, patch_mix<double>}};
+extern const ViewKernels view = {FASTMIX_BY_FLOAT_TYPE(blend), FASTMIX_BY_FLOAT_TYPE(paste),
+                                 FASTMIX_BY_FLOAT_TYPE(patch_mix)};
 
-}  // namespace FASTMIX_ISA
+}  // namespace FASTMIX_INSTRUCTION_SET
 }  // namespace fastmix

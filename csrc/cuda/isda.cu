@@ -1,16 +1,9 @@
 // Registration of isda_logits for CUDA: covariances that are diagonal or the identity.
-#include "core/covariance_kind.h"
 #include "cuda/isda.cuh"
 #include "cuda/lib/binding.h"
 
 namespace fastmix {
 namespace {
-
-// Classes of a row, or pixels of a plane, side by side; anything else is copied.
-Tensor with_dense_lines(const Tensor& x) {
-  const auto last = static_cast<int32_t>(x.dim()) - 1;
-  return x.size(last) <= 1 || x.stride(last) == 1 ? x : torch::stable::contiguous(x);
-}
 
 struct Arguments {
   Tensor in, weight, cov, labels;
@@ -20,13 +13,13 @@ struct Arguments {
 
   Arguments(const Tensor& in_of, const Tensor& weight_of, const Tensor& cov_of, const Tensor& labels_of,
             const std::optional<Tensor>& strength_of, double scale, int64_t ignore_index, int64_t kind)
-      : in(with_dense_lines(in_of)),
-        weight(dense(weight_of)),
-        cov(dense(cov_of)),
-        labels(dense(labels_of)),
+      : in(as_contiguous_rows(in_of)),
+        weight(as_contiguous(weight_of)),
+        cov(as_contiguous(cov_of)),
+        labels(as_contiguous(labels_of)),
         strength(strength_of),
-        present(empty_beside(in, {labels.numel() < weight.size(0) ? labels.numel() : weight.size(0)}, ScalarType::Int)),
-        slot(empty_beside(in, {weight.size(0)}, ScalarType::Int)) {
+        present(allocate(in, {labels.numel() < weight.size(0) ? labels.numel() : weight.size(0)}, ScalarType::Int)),
+        slot(allocate(in, {weight.size(0)}, ScalarType::Int)) {
     const char* op = "isda_logits";
     STD_TORCH_CHECK(kind == kDiag || kind == kIdentity, op, ": the CUDA kernels serve diag and identity, this is kind ",
                     kind);
@@ -57,12 +50,12 @@ Tensor isda_logits_cuda(const Tensor& logits, const Tensor& weight, const Tensor
   const OnDevice device("isda_logits", logits);
   Arguments given(logits, weight, cov, labels, strength, scale, ignore_index, kind);
   IsdaParams& a = given.a;
-  Tensor out = logits.dim() == 3 ? empty_beside(logits, {a.images, a.classes, a.pixels}, logits.scalar_type())
-                                 : empty_beside(logits, {a.images, a.classes}, logits.scalar_type());
+  Tensor out = logits.dim() == 3 ? allocate(logits, {a.images, a.classes, a.pixels}, logits.scalar_type())
+                                 : allocate(logits, {a.images, a.classes}, logits.scalar_type());
   if (out.numel() == 0) return out;
   a.out = out.mutable_data_ptr();
   plan_table(a);
-  Tensor table = empty_beside(logits, {a.parts, a.slots, a.classes}, given.weight.scalar_type());
+  Tensor table = allocate(logits, {a.parts, a.slots, a.classes}, given.weight.scalar_type());
   a.table = table.mutable_data_ptr();
   dispatch("isda_logits", logits, [&](auto type) { isda_logits<decltype(type)>(a, device.stream()); });
   device.check();
@@ -75,9 +68,9 @@ Tensor isda_logits_backward_cuda(const Tensor& grad, const Tensor& weight, const
   const OnDevice device("isda_logits_backward", grad);
   Arguments given(grad, weight, cov, labels, strength, scale, ignore_index, kind);
   IsdaParams& a = given.a;
-  Tensor out = empty_beside(grad, {a.classes, a.width}, given.weight.scalar_type());
+  Tensor out = allocate(grad, {a.classes, a.width}, given.weight.scalar_type());
   a.out = out.mutable_data_ptr();
-  Tensor sums = empty_beside(grad, {a.slots, a.classes}, given.weight.scalar_type());
+  Tensor sums = allocate(grad, {a.slots, a.classes}, given.weight.scalar_type());
   a.sums = sums.mutable_data_ptr();
   dispatch("isda_logits", grad, [&](auto type) { isda_logits_backward<decltype(type)>(a, device.stream()); });
   device.check();

@@ -91,7 +91,7 @@ constexpr int kPlanesTogether = 8;
 template <typename T>
 FASTMIX_KERNEL void __launch_bounds__(kIsdaThreads) isda_sum_pixels_kernel(const __grid_constant__ IsdaParams a) {
   using A = accumulator_t<T>;
-  __shared__ Scratch<A, kIsdaThreads, kPlanesTogether> scratch;
+  __shared__ ReduceBuffer<A, kIsdaThreads, kPlanesTogether> buffer;
   const int chunks = (a.classes + kPlanesTogether - 1) / kPlanesTogether, u = static_cast<int>(blockIdx.x) / chunks;
   const int c = a.present[u], first = static_cast<int>(blockIdx.x) % chunks * kPlanesTogether;
   if (c < 0) return;
@@ -107,7 +107,7 @@ FASTMIX_KERNEL void __launch_bounds__(kIsdaThreads) isda_sum_pixels_kernel(const
     }
   }
   int turn = 0;
-  reduce<kIsdaThreads>(sums, A(0), Plus(), scratch, turn);
+  reduce<kIsdaThreads>(sums, A(0), Plus(), buffer, turn);
   if (threadIdx.x != 0) return;
   const A strength = static_cast<A>(a.strength_value());
 #pragma unroll

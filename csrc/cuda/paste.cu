@@ -1,5 +1,5 @@
 // Registration of paste for CUDA.
-#include "cuda/lib/images.h"
+#include "cuda/lib/source_links.h"
 #include "cuda/paste.cuh"
 
 namespace fastmix {
@@ -7,10 +7,7 @@ namespace {
 
 PasteParams params(const char* op, const RowsLike& rows, const Tensor& index, const Tensor& boxes) {
   PasteParams a{};
-  a.src = rows.in.data;
-  a.src_stride = rows.in.stride;
-  a.dst = rows.out();
-  a.shape = image_shape(op, rows.in);
+  set_images(a, op, rows);
   a.k = to_int32(op, "K", index.size(1));
   a.index = static_cast<const int64_t*>(index.const_data_ptr());
   a.boxes = static_cast<const int32_t*>(boxes.const_data_ptr());
@@ -19,7 +16,7 @@ PasteParams params(const char* op, const RowsLike& rows, const Tensor& index, co
 
 Tensor paste_cuda(const Tensor& x, const Tensor& index_in, const Tensor& boxes_in) {
   const OnDevice device("paste", x);
-  const Tensor index = dense(index_in), boxes = dense(boxes_in);
+  const Tensor index = as_contiguous(index_in), boxes = as_contiguous(boxes_in);
   RowsLike rows = rows_like(x, RowOrder::kImage);
   const PasteParams a = params("paste", rows, index, boxes);
   if (x.element_size() == 2) {
@@ -36,12 +33,10 @@ Tensor paste_cuda(const Tensor& x, const Tensor& index_in, const Tensor& boxes_i
 Tensor paste_backward_cuda(const Tensor& grad, const Tensor& index_in, const Tensor& boxes_in) {
   const char* op = "paste_backward";
   const OnDevice device(op, grad);
-  const Tensor index = dense(index_in), boxes = dense(boxes_in);
+  const Tensor index = as_contiguous(index_in), boxes = as_contiguous(boxes_in);
   RowsLike rows = rows_like(grad, RowOrder::kImage);
   PasteParams a = params(op, rows, index, boxes);
-  const Links links = linked(op, index, grad.size(0), [&](auto... list) { link_sources({list...}, device.stream()); });
-  a.first = links.first;
-  a.next = links.next;
+  const Tensor readers = link_readers(a, op, index, device);
   dispatch(op, grad, [&](auto type) { paste_backward<decltype(type)>(a, device.stream()); });
   device.check();
   return rows.result();

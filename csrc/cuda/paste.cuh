@@ -12,16 +12,10 @@
 
 namespace fastmix {
 
-struct PasteParams {
-  const void* src;
-  int64_t src_stride;  // elements between images of src
-  void* dst;           // images follow each other
-  ImageShape shape;
+struct PasteParams : ImageParams {
   int k;
-  const int64_t* index;     // (N, K)
-  const int32_t* boxes;     // (N, K - 1, 4)
-  int per_image;            // blocks of an image; set by the launcher
-  const int *first, *next;  // backward: see SourceChains
+  const int64_t* index;  // (N, K)
+  const int32_t* boxes;  // (N, K - 1, 4)
 };
 
 // T: an unsigned integer of the element's size; bits are copied, never values.

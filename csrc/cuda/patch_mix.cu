@@ -1,18 +1,29 @@
 // Registration of patch_mix for CUDA.
 #include <tuple>
 
-#include "cuda/lib/patch_mix_params.h"
+#include "cuda/lib/source_links.h"
+#include "cuda/patch_mix.cuh"
+#include "torch/arguments.h"
 
 namespace fastmix {
 namespace {
 
+PatchMixParams params(const char* op, const RowsLike& rows, const Tensor& partner, const Tensor& mask,
+                      const Tensor& lam) {
+  PatchMixParams a{};
+  set_images(a, op, rows);
+  set_cells(a, mask, lam);
+  a.partner = static_cast<const int64_t*>(partner.const_data_ptr());
+  return a;
+}
+
 std::tuple<Tensor, Tensor> patch_mix_cuda(const Tensor& x, const Tensor& partner_in, const Tensor& mask_in,
                                           const Tensor& lam_in) {
   const OnDevice device("patch_mix", x);
-  const Tensor partner = dense(partner_in), mask = dense(mask_in), lam = dense(lam_in);
+  const Tensor partner = as_contiguous(partner_in), mask = as_contiguous(mask_in), lam = as_contiguous(lam_in);
   RowsLike rows = rows_like(x, RowOrder::kImage);
-  Tensor weight = empty_beside(x, {x.size(0), 2}, ScalarType::Float);
-  PatchMixParams a = patch_mix_params("patch_mix", rows, partner, mask, lam);
+  Tensor weight = allocate(x, {x.size(0), 2}, ScalarType::Float);
+  PatchMixParams a = params("patch_mix", rows, partner, mask, lam);
   a.weight = static_cast<float*>(weight.mutable_data_ptr());
   dispatch("patch_mix", x, [&](auto type) { patch_mix<decltype(type)>(a, false, device.stream()); });
   device.check();
@@ -23,13 +34,10 @@ Tensor patch_mix_backward_cuda(const Tensor& grad, const Tensor& partner_in, con
                                const Tensor& lam_in) {
   const char* op = "patch_mix_backward";
   const OnDevice device(op, grad);
-  const Tensor partner = dense(partner_in), mask = dense(mask_in), lam = dense(lam_in);
+  const Tensor partner = as_contiguous(partner_in), mask = as_contiguous(mask_in), lam = as_contiguous(lam_in);
   RowsLike rows = rows_like(grad, RowOrder::kImage);
-  PatchMixParams a = patch_mix_params(op, rows, partner, mask, lam);
-  const Links links =
-      linked(op, partner, grad.size(0), [&](auto... list) { link_sources({list...}, device.stream()); });
-  a.first = links.first;
-  a.next = links.next;
+  PatchMixParams a = params(op, rows, partner, mask, lam);
+  const Tensor readers = link_readers(a, op, partner, device);
   dispatch(op, grad, [&](auto type) { patch_mix<decltype(type)>(a, true, device.stream()); });
   device.check();
   return rows.result();

@@ -12,23 +12,13 @@
 
 namespace fastmix {
 
-struct PatchMixParams {
-  const void* src;
-  int64_t src_stride;
-  void* dst;
-  ImageShape shape;
+struct PatchMixParams : ImageParams, CellMix<int> {
   const int64_t* partner;  // (N)
-  const uint8_t* mask;     // (N, h, w) bool
-  const float* lam;        // (N) or one
-  int lam_step;            // 0: one for all
-  int h, w;
-  float* weight;            // (N, 2)
-  int per_image;            // set by the launcher
-  const int *first, *next;  // backward
+  float* weight;           // (N, 2)
 };
 
 template <typename T, int N, typename A = accumulator_t<T>>
-FASTMIX_DEVICE void mix_tile(const ImageShape& s, const Tile& t, const T* own, const T* other, const Shares& shares,
+FASTMIX_DEVICE void mix_tile(const ImageShape& s, const Tile& t, const T* own, const T* other, const CellShares& shares,
                              T* out) {
   const A a = static_cast<A>(shares.lam);
 #pragma unroll
@@ -60,7 +50,7 @@ FASTMIX_KERNEL void __launch_bounds__(kTileThreads, 8) patch_mix_kernel(const __
   const int64_t cells = static_cast<int64_t>(a.h) * a.w;
   const uint8_t *mask = a.mask + n * cells, *other = a.mask + (valid ? partner : 0) * cells;
   if (t.is_first_block) {
-    write_weight<kTileThreads>(mask, other, lam, valid, static_cast<int>(cells), a.weight + 2 * n);
+    write_weight(mask, other, lam, valid, static_cast<int>(cells), a.weight + 2 * n);
   }
   if (t.first >= s.plane_elements()) return;
   const T* x = static_cast<const T*>(a.src);
@@ -82,14 +72,15 @@ FASTMIX_KERNEL void __launch_bounds__(kTileThreads, 5)
   const T* g = static_cast<const T*>(a.src);
   A sums[kTilePlanes][N] = {};
   if (partner >= 0 && partner < s.images) {
-    const Shares own =
+    const CellShares own =
         shares_of<N>(s, t, a.mask + m * cells, a.mask + partner * cells, a.lam[m * a.lam_step], a.h, a.w);
     const uint32_t mixed = kAllElements<N> & ~own.own & ~own.other;
     if (own.own != 0) add_tile<T, N>(s, t, g + m * a.src_stride, own.own, A(1), sums);
     if (mixed != 0) add_tile<T, N>(s, t, g + m * a.src_stride, mixed, static_cast<A>(own.lam), sums);
   }
   for (int n = a.first[m]; n >= 0; n = a.next[n]) {
-    const Shares theirs = shares_of<N>(s, t, a.mask + n * cells, a.mask + m * cells, a.lam[n * a.lam_step], a.h, a.w);
+    const CellShares theirs =
+        shares_of<N>(s, t, a.mask + n * cells, a.mask + m * cells, a.lam[n * a.lam_step], a.h, a.w);
     const uint32_t mixed = kAllElements<N> & ~theirs.own & ~theirs.other;
     if (theirs.other != 0) add_tile<T, N>(s, t, g + n * a.src_stride, theirs.other, A(1), sums);
     if (mixed != 0) add_tile<T, N>(s, t, g + n * a.src_stride, mixed, A(1) - static_cast<A>(theirs.lam), sums);

@@ -1,9 +1,30 @@
 // Registration of saliency_map, saliency_mask, saliency_peak and percentile_mask for CUDA.
-#include "cuda/lib/cell_params.h"
+#include "cuda/lib/binding.h"
 #include "cuda/saliency.cuh"
 
 namespace fastmix {
 namespace {
+
+CellParams cells_of(const char* op, const Rows& grad, int64_t h, int64_t w) {
+  const Dims sizes = grad.tensor.sizes();
+  STD_TORCH_CHECK(sizes[2] * sizes[3] * (grad.channels_last ? sizes[1] : 1) < (int64_t{1} << 31) - 65536, op,
+                  ": an image plane has more than 2^31 elements");
+  CellParams a{};
+  a.grad = grad.data;
+  a.image_stride = grad.stride;
+  a.channels = static_cast<int>(sizes[1]);
+  a.height = static_cast<int>(sizes[2]);
+  a.width = static_cast<int>(sizes[3]);
+  a.channel_stride = grad.channels_last ? 1 : sizes[2] * sizes[3];
+  a.pixel_stride = grad.channels_last ? sizes[1] : 1;
+  a.h = static_cast<int>(h);
+  a.w = static_cast<int>(w);
+  return a;
+}
+
+Percentile percentile_of(const Tensor& q) {
+  return {q.const_data_ptr(), q.scalar_type() == ScalarType::Double, q.dim() == 0 ? 0 : 1};
+}
 
 Tensor run(const char* op, const Tensor& grad_in, int64_t h, int64_t w, const Tensor* q) {
   const OnDevice device(op, grad_in);
@@ -12,7 +33,7 @@ Tensor run(const char* op, const Tensor& grad_in, int64_t h, int64_t w, const Te
   a.image = cells_of(op, grad, h, w);
   a.images = grad_in.size(0);
   a.is_map = q == nullptr;
-  Tensor out = empty_beside(grad_in, {a.images, h, w}, a.is_map ? accumulation_dtype(grad_in) : ScalarType::Bool);
+  Tensor out = allocate(grad_in, {a.images, h, w}, a.is_map ? accumulation_dtype(grad_in) : ScalarType::Bool);
   a.out = out.mutable_data_ptr();
   a.cells = a.out;
   std::optional<Tensor> cells;
@@ -23,7 +44,7 @@ Tensor run(const char* op, const Tensor& grad_in, int64_t h, int64_t w, const Te
     if (q != nullptr) {
       a.q = percentile_of(*q);
       if (!is_whole<T>(a.image)) {
-        cells = empty_beside(grad_in, {a.images, h, w}, accumulation_dtype(grad_in));
+        cells = allocate(grad_in, {a.images, h, w}, accumulation_dtype(grad_in));
         a.cells = cells->mutable_data_ptr();
       }
     }
@@ -36,7 +57,7 @@ Tensor run(const char* op, const Tensor& grad_in, int64_t h, int64_t w, const Te
 Tensor saliency_map_cuda(const Tensor& grad, int64_t h, int64_t w) { return run("saliency_map", grad, h, w, nullptr); }
 
 Tensor saliency_mask_cuda(const Tensor& grad, int64_t h, int64_t w, const Tensor& q_in) {
-  const Tensor q = dense(q_in);
+  const Tensor q = as_contiguous(q_in);
   return run("saliency_mask", grad, h, w, &q);
 }
 
@@ -44,7 +65,7 @@ Tensor saliency_peak_cuda(const Tensor& grad_in) {
   const char* op = "saliency_peak";
   const OnDevice device(op, grad_in);
   const Rows grad = read_rows(grad_in, RowOrder::kImage);
-  Tensor out = empty_beside(grad_in, {grad_in.size(0), 2}, ScalarType::Long);
+  Tensor out = allocate(grad_in, {grad_in.size(0), 2}, ScalarType::Long);
   PeakParams a{};
   a.image = cells_of(op, grad, 1, 1);
   a.images = grad_in.size(0);
@@ -52,8 +73,8 @@ Tensor saliency_peak_cuda(const Tensor& grad_in) {
   a.out = static_cast<int64_t*>(out.mutable_data_ptr());
   std::optional<Tensor> keys, pixels;
   if (a.blocks > 1) {
-    keys = empty_beside(grad_in, {a.images, a.blocks}, ScalarType::Long);
-    pixels = empty_beside(grad_in, {a.images, a.blocks}, ScalarType::Int);
+    keys = allocate(grad_in, {a.images, a.blocks}, ScalarType::Long);
+    pixels = allocate(grad_in, {a.images, a.blocks}, ScalarType::Int);
     a.keys = static_cast<int64_t*>(keys->mutable_data_ptr());
     a.pixels = static_cast<int*>(pixels->mutable_data_ptr());
   }
@@ -65,8 +86,8 @@ Tensor saliency_peak_cuda(const Tensor& grad_in) {
 Tensor percentile_mask_cuda(const Tensor& map_in, const Tensor& q_in) {
   const char* op = "percentile_mask";
   const OnDevice device(op, map_in);
-  const Tensor map = dense(map_in), q = dense(q_in);
-  Tensor out = empty_beside(map, {map.size(0), map.size(1), map.size(2)}, ScalarType::Bool);
+  const Tensor map = as_contiguous(map_in), q = as_contiguous(q_in);
+  Tensor out = allocate(map, {map.size(0), map.size(1), map.size(2)}, ScalarType::Bool);
   const PercentileParams a{map.const_data_ptr(), static_cast<uint8_t*>(out.mutable_data_ptr()), map.size(0),
                            to_int32(op, "the number of cells", map.size(1) * map.size(2)), percentile_of(q)};
   if (map.scalar_type() == ScalarType::Double) {

@@ -30,11 +30,11 @@ constexpr int64_t kBlockBytes = 32 * 1024;  // of a gradient that a block reads 
 // map = cells / (their sum * pixels of a cell), 1 / pixels where the sum is 0.
 template <typename A>
 FASTMIX_DEVICE void write_map(const A* cells, int count, int pixels, A* map) {
-  __shared__ Scratch<double, kCellThreads, 1> scratch;
+  __shared__ ReduceBuffer<double, kCellThreads, 1> buffer;
   double sum[1] = {0};
   for (int i = static_cast<int>(threadIdx.x); i < count; i += kCellThreads) sum[0] += cells[i];
   int turn = 0;
-  reduce<kCellThreads>(sum, 0.0, Plus(), scratch, turn);
+  reduce<kCellThreads>(sum, 0.0, Plus(), buffer, turn);
   const double total = sum[0] * (pixels / count);
   for (int i = static_cast<int>(threadIdx.x); i < count; i += kCellThreads) {
     map[i] = static_cast<A>(sum[0] == 0 ? 1.0 / pixels : cells[i] / total);

@@ -4,25 +4,17 @@
 #include "cuda/lib/binding.h"
 #include "cuda/lib/scale_gradient.cuh"
 #include "cuda/soft_target.cuh"
+#include "torch/arguments.h"
 
 namespace fastmix {
 namespace {
 
-// Any stride between rows; classes must lie side by side.
-Tensor with_dense_classes(const Tensor& logits) {
-  return logits.size(1) <= 1 || logits.stride(1) == 1 ? logits : torch::stable::contiguous(logits);
-}
-
-SoftTargetParams common(const Tensor& logits, const std::optional<Tensor>& sample_weight, double smoothing,
+SoftTargetParams params(const Tensor& logits, const std::optional<Tensor>& sample_weight, double smoothing,
                         int64_t loss, int64_t reduction) {
   SoftTargetParams a{};
-  a.logits = logits.const_data_ptr();
-  a.row_stride = logits.stride(0);
+  set_rows(a, logits, sample_weight, smoothing, loss);
   a.rows = logits.size(0);
   a.classes = to_int32("soft_target", "the number of classes", logits.size(1));
-  a.sample_weight = data_or_null<float>(sample_weight);
-  a.smoothing = smoothing;
-  a.loss = static_cast<SoftTargetLoss>(loss);
   a.reduction = static_cast<Reduction>(reduction);
   return a;
 }
@@ -30,18 +22,18 @@ SoftTargetParams common(const Tensor& logits, const std::optional<Tensor>& sampl
 std::tuple<Tensor, Tensor> run(SoftTargetParams& a, const Tensor& logits, bool need_grad) {
   const OnDevice device("soft_target", logits);
   const ScalarType dtype = accumulation_dtype(logits);
-  Tensor grad = need_grad ? empty_beside(logits, {a.rows, a.classes}, logits.scalar_type())
-                          : empty_beside(logits, {0}, logits.scalar_type());
+  Tensor grad = need_grad ? allocate(logits, {a.rows, a.classes}, logits.scalar_type())
+                          : allocate(logits, {0}, logits.scalar_type());
   a.grad = need_grad ? grad.mutable_data_ptr() : nullptr;
-  Tensor loss = a.reduction == kNone ? empty_beside(logits, {a.rows}, dtype) : empty_beside(logits, {}, dtype);
+  Tensor loss = a.reduction == kNone ? allocate(logits, {a.rows}, dtype) : allocate(logits, {}, dtype);
   a.out = loss.mutable_data_ptr();
   std::optional<Tensor> row_loss, counted;
   if (a.reduction != kNone) {
-    row_loss = empty_beside(logits, {a.rows}, ScalarType::Double);
+    row_loss = allocate(logits, {a.rows}, ScalarType::Double);
     a.row_loss = static_cast<double*>(row_loss->mutable_data_ptr());
   }
   if (soft_target_counts_first(a)) {
-    counted = empty_beside(logits, {1}, ScalarType::Long);
+    counted = allocate(logits, {1}, ScalarType::Long);
     a.counted = static_cast<int64_t*>(counted->mutable_data_ptr());
   }
   dispatch("soft_target", logits, [&](auto type) { soft_target<decltype(type)>(a, device.stream()); });
@@ -54,32 +46,28 @@ std::tuple<Tensor, Tensor> soft_target_cuda(const Tensor& logits_in, const Tenso
                                             const std::optional<Tensor>& base_in,
                                             const std::optional<Tensor>& sample_weight_in, double smoothing,
                                             int64_t ignore_index, int64_t loss, int64_t reduction, bool need_grad) {
-  const Tensor logits = with_dense_classes(logits_in), index = dense(index_in);
-  const auto weight = dense(weight_in), base = dense(base_in), sample_weight = dense(sample_weight_in);
-  SoftTargetParams a = common(logits, sample_weight, smoothing, loss, reduction);
-  a.index = static_cast<const int64_t*>(index.const_data_ptr());
-  a.k = index.size(1);
-  a.weight = data_or_null<float>(weight);
-  a.base = data_or_null<float>(base);
-  a.ignore_index = ignore_index;
+  const Tensor logits = as_contiguous_rows(logits_in), index = as_contiguous(index_in);
+  const auto weight = as_contiguous(weight_in), base = as_contiguous(base_in),
+             sample_weight = as_contiguous(sample_weight_in);
+  SoftTargetParams a = params(logits, sample_weight, smoothing, loss, reduction);
+  set_named_classes(a, index, weight, base, ignore_index);
   return run(a, logits, need_grad);
 }
 
 std::tuple<Tensor, Tensor> soft_target_dense_cuda(const Tensor& logits_in, const Tensor& target_in,
                                                   const std::optional<Tensor>& sample_weight_in, double smoothing,
                                                   int64_t loss, int64_t reduction, bool need_grad) {
-  const Tensor logits = with_dense_classes(logits_in);
-  const ScalarType dtype = accumulation_dtype(logits);
-  const Tensor target = dense(target_in.scalar_type() == dtype ? target_in : torch::stable::to(target_in, dtype));
-  const auto sample_weight = dense(sample_weight_in);
-  SoftTargetParams a = common(logits, sample_weight, smoothing, loss, reduction);
+  const Tensor logits = as_contiguous_rows(logits_in);
+  const Tensor target = dense_target(target_in, logits);
+  const auto sample_weight = as_contiguous(sample_weight_in);
+  SoftTargetParams a = params(logits, sample_weight, smoothing, loss, reduction);
   a.target = target.const_data_ptr();
   return run(a, logits, need_grad);
 }
 
 void scale_gradient_cuda(Tensor grad, const Tensor& g_in) {
   const OnDevice device("scale_gradient", grad);
-  const Tensor g = dense(g_in);
+  const Tensor g = as_contiguous(g_in);
   STD_TORCH_CHECK(grad.is_contiguous() && g.scalar_type() == accumulation_dtype(grad),
                   "scale_gradient: want a contiguous gradient and g in its accumulation type");
   const int64_t rows = g.dim() == 0 ? 1 : grad.size(0);

@@ -24,11 +24,11 @@ constexpr int64_t kCountInBlock = 8192;
 
 template <int kBlock>
 FASTMIX_DEVICE int64_t count_rows(const SoftTargetParams& a) {
-  __shared__ Scratch<int64_t, kBlock, 1> scratch;
+  __shared__ ReduceBuffer<int64_t, kBlock, 1> buffer;
   int64_t count[1] = {0};
   for (int64_t n = threadIdx.x; n < a.rows; n += kBlock) count[0] += a.index[n * a.k] != a.ignore_index;
   int turn = 0;
-  reduce<kBlock>(count, int64_t{0}, Plus(), scratch, turn);
+  reduce<kBlock>(count, int64_t{0}, Plus(), buffer, turn);
   return count[0];
 }
 
@@ -51,13 +51,13 @@ FASTMIX_KERNEL void __launch_bounds__(kBlock, sizeof(T) == 8  ? 1
     soft_target_rows(const __grid_constant__ SoftTargetParams a) {
   using A = accumulator_t<T>;
   constexpr int kSums = kKind == TargetKind::kSparse ? 2 : kKind == TargetKind::kDense ? 4 : 1;
-  __shared__ Scratch<A, kThreads, kSums> sums_scratch;
-  __shared__ Scratch<A, kThreads, 1> max_scratch;
+  __shared__ ReduceBuffer<A, kThreads, kSums> sums_buffer;
+  __shared__ ReduceBuffer<A, kThreads, 1> max_buffer;
   FASTMIX_DYNAMIC_SHARED(T, staging);
   constexpr int kGroups = kBlock / kThreads;
   const double scale = a.reduction == kMean && a.grad != nullptr ? 1.0 / mean_divisor<kBlock>(a) : 1.0;
   RowContext<T, kThreads, kSums> x{
-      max_scratch, sums_scratch, a.staged ? staging : nullptr, scale, static_cast<int>(threadIdx.x) % kThreads, 0, 0};
+      max_buffer, sums_buffer, a.staged ? staging : nullptr, scale, static_cast<int>(threadIdx.x) % kThreads, 0, 0};
   for (int64_t n = static_cast<int64_t>(blockIdx.x) * kGroups + threadIdx.x / kThreads; n < a.rows;
        n += static_cast<int64_t>(gridDim.x) * kGroups) {
     const T* z = static_cast<const T*>(a.logits) + n * a.row_stride;
@@ -91,11 +91,11 @@ FASTMIX_KERNEL void __launch_bounds__(kSoftTargetBlock) soft_target_count(const 
 // One block: sum or mean of the row losses, in a fixed order.
 template <typename A>
 FASTMIX_KERNEL void __launch_bounds__(kSoftTargetBlock) soft_target_reduce(const __grid_constant__ SoftTargetParams a) {
-  __shared__ Scratch<double, kSoftTargetBlock, 1> scratch;
+  __shared__ ReduceBuffer<double, kSoftTargetBlock, 1> buffer;
   double sum[1] = {0};
   for (int64_t n = threadIdx.x; n < a.rows; n += kSoftTargetBlock) sum[0] += a.row_loss[n];
   int turn = 0;
-  reduce<kSoftTargetBlock>(sum, 0.0, Plus(), scratch, turn);
+  reduce<kSoftTargetBlock>(sum, 0.0, Plus(), buffer, turn);
   const double divisor = a.reduction == kMean ? mean_divisor<kSoftTargetBlock>(a) : 1.0;
   if (threadIdx.x == 0) *static_cast<A*>(a.out) = static_cast<A>(sum[0] / divisor);
 }

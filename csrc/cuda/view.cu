@@ -3,7 +3,7 @@
 
 #include "cuda/lib/images.h"
 #include "cuda/view.cuh"
-#include "torch/view_out.h"
+#include "torch/arguments.h"
 
 namespace fastmix {
 namespace {
@@ -18,14 +18,16 @@ class ViewCall {
       : op_(op),
         device_(op, x),
         in_(read_rows(x, RowOrder::kImage)),
-        out_(empty_view(x, dtype, channels_last)),
-        mean_(dense(mean)),
-        std_(dense(std)),
-        flip_(dense(flip)),
-        shift_(dense(shift)) {
+        out_(allocate_view(x, dtype, channels_last)),
+        mean_(as_contiguous(mean)),
+        std_(as_contiguous(std)),
+        flip_(as_contiguous(flip)),
+        shift_(as_contiguous(shift)) {
     const Dims sizes = x.sizes();
     a.src = static_cast<const uint8_t*>(in_.data);
     a.src_stride = in_.stride;
+    a.flip = data_or_null<uint8_t>(flip_);
+    a.shift = data_or_null<int64_t>(shift_);
     a.channels = to_int32(op, "C", sizes[1]);
     a.width = to_int32(op, "W", sizes[3]);
     a.src_channel = in_.channels_last ? 1 : sizes[2] * sizes[3];
@@ -35,8 +37,6 @@ class ViewCall {
     a.shape = image_shape(op, read_rows(out_, RowOrder::kImage));
     a.mean = static_cast<const float*>(mean_.const_data_ptr());
     a.std = static_cast<const float*>(std_.const_data_ptr());
-    a.flip = data_or_null<uint8_t>(flip_);
-    a.shift = data_or_null<int64_t>(shift_);
     a.k = 1;
   }
 
@@ -76,7 +76,7 @@ Tensor view_cuda(const Tensor& x, const Tensor& mean, const Tensor& std, const O
 Tensor view_blend_cuda(const Tensor& x, const Tensor& index_in, const Tensor& weight_in, const Tensor& mean,
                        const Tensor& std, const Optional& flip, const Optional& shift, int64_t dtype,
                        bool channels_last) {
-  const Tensor index = dense(index_in), weight = dense(weight_in);
+  const Tensor index = as_contiguous(index_in), weight = as_contiguous(weight_in);
   ViewCall call("view_blend", x, mean, std, flip, shift, dtype, channels_last);
   call.index(index);
   call.a.weight = static_cast<const float*>(weight.const_data_ptr());
@@ -86,7 +86,7 @@ Tensor view_blend_cuda(const Tensor& x, const Tensor& index_in, const Tensor& we
 Tensor view_paste_cuda(const Tensor& x, const Tensor& index_in, const Tensor& boxes_in, const Tensor& mean,
                        const Tensor& std, const Optional& flip, const Optional& shift, int64_t dtype,
                        bool channels_last) {
-  const Tensor index = dense(index_in), boxes = dense(boxes_in);
+  const Tensor index = as_contiguous(index_in), boxes = as_contiguous(boxes_in);
   ViewCall call("view_paste", x, mean, std, flip, shift, dtype, channels_last);
   call.index(index);
   call.a.boxes = static_cast<const int32_t*>(boxes.const_data_ptr());
@@ -97,16 +97,12 @@ std::tuple<Tensor, Tensor> view_patch_mix_cuda(const Tensor& x, const Tensor& pa
                                                const Tensor& lam_in, const Tensor& mean, const Tensor& std,
                                                const Optional& flip, const Optional& shift, int64_t dtype,
                                                bool channels_last) {
-  const Tensor partner = dense(partner_in), mask = dense(mask_in), lam = dense(lam_in);
+  const Tensor partner = as_contiguous(partner_in), mask = as_contiguous(mask_in), lam = as_contiguous(lam_in);
   ViewCall call("view_patch_mix", x, mean, std, flip, shift, dtype, channels_last);
-  const Tensor shares = empty_beside(x, {x.size(0), 2}, ScalarType::Float);
+  const Tensor shares = allocate(x, {x.size(0), 2}, ScalarType::Float);
   call.index(partner);
   ViewParams& a = call.a;
-  a.mask = static_cast<const uint8_t*>(mask.const_data_ptr());
-  a.lam = static_cast<const float*>(lam.const_data_ptr());
-  a.lam_step = lam.dim() == 0 ? 0 : 1;
-  a.h = to_int32("view_patch_mix", "h", mask.size(1));
-  a.w = to_int32("view_patch_mix", "w", mask.size(2));
+  set_cells(a, mask, lam);
   a.shares = static_cast<float*>(shares.mutable_data_ptr());
   return {call.run<ViewMix::kPatch>(), shares};
 }

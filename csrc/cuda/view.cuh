@@ -1,9 +1,9 @@
 // View on the GPU: bytes to mixed, normalised images in one pass. Not yet run on a GPU.
 //
 // bytes: N*C*H*W read once a source that shows them (again from the second-level cache), N*C*H*W*size written once.
-// Shape: as paste, by packs of 16 bytes of the output. Their bytes are one load of 2 to 8 where the window of the
-// source is a whole number of such words off, a byte at a time elsewhere and along its edges. The mixed byte is
-// normalised once, by a table of scales and offsets that each block makes in shared memory.
+// Shape: as paste, by packs of 16 bytes of the output. Their bytes are one load of 2 to 8 where the source is a whole
+// number of such words off, a byte at a time elsewhere and along its edges. The mixed byte is normalised once, by a
+// table of scales and offsets that each block makes in shared memory.
 #pragma once
 
 #include "core/view.h"
@@ -13,12 +13,11 @@ namespace fastmix {
 
 enum class ViewMix { kPaste, kBlend, kPatch };  // kPaste is the view alone as well
 
-struct ViewParams {
+// shape: of the output.
+struct ViewParams : ImageOutputs, CellMix<int> {
   const uint8_t* src;
   int64_t src_stride;                       // bytes between images of src
   int64_t src_channel, src_row, src_pixel;  // bytes between channels, rows and pixels of an image
-  void* dst;
-  ImageShape shape;  // of the output
   int channels, width;
   const float *mean, *std;  // (C)
   const uint8_t* flip;      // (N), or null
@@ -27,12 +26,7 @@ struct ViewParams {
   const int64_t* index;  // (N, K); null: every image itself
   const int32_t* boxes;  // (N, K - 1, 4)
   const float* weight;   // view_blend: (N, K)
-  const uint8_t* mask;   // view_patch_mix: (N, h, w) bool
-  const float* lam;      // (N) or one
-  int lam_step;          // 0: one for all
-  int h, w;
-  float* shares;  // view_patch_mix: (N, 2)
-  int per_image;  // blocks of an image; set by the launcher
+  float* shares;         // view_patch_mix: (N, 2)
 };
 
 // N bytes, the first one lowest.
@@ -45,21 +39,24 @@ FASTMIX_DEVICE A byte_of(Word<N> word, int l) {
   return static_cast<A>(static_cast<uint8_t>(word >> (8 * l)));
 }
 
-struct Source {
+// An image as it is seen.
+struct ViewSource {
   const uint8_t* image;
-  Window window;
+  ViewTransform transform;
 };
 
-FASTMIX_DEVICE Source source_of(const ViewParams& a, int64_t m) {
-  return {a.src + m * a.src_stride, window_of(a.flip == nullptr ? nullptr : a.flip + m,
-                                              a.shift == nullptr ? nullptr : a.shift + 2 * m, a.shape.height, a.width)};
+FASTMIX_DEVICE ViewSource source_of(const ViewParams& a, int64_t m) {
+  return {a.src + m * a.src_stride,
+          view_transform(a.flip == nullptr ? nullptr : a.flip + m, a.shift == nullptr ? nullptr : a.shift + 2 * m,
+                         a.shape.height, a.width)};
 }
 
 // The bytes that a tile's elements in `bits` show of a source in plane `plane`; 0 of all others and of the padding.
 template <int N>
-FASTMIX_DEVICE Word<N> load_bytes(const ViewParams& a, const Tile& t, int plane, const Source& source, uint32_t bits) {
+FASTMIX_DEVICE Word<N> load_bytes(const ViewParams& a, const Tile& t, int plane, const ViewSource& source,
+                                  uint32_t bits) {
   const ImageShape& s = a.shape;
-  const Window& w = source.window;
+  const ViewTransform& w = source.transform;
   const uint8_t* image = source.image + plane * a.src_channel;
   int row = t.row, column = t.column / s.pixel, channel = t.column - column * s.pixel;
   if constexpr (N > 1) {
@@ -152,7 +149,7 @@ FASTMIX_KERNEL void __launch_bounds__(kTileThreads, 5) view_kernel(const __grid_
     own_mask = a.mask + t.image * cells;
     other_mask = bad ? own_mask : a.mask + index[0] * cells;
     if (t.is_first_block) {
-      write_weight<kTileThreads>(own_mask, other_mask, lam, !bad, a.h * a.w, a.shares + 2 * t.image);
+      write_weight(own_mask, other_mask, lam, !bad, a.h * a.w, a.shares + 2 * t.image);
     }
   }
   if (t.first >= s.plane_elements()) return;
@@ -164,7 +161,7 @@ FASTMIX_KERNEL void __launch_bounds__(kTileThreads, 5) view_kernel(const __grid_
   if constexpr (kMix == ViewMix::kBlend) {
     total = 0;
     for (int k = 0; k < a.k; ++k) {
-      const Source source = source_of(a, index[k]);
+      const ViewSource source = source_of(a, index[k]);
       const A weight = static_cast<A>(a.weight[t.image * a.k + k]);
       total += weight;
 #pragma unroll
@@ -176,8 +173,8 @@ FASTMIX_KERNEL void __launch_bounds__(kTileThreads, 5) view_kernel(const __grid_
       }
     }
   } else if constexpr (kMix == ViewMix::kPatch) {
-    const Shares shares = shares_of<N>(s, t, own_mask, other_mask, lam, a.h, a.w);
-    const Source own = source_of(a, t.image), other = source_of(a, index[0]);
+    const CellShares shares = shares_of<N>(s, t, own_mask, other_mask, lam, a.h, a.w);
+    const ViewSource own = source_of(a, t.image), other = source_of(a, index[0]);
 #pragma unroll
     for (int i = 0; i < kTilePlanes; ++i) {
       if (t.plane + i >= s.planes) continue;
@@ -197,7 +194,7 @@ FASTMIX_KERNEL void __launch_bounds__(kTileThreads, 5) view_kernel(const __grid_
       const uint32_t bits = k > 0 ? inside<N>(s, t, boxes[k - 1]) & left : left;
       if (bits == 0) continue;
       left &= ~bits;
-      const Source source = source_of(a, index == nullptr ? t.image : index[k]);
+      const ViewSource source = source_of(a, index == nullptr ? t.image : index[k]);
 #pragma unroll
       for (int i = 0; i < kTilePlanes; ++i) {
         if (t.plane + i < s.planes) words[i] |= load_bytes<N>(a, t, t.plane + i, source, bits);

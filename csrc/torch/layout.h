@@ -6,7 +6,6 @@
 
 #include <algorithm>
 
-#include "cpu/lib/image_args.h"
 #include "torch/tensor.h"
 
 namespace fastmix {
@@ -75,7 +74,7 @@ inline bool same_rows(Dims sizes, Dims a, Dims b) {
 // torch.empty_like(x): the same strides where x fills memory, else torch's choice.
 inline Tensor empty_like_layout(const Tensor& x) {
   const Dims sizes = x.sizes(), strides = x.strides();
-  return is_packed(sizes, strides, 0) ? empty_strided_beside(x, sizes, strides, x.scalar_type())
+  return is_packed(sizes, strides, 0) ? allocate_strided(x, sizes, strides, x.scalar_type())
                                       : torch::stable::empty_like(x);
 }
 
@@ -93,18 +92,6 @@ inline Rows read_rows(const Tensor& x, RowOrder order) {
   const Dims sizes = t.sizes(), strides = t.strides();
   return {t, t.const_data_ptr(), row_elements(sizes), strides[0],
           !is_row_major(sizes, strides, 1) && is_channels_last(sizes, strides)};
-}
-
-// Images of the sizes and the dtype of x in the order of `in`. Not dst.
-inline void describe(ImageArgs& a, const Rows& in, const Tensor& x) {
-  const Dims sizes = x.sizes();
-  a.src = in.data;
-  a.src_stride = in.stride;
-  a.planes = in.channels_last ? 1 : sizes[1];
-  a.height = sizes[2];
-  a.width = sizes[3];
-  a.pixel = in.channels_last ? sizes[1] : 1;
-  a.element_size = static_cast<int64_t>(x.element_size());
 }
 
 // An input and an output of the same shape, for a kernel that writes rows in the order in which it reads them.
@@ -129,13 +116,13 @@ inline RowsLike rows_like(const Tensor& x, RowOrder order) {
   const int64_t elements = row_elements(sizes);
   if (can_read(sizes, strides, order) && (sizes[0] <= 1 || elements <= 1 || strides[0] == elements)) {
     if (same_rows(sizes, x.strides(), strides)) return {read_rows(x, order), like_x, like_x};
-    Tensor copy = empty_strided_beside(x, sizes, strides, x.scalar_type());
+    Tensor copy = allocate_strided(x, sizes, strides, x.scalar_type());
     torch::stable::copy_(copy, x);
     return {read_rows(copy, order), like_x, like_x};
   }
   // The batch is not the outermost dimension, or images lie in an order of their own.
   const Tensor copy = torch::stable::contiguous(x);
-  return {read_rows(copy, order), empty_strided_beside(x, sizes, copy.strides(), x.scalar_type()), like_x};
+  return {read_rows(copy, order), allocate_strided(x, sizes, copy.strides(), x.scalar_type()), like_x};
 }
 
 }  // namespace fastmix

@@ -1,5 +1,4 @@
-// What the registrations share: allocation, dtype dispatch, and on the CPU parallel loops and the errors of bad
-// indices.
+// Tensors as the registrations of both libraries, CPU and CUDA, handle them: dtypes, outputs, contiguous copies.
 #pragma once
 
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
@@ -11,8 +10,8 @@
 #include <cstdint>
 #include <initializer_list>
 #include <optional>
-#include <stdexcept>
-#include <string>
+
+#include "core/enums.h"
 
 // torch 2.10's headers have the macro under its older name only.
 #ifndef STABLE_TORCH_ERROR_CODE_CHECK
@@ -25,93 +24,76 @@ using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 using Dims = torch::headeronly::IntHeaderOnlyArrayRef;
 
-// Position of a kernel in its table of four: float, bfloat16, half, double.
-inline int dtype_slot(const char* op, const Tensor& x) {
-  switch (x.scalar_type()) {
-    case ScalarType::Float:
-      return 0;
-    case ScalarType::BFloat16:
-      return 1;
-    case ScalarType::Half:
-      return 2;
-    case ScalarType::Double:
-      return 3;
-    default:
-      STD_TORCH_CHECK(false, op, ": want a float32, bfloat16, float16 or float64 tensor");
+// ---------------------------------------------------------------- dtypes
+
+// In the order of FloatType.
+inline constexpr ScalarType kScalarTypes[kFloatTypes] = {ScalarType::Float, ScalarType::BFloat16, ScalarType::Half,
+                                                         ScalarType::Double};
+
+inline FloatType float_type(const char* op, const Tensor& x) {
+  const ScalarType dtype = x.scalar_type();
+  int64_t code = 0;
+  while (code < kFloatTypes && kScalarTypes[code] != dtype) ++code;
+  STD_TORCH_CHECK(code < kFloatTypes, op, ": want a float32, bfloat16, float16 or float64 tensor");
+  return static_cast<FloatType>(code);
+}
+
+// What sums over x are kept in: float32 for every type but float64.
+inline ScalarType accumulation_dtype(const Tensor& x) {
+  return x.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+}
+
+// ---------------------------------------------------------------- outputs
+
+// Memory that is not initialised, on the device of `like`. Every output is allocated by this: cpu/lib/allocate.cpp has
+// it for the CPU library, cuda/lib/allocate.cpp for the CUDA library.
+Tensor allocate_strided(const Tensor& like, Dims sizes, Dims strides, ScalarType dtype);
+
+// What both of them call, past the dispatcher.
+inline Tensor empty_on(int32_t device_type, int32_t device_index, Dims sizes, Dims strides, ScalarType dtype) {
+  AtenTensorHandle handle = nullptr;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(
+      static_cast<int64_t>(sizes.size()), sizes.data(), strides.data(),
+      torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype)), device_type, device_index, &handle));
+  return Tensor(handle);
+}
+
+// Row-major.
+inline Tensor allocate(const Tensor& like, std::initializer_list<int64_t> sizes, ScalarType dtype) {
+  int64_t strides[8], step = 1;
+  for (size_t i = sizes.size(); i-- > 0;) {
+    strides[i] = step;
+    step *= sizes.begin()[i] > 0 ? sizes.begin()[i] : 1;
   }
-  return 0;
+  return allocate_strided(like, Dims(sizes.begin(), sizes.size()), Dims(strides, sizes.size()), dtype);
 }
 
-// Every output is allocated by one of these: csrc/cpu/allocate.cpp, and csrc/cuda/allocate.cpp for that library.
-Tensor empty_strided_cpu(Dims sizes, Dims strides, ScalarType dtype);
-// On the device of like.
-Tensor empty_strided_beside(const Tensor& like, Dims sizes, Dims strides, ScalarType dtype);
-
-// Row-major strides of sizes, for empty_strided.
-struct RowMajor {
-  int64_t values[8];
-  explicit RowMajor(std::initializer_list<int64_t> sizes) {
-    int64_t step = 1;
-    for (int64_t i = static_cast<int64_t>(sizes.size()) - 1; i >= 0; --i) {
-      values[i] = step;
-      step *= sizes.begin()[i] > 0 ? sizes.begin()[i] : 1;
-    }
-  }
-};
-
-inline Tensor empty_cpu(std::initializer_list<int64_t> sizes, ScalarType dtype) {
-  return empty_strided_cpu(Dims(sizes.begin(), sizes.size()), Dims(RowMajor(sizes).values, sizes.size()), dtype);
+// Images (N, C, H, W) in torch's strides of the memory format.
+inline Tensor allocate_images(const Tensor& like, std::initializer_list<int64_t> sizes, bool channels_last,
+                              ScalarType dtype) {
+  if (!channels_last) return allocate(like, sizes, dtype);
+  const int64_t channels = sizes.begin()[1], height = sizes.begin()[2], width = sizes.begin()[3];
+  const int64_t strides[] = {height * width * channels, 1, width * channels, channels};
+  return allocate_strided(like, Dims(sizes.begin(), 4), Dims(strides, 4), dtype);
 }
 
-inline Tensor empty_beside(const Tensor& like, std::initializer_list<int64_t> sizes, ScalarType dtype) {
-  return empty_strided_beside(like, Dims(sizes.begin(), sizes.size()), Dims(RowMajor(sizes).values, sizes.size()),
-                              dtype);
+// ---------------------------------------------------------------- inputs
+
+// torch's own contiguous() goes through the dispatcher even where nothing is to do.
+inline Tensor as_contiguous(const Tensor& t) { return t.is_contiguous() ? t : torch::stable::contiguous(t); }
+inline std::optional<Tensor> as_contiguous(const std::optional<Tensor>& t) {
+  return t.has_value() ? std::optional<Tensor>(as_contiguous(*t)) : t;
 }
 
-inline Tensor dense(const Tensor& t) { return t.is_contiguous() ? t : torch::stable::contiguous(t); }
-inline std::optional<Tensor> dense(const std::optional<Tensor>& t) {
-  return t.has_value() ? std::optional<Tensor>(dense(*t)) : t;
+// Elements of the last dimension side by side; the other dimensions may have any strides.
+inline Tensor as_contiguous_rows(const Tensor& t) {
+  const auto last = static_cast<int32_t>(t.dim()) - 1;
+  return t.size(last) <= 1 || t.stride(last) == 1 ? t : torch::stable::contiguous(t);
 }
 
 template <typename T>
 const T* data_or_null(const std::optional<Tensor>& t) {
   return t.has_value() ? static_cast<const T*>(t->const_data_ptr()) : nullptr;
-}
-
-// scale times the 0-d float32 or float64 tensor, where there is one.
-inline double strength_of(const std::optional<Tensor>& strength, double scale) {
-  if (!strength.has_value()) return scale;
-  const void* value = strength->const_data_ptr();
-  const bool is_double = strength->scalar_type() == ScalarType::Double;
-  return scale * (is_double ? *static_cast<const double*>(value) : *static_cast<const float*>(value));
-}
-
-// body(begin, end) over [0, items). A thread gets at least 16384 elements: below that a fork costs more than it saves.
-template <typename F>
-void parallel_items(int64_t items, int64_t elements_per_item, const F& body) {
-  constexpr int64_t kElementsPerThread = 16384;
-  const int64_t grain = kElementsPerThread / (elements_per_item > 0 ? elements_per_item : 1) + 1;
-  if (items <= grain) {
-    if (items > 0) body(int64_t{0}, items);
-    return;
-  }
-  torch::stable::parallel_for(0, items, grain, body);
-}
-
-// IndexError in Python. Never inside a parallel loop, whose boundary turns it into a RuntimeError.
-[[noreturn]] inline void throw_index(const char* op, const char* name, int64_t row, int64_t value, int64_t size) {
-  throw std::out_of_range(std::string(op) + ": " + name + " of row " + std::to_string(row) + " is " +
-                          std::to_string(value) + ", want a value in [0, " + std::to_string(size) + ")");
-}
-
-// index is dense (rows, columns).
-inline void check_rows(const char* op, const char* name, const int64_t* index, int64_t rows, int64_t columns,
-                       int64_t size) {
-  for (int64_t i = 0; i < rows * columns; ++i) {
-    if (static_cast<uint64_t>(index[i]) >= static_cast<uint64_t>(size)) {
-      throw_index(op, name, i / columns, index[i], size);
-    }
-  }
 }
 
 }  // namespace fastmix

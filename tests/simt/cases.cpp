@@ -51,7 +51,7 @@ Buffer<int64_t> random_index(size_t n, int64_t size) {
 }
 
 template <typename T>
-void soft_target_case(int64_t rows, int classes, SoftTargetLoss loss, bool dense, bool count_first = false) {
+void soft_target_case(int64_t rows, int classes, Loss loss, bool dense, bool count_first = false) {
   constexpr int64_t k = 3;
   Buffer<T> logits = random_values<T>(rows * classes), grad(rows * classes);
   Buffer<int64_t> index = random_index(rows * k, classes), counted(1);

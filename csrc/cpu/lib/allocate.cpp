@@ -36,22 +36,13 @@ void set_poison(bool on) { poisoned.store(on, std::memory_order_relaxed); }
 
 }  // namespace
 
-Tensor empty_strided_cpu(Dims sizes, Dims strides, ScalarType dtype) {
-  AtenTensorHandle handle = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(
-      aoti_torch_empty_strided(static_cast<int64_t>(sizes.size()), sizes.data(), strides.data(),
-                               torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype)),
-                               aoti_torch_device_type_cpu(), 0, &handle));
-  Tensor t(handle);
+Tensor allocate_strided(const Tensor&, Dims sizes, Dims strides, ScalarType dtype) {
+  Tensor t = empty_on(aoti_torch_device_type_cpu(), 0, sizes, strides, dtype);
   // Strides are those of a tensor without gaps.
   const size_t bytes = static_cast<size_t>(t.numel()) * t.element_size();
   request_huge_pages(t.mutable_data_ptr(), bytes);
   if (poisoned.load(std::memory_order_relaxed)) std::memset(t.mutable_data_ptr(), 0xff, bytes);
   return t;
-}
-
-Tensor empty_strided_beside(const Tensor&, Dims sizes, Dims strides, ScalarType dtype) {
-  return empty_strided_cpu(sizes, strides, dtype);
 }
 
 STABLE_TORCH_LIBRARY_IMPL(fastmix, CompositeExplicitAutograd, m) { m.impl("_cpu_poison", TORCH_BOX(&set_poison)); }

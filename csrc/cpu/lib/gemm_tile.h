@@ -73,12 +73,12 @@ FASTMIX_INLINE T sum_lanes(Vec<T> v) {
   return s;
 }
 template <typename T>
-struct Tile {
+struct RegisterTile {
   Vec<T> at[kTileRows][kTileVectors];
 };
 
 template <typename T>
-FASTMIX_INLINE void clear(Tile<T>& t) {
+FASTMIX_INLINE void clear(RegisterTile<T>& t) {
 #pragma GCC unroll 8
   for (int r = 0; r < kTileRows; ++r) {
 #pragma GCC unroll 4
@@ -88,7 +88,8 @@ FASTMIX_INLINE void clear(Tile<T>& t) {
 
 // whole: the tile lies inside the matrix; else only `rows` rows and `width` columns of it do.
 template <typename T>
-FASTMIX_INLINE void load_tile(Tile<T>& t, const T* corner, int64_t ld, bool whole, int64_t rows, int64_t width) {
+FASTMIX_INLINE void load_tile(RegisterTile<T>& t, const T* corner, int64_t ld, bool whole, int64_t rows,
+                              int64_t width) {
   constexpr int kLanes = Simd<T>::kLanes;
   if (whole) {
 #pragma GCC unroll 8
@@ -104,7 +105,8 @@ FASTMIX_INLINE void load_tile(Tile<T>& t, const T* corner, int64_t ld, bool whol
   }
 }
 template <typename T>
-FASTMIX_INLINE void store_tile(const Tile<T>& t, T* corner, int64_t ld, bool whole, int64_t rows, int64_t width) {
+FASTMIX_INLINE void store_tile(const RegisterTile<T>& t, T* corner, int64_t ld, bool whole, int64_t rows,
+                               int64_t width) {
   constexpr int kLanes = Simd<T>::kLanes;
   if (whole) {
 #pragma GCC unroll 8
@@ -120,7 +122,7 @@ FASTMIX_INLINE void store_tile(const Tile<T>& t, T* corner, int64_t ld, bool who
 }
 
 template <typename T>
-FASTMIX_INLINE void add_tile(Tile<T>& t, const Tile<T>& other) {
+FASTMIX_INLINE void add_tile(RegisterTile<T>& t, const RegisterTile<T>& other) {
 #pragma GCC unroll 8
   for (int r = 0; r < kTileRows; ++r) {
 #pragma GCC unroll 4
@@ -130,7 +132,7 @@ FASTMIX_INLINE void add_tile(Tile<T>& t, const Tile<T>& other) {
 
 // t *= factor.
 template <typename T>
-FASTMIX_INLINE void scale(Tile<T>& t, T factor) {
+FASTMIX_INLINE void scale(RegisterTile<T>& t, T factor) {
 #pragma GCC unroll 8
   for (int r = 0; r < kTileRows; ++r) {
 #pragma GCC unroll 4
@@ -141,8 +143,9 @@ FASTMIX_INLINE void scale(Tile<T>& t, T factor) {
 // t += sum over k of a[k][row] * b[k][column] in the first kVectors vectors; a_step and b_step elements lie between
 // two k.
 template <typename T, int kVectors>
-FASTMIX_INLINE void accumulate_vectors(Tile<T>& t, const T* a, int64_t a_step, const T* b, int64_t b_step, int64_t k) {
-  Tile<T> acc = t;
+FASTMIX_INLINE void accumulate_vectors(RegisterTile<T>& t, const T* a, int64_t a_step, const T* b, int64_t b_step,
+                                       int64_t k) {
+  RegisterTile<T> acc = t;
   for (; k > 0; --k, a += a_step, b += b_step) {
     Vec<T> columns[kVectors];
 #pragma GCC unroll 4
@@ -158,7 +161,7 @@ FASTMIX_INLINE void accumulate_vectors(Tile<T>& t, const T* a, int64_t a_step, c
 
 // All columns, or only the vectors that hold the first `width`: the last panel of A = 640 is one of three wide.
 template <typename T>
-FASTMIX_INLINE void accumulate(Tile<T>& t, const T* a, int64_t a_step, const T* b, int64_t b_step, int64_t k,
+FASTMIX_INLINE void accumulate(RegisterTile<T>& t, const T* a, int64_t a_step, const T* b, int64_t b_step, int64_t k,
                                int64_t width) {
   if (width <= Simd<T>::kLanes) return accumulate_vectors<T, 1>(t, a, a_step, b, b_step, k);
   if (width <= 2 * Simd<T>::kLanes) return accumulate_vectors<T, 2>(t, a, a_step, b, b_step, k);
@@ -227,11 +230,11 @@ FASTMIX_INLINE void multiply(LeftOperand<T> a, int64_t rows, int64_t k, const T*
       const int64_t tall = rows - row < kTileRows ? rows - row : kTileRows;
       const bool whole = tall == kTileRows && left >= kColumns;
       T* corner = out + row * out_ld + column;
-      Tile<T> t;
+      RegisterTile<T> t;
       clear(t);
       accumulate(t, a.data + row / kTileRows * a.block, a.step, panel, kColumns, k, left);
       if (add) {  // last: sums of sums round less than one long sum
-        Tile<T> before;
+        RegisterTile<T> before;
         load_tile(before, corner, out_ld, whole, tall, left);
         add_tile(t, before);
       }

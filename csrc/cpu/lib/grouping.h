@@ -1,22 +1,49 @@
-// Which classes a batch holds, and its rows by class: what covariance and isda share.
+// Places grouped by a number: the places that read a row of a batch (backward passes sum over them row by row, so the
+// result depends neither on threads nor on the order of atomics), and the rows of a class (covariance and isda).
 #pragma once
 
 #include <cstdint>
 #include <optional>
 #include <vector>
 
-#include "torch/tensor.h"
+#include "cpu/lib/binding.h"
 
 namespace fastmix {
 
+// places[offset[g]] to places[offset[g + 1]] are those of group g, in their order.
+struct Groups {
+  std::vector<int64_t> offset, places;
+};
+
+// A counting sort of [0, count): place i is in group group_of(i), or in none where that is negative.
+template <typename F>
+Groups group_places(int64_t count, int64_t groups, const F& group_of) {
+  Groups g{std::vector<int64_t>(static_cast<size_t>(groups) + 1), {}};
+  for (int64_t i = 0; i < count; ++i) {
+    if (group_of(i) >= 0) ++g.offset[static_cast<size_t>(group_of(i)) + 1];
+  }
+  for (size_t m = 0; m < static_cast<size_t>(groups); ++m) g.offset[m + 1] += g.offset[m];
+  g.places.resize(static_cast<size_t>(g.offset.back()));
+  std::vector<int64_t> next(g.offset.begin(), g.offset.end() - 1);
+  for (int64_t i = 0; i < count; ++i) {
+    if (group_of(i) >= 0) g.places[static_cast<size_t>(next[static_cast<size_t>(group_of(i))]++)] = i;
+  }
+  return g;
+}
+
+// The inverse of a gather by index, contiguous (rows, k): for every row the places n * k + column that read it.
+inline Groups by_source(const char* op, const int64_t* index, int64_t rows, int64_t k) {
+  check_rows(op, "index", index, rows, k, rows);
+  return group_places(rows * k, rows, [&](int64_t i) { return index[i]; });
+}
+
+// Which classes a batch holds, and its labels by class.
 struct ClassRows {
   const int64_t* labels;
   int64_t count;                 // labels
   int64_t classes;               // J
   std::vector<int64_t> present;  // class ids, ascending
   std::vector<int32_t> slot;     // class id -> place in present, or -1; one more entry, for ignored labels
-  std::vector<int64_t> offset;   // class c has the labels rows[offset[c]] .. rows[offset[c + 1]]
-  std::vector<int64_t> rows;     // both filled by sort_rows
   std::optional<int64_t> ignore;
 
   // IndexError naming op for a label outside [0, classes) that is not the ignored one. row_of: the row that label i is
@@ -66,18 +93,9 @@ struct ClassRows {
     return out;
   }
 
-  // Stable: rows of a class keep their order.
-  void sort_rows() {
-    offset.assign(static_cast<size_t>(classes) + 1, 0);
-    for (int64_t i = 0; i < count; ++i) {
-      if (!is_ignored(i)) ++offset[static_cast<size_t>(labels[i]) + 1];
-    }
-    for (size_t c = 0; c < static_cast<size_t>(classes); ++c) offset[c + 1] += offset[c];
-    rows.resize(static_cast<size_t>(offset.back()));
-    std::vector<int64_t> next(offset.begin(), offset.end() - 1);
-    for (int64_t i = 0; i < count; ++i) {
-      if (!is_ignored(i)) rows[static_cast<size_t>(next[static_cast<size_t>(labels[i])]++)] = i;
-    }
+  // The labels that are not ignored, by class.
+  Groups by_class() const {
+    return group_places(count, classes, [&](int64_t i) { return is_ignored(i) ? -1 : labels[i]; });
   }
 };
 

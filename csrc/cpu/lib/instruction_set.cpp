@@ -1,16 +1,15 @@
+// The instruction set of the CPU kernels: the processor's best, or a lower one that a test asks for.
 #include "cpu/lib/instruction_set.h"
 
 #include <torch/csrc/stable/library.h>
 
 #include <algorithm>
 #include <atomic>
-#include <cstdlib>
-#include <cstring>
 
 namespace fastmix {
 namespace {
 
-Isa best() {
+InstructionSet best() {
 #ifdef FASTMIX_X86
   __builtin_cpu_init();
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512cd") &&
@@ -22,21 +21,26 @@ Isa best() {
   return kPortable;
 }
 
-std::atomic<int64_t>& level() {
-  static std::atomic<int64_t> value{static_cast<int64_t>(best())};
+std::atomic<int64_t>& active() {
+  static std::atomic<int64_t> value{best()};
   return value;
+}
+
+// request -1 only asks, -2 returns to the best; returns the one in use (never above the processor's).
+int64_t set_instruction_set(int64_t request) {
+  if (request == -2) request = best();
+  if (request >= 0) active().store(std::min<int64_t>(request, best()), std::memory_order_relaxed);
+  return active_instruction_set();
 }
 
 }  // namespace
 
-Isa active_isa() { return static_cast<Isa>(level().load(std::memory_order_relaxed)); }
-
-int64_t set_isa(int64_t request) {
-  if (request == -2) request = best();
-  if (request >= 0) level().store(std::min<int64_t>(request, best()), std::memory_order_relaxed);
-  return active_isa();
+InstructionSet active_instruction_set() {
+  return static_cast<InstructionSet>(active().load(std::memory_order_relaxed));
 }
 
-STABLE_TORCH_LIBRARY_IMPL(fastmix, CompositeExplicitAutograd, m) { m.impl("_cpu_isa", TORCH_BOX(&set_isa)); }
+STABLE_TORCH_LIBRARY_IMPL(fastmix, CompositeExplicitAutograd, m) {
+  m.impl("_cpu_isa", TORCH_BOX(&set_instruction_set));
+}
 
 }  // namespace fastmix

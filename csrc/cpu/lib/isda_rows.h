@@ -13,7 +13,7 @@
 #include "cpu/lib/float_blocks.h"
 
 namespace fastmix {
-namespace FASTMIX_ISA {
+namespace FASTMIX_INSTRUCTION_SET {
 namespace {
 
 template <typename S, typename T = accumulator_t<S>>
@@ -186,5 +186,5 @@ void sum_pixels(const void* grad, const IsdaPixels& a, const int32_t* slot, int6
 }
 
 }  // namespace
-}  // namespace FASTMIX_ISA
+}  // namespace FASTMIX_INSTRUCTION_SET
 }  // namespace fastmix

@@ -156,10 +156,10 @@ FASTMIX_INLINE void resize_plane(const CropArgs& a, const CropScratch& scratch, 
 // with their shares, kMost at most. Returns how many the fullest has, 0 if that is more than kMost.
 constexpr int64_t kMost = 8;
 
-FASTMIX_INLINE int64_t taps_of(const Axis& axis, int64_t grads, int64_t pixels, int32_t* before, float* weight,
+FASTMIX_INLINE int64_t taps_of(const ResizeAxis& axis, int64_t grads, int64_t pixels, int32_t* before, float* weight,
                                int32_t* first, float* shares, int64_t stride) {
   for (int64_t j = 0; j < grads; ++j) {
-    const Position p = axis.position(j);
+    const SamplePosition p = axis.position(j);
     before[j] = static_cast<int32_t>(p.before);
     weight[j] = static_cast<float>(p.weight);
   }
@@ -182,12 +182,12 @@ FASTMIX_INLINE int64_t taps_of(const Axis& axis, int64_t grads, int64_t pixels, 
 FASTMIX_INLINE bool adjoint_tables(const CropArgs& a, const CropScratch& scratch, const double* box,
                                    AdjointTaps* taps) {
   const int64_t length = a.out_width * a.pixel;
-  taps->rows = taps_of(Axis(box[0], box[2], a.height, a.out_height), a.height, a.out_height, scratch.line,
+  taps->rows = taps_of(ResizeAxis(box[0], box[2], a.height, a.out_height), a.height, a.out_height, scratch.line,
                        static_cast<float*>(scratch.share), scratch.tap_line, scratch.line_shares, a.out_height);
   int32_t* first = a.pixel == 1 ? scratch.first : scratch.spare;
   float* shares = a.pixel == 1 ? scratch.column_shares : scratch.pixel_shares;
   const int64_t stride = a.pixel == 1 ? scratch.row : a.out_width;
-  taps->columns = taps_of(Axis(box[1], box[3], a.width, a.out_width), a.width, a.out_width, scratch.second,
+  taps->columns = taps_of(ResizeAxis(box[1], box[3], a.width, a.out_width), a.width, a.out_width, scratch.second,
                           static_cast<float*>(scratch.weight), first, shares, stride);
   if (taps->rows == 0 || taps->columns == 0) return false;
   for (int64_t e = 0; e < length; e += 16) {

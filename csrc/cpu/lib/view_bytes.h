@@ -21,6 +21,12 @@ struct TileBytes {
   int64_t plane;
 };
 
+// Of image m.
+FASTMIX_INLINE ViewTransform transform_of(const ViewArgs& a, int64_t m) {
+  return view_transform(a.flip == nullptr ? nullptr : a.flip + m, a.shift == nullptr ? nullptr : a.shift + 2 * m,
+                        a.height, a.width);
+}
+
 // to's pixel t is from's pixel -t.
 template <int kPixel>
 FASTMIX_INLINE void reverse_pixels(uint8_t* to, const uint8_t* from, int64_t count, int64_t pixel) {
@@ -87,25 +93,25 @@ FASTMIX_INLINE void to_pixels(uint8_t* to, const uint8_t* from, int64_t plane, i
 
 // Columns [left, right) of rows [row, stop) of an output that shows image m alone, into a tile that begins with row
 // `top`. row_buffer: bytes of one row of all channels.
-FASTMIX_INLINE void stage(const ViewArgs& a, int64_t m, const Window& window, int64_t row, int64_t stop, int64_t left,
-                          int64_t right, int64_t top, uint8_t* tile, uint8_t* row_buffer) {
+FASTMIX_INLINE void stage(const ViewArgs& a, int64_t m, const ViewTransform& transform, int64_t row, int64_t stop,
+                          int64_t left, int64_t right, int64_t top, uint8_t* tile, uint8_t* row_buffer) {
   const int64_t channels = a.channels, width = a.width;
   const int64_t src_pixel = a.src_last ? channels : 1, dst_pixel = a.dst_last ? channels : 1;
   const int64_t src_plane = a.height * width, dst_plane = a.tile_rows * width;
   const int64_t dst_planes = a.dst_last ? 1 : channels;
-  const bool flipped = window.step < 0;
+  const bool flipped = transform.step < 0;
   // Columns [begin, end) show the image, the others its padding.
-  int64_t begin = flipped ? window.first - width + 1 : -static_cast<int64_t>(window.first);
-  int64_t end = flipped ? window.first + 1 : width - window.first;
+  int64_t begin = flipped ? transform.first - width + 1 : -static_cast<int64_t>(transform.first);
+  int64_t end = flipped ? transform.first + 1 : width - transform.first;
   begin = clamp_between(begin, left, right);
   end = clamp_between(end, begin, right);
   const int64_t count = end - begin;
   // The leftmost byte of the source that is shown, and where a mirrored run starts.
-  const int64_t lowest = flipped ? window.first - (end - 1) : window.first + begin;
-  const int64_t highest = flipped ? window.first - begin : lowest;
+  const int64_t lowest = flipped ? transform.first - (end - 1) : transform.first + begin;
+  const int64_t highest = flipped ? transform.first - begin : lowest;
   const uint8_t* image = a.src + m * a.src_stride;
   for (int64_t i = row; i < stop; ++i) {
-    const int64_t from = i + window.down;
+    const int64_t from = i + transform.down;
     uint8_t* to = tile + (i - top) * width * dst_pixel;
     const bool outside = from < 0 || from >= a.height || count == 0;
     for (int64_t plane = 0; plane < dst_planes; ++plane) {
@@ -147,14 +153,13 @@ FASTMIX_INLINE void stage(const ViewArgs& a, int64_t m, const Window& window, in
 // Rows [row, stop) of image m: where they are, or staged in tile.
 FASTMIX_INLINE TileBytes tile_bytes(const ViewArgs& a, int64_t m, int64_t row, int64_t stop, uint8_t* tile,
                                     uint8_t* row_buffer) {
-  const Window window = window_of(a.flip == nullptr ? nullptr : a.flip + m,
-                                  a.shift == nullptr ? nullptr : a.shift + 2 * m, a.height, a.width);
-  const bool whole = window.down == 0 && window.first == 0 && window.step == 1;
+  const ViewTransform transform = transform_of(a, m);
+  const bool whole = transform.down == 0 && transform.first == 0 && transform.step == 1;
   if (whole && a.src_last == a.dst_last) {
     const int64_t pixel = a.src_last ? a.channels : 1;
     return {a.src + m * a.src_stride + row * a.width * pixel, a.height * a.width};
   }
-  stage(a, m, window, row, stop, 0, a.width, row, tile, row_buffer);
+  stage(a, m, transform, row, stop, 0, a.width, row, tile, row_buffer);
   return {tile, a.tile_rows * a.width};
 }
 

@@ -43,21 +43,17 @@ class OnDevice {
   Stream stream_ = nullptr;
 };
 
-inline ScalarType accumulation_dtype(const Tensor& x) {
-  return x.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
-}
-
 // f(T{}) with the storage type of x.
 template <typename F>
 void dispatch(const char* op, const Tensor& x, const F& f) {
-  switch (dtype_slot(op, x)) {
-    case 0:
+  switch (float_type(op, x)) {
+    case kFloat32:
       return f(float{});
-    case 1:
+    case kBfloat16:
       return f(bf16{});
-    case 2:
+    case kFloat16:
       return f(f16{});
-    default:
+    case kFloat64:
       return f(double{});
   }
 }

@@ -1,4 +1,4 @@
-// Image batches as the CUDA image kernels see them.
+// Batches of images as the CUDA image kernels see them, from tensors.
 #pragma once
 
 #include "cuda/lib/binding.h"
@@ -22,22 +22,11 @@ inline ImageShape image_shape(const char* op, const Rows& rows) {
   return s;
 }
 
-// Lists of readers (by_source.cuh) in one tensor: first (sources), then next (rows * k).
-struct Links {
-  Tensor memory;
-  int *first, *next;
-};
-
-template <typename Link>
-Links linked(const char* op, const Tensor& index, int64_t sources, const Link& link) {
-  const int64_t k = index.dim() == 1 ? 1 : index.size(1);
-  const int rows = to_int32(op, "the number of images", index.size(0));
-  const int entries = to_int32(op, "the number of indices", index.size(0) * k + sources) - static_cast<int>(sources);
-  Tensor memory = empty_beside(index, {sources + entries}, ScalarType::Int);
-  int* first = static_cast<int*>(memory.mutable_data_ptr());
-  link(static_cast<const int64_t*>(index.const_data_ptr()), rows, static_cast<int>(k), static_cast<int>(sources), first,
-       first + sources);
-  return {memory, first, first + sources};
+inline void set_images(ImageParams& a, const char* op, const RowsLike& rows) {
+  a.src = rows.in.data;
+  a.src_stride = rows.in.stride;
+  a.dst = rows.out();
+  a.shape = image_shape(op, rows.in);
 }
 
 }  // namespace fastmix

@@ -36,8 +36,6 @@ struct LaunchShape {
   size_t shared = 0;  // dynamic, in bytes
 };
 
-inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
 // Multiprocessors of the current device. Under FASTMIX_SIMT few, so that loops over the grid take several turns.
 inline int multiprocessors() {
 #ifdef FASTMIX_SIMT

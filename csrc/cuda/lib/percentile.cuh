@@ -42,7 +42,7 @@ FASTMIX_DEVICE void percentile_mask(const A* values, int n, int64_t rank, uint8_
   Key keys[kKeys > 0 ? kKeys : 1];
 #pragma unroll
   for (int i = 0; i < kKeys; ++i) keys[i] = t + i * kThreads < n ? search_key(values[t + i * kThreads]) : 0;
-  __shared__ Scratch<int, kThreads, 1> scratch;
+  __shared__ ReduceBuffer<int, kThreads, 1> buffer;
   int turn = 0;
   Key threshold = 0;
   for (int bit = static_cast<int>(sizeof(Key)) * 8 - 1; bit >= 0; --bit) {
@@ -58,7 +58,7 @@ FASTMIX_DEVICE void percentile_mask(const A* values, int n, int64_t rank, uint8_
       } else {
         for (int i = t; i < n; i += kThreads) counts[0] += search_key(values[i]) >= tried;
       }
-      reduce<kThreads>(counts, 0, Plus(), scratch, turn);
+      reduce<kThreads>(counts, 0, Plus(), buffer, turn);
       count = counts[0];
     }
     if (count >= wanted) threshold = tried;

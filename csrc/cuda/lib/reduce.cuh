@@ -31,15 +31,16 @@ FASTMIX_DEVICE A warp_reduce(A v, Op op) {
   return v;
 }
 
-// Two buffers in turn: a thread that writes one has passed the barrier after which nobody reads it any more.
+// What a reduction needs in shared memory. Two buffers in turn: a thread that writes one has passed the barrier after
+// which nobody reads it any more.
 template <typename A, int kThreads, int kValues>
-struct Scratch {
+struct ReduceBuffer {
   A partial[2][kValues][kThreads / kWarpSize];
 };
 
 // Reduces v over kThreads threads, who all get the result. kThreads == 32: the warp, without shared memory.
 template <int kThreads, int kValues, typename A, typename Op>
-FASTMIX_DEVICE void reduce(A (&v)[kValues], A none, Op op, Scratch<A, kThreads, kValues>& scratch, int& turn) {
+FASTMIX_DEVICE void reduce(A (&v)[kValues], A none, Op op, ReduceBuffer<A, kThreads, kValues>& buffer, int& turn) {
 #pragma unroll
   for (int i = 0; i < kValues; ++i) v[i] = warp_reduce(v[i], op);
   if constexpr (kThreads > kWarpSize) {
@@ -47,11 +48,11 @@ FASTMIX_DEVICE void reduce(A (&v)[kValues], A none, Op op, Scratch<A, kThreads, 
     const int warp = static_cast<int>(threadIdx.x) / kWarpSize, lane = static_cast<int>(threadIdx.x) % kWarpSize;
     if (lane == 0) {
 #pragma unroll
-      for (int i = 0; i < kValues; ++i) scratch.partial[turn][i][warp] = v[i];
+      for (int i = 0; i < kValues; ++i) buffer.partial[turn][i][warp] = v[i];
     }
     __syncthreads();
 #pragma unroll
-    for (int i = 0; i < kValues; ++i) v[i] = warp_reduce(lane < kWarps ? scratch.partial[turn][i][lane] : none, op);
+    for (int i = 0; i < kValues; ++i) v[i] = warp_reduce(lane < kWarps ? buffer.partial[turn][i][lane] : none, op);
     turn ^= 1;
   }
 }

@@ -20,15 +20,15 @@ FASTMIX_DEVICE uint32_t inside(const ImageShape& s, const Tile& t, const Box& bo
 }
 
 // Which elements of a tile are the image's own, and which its partner's; lambda is for the others.
-struct Shares {
+struct CellShares {
   uint32_t own, other;
   float lam;
 };
 
 template <int N>
-FASTMIX_DEVICE Shares shares_of(const ImageShape& s, const Tile& t, const uint8_t* mask, const uint8_t* other,
-                                float lam, int h, int w) {
-  Shares shares{0, 0, lam};
+FASTMIX_DEVICE CellShares shares_of(const ImageShape& s, const Tile& t, const uint8_t* mask, const uint8_t* other,
+                                    float lam, int h, int w) {
+  CellShares shares{0, 0, lam};
   const int cell_height = s.height / h, cell_width = s.row_elements / w;
   for_each_row<N>(s, t, [&](int begin, int length, int row, int column) {
     const int line = row / cell_height * w;
@@ -46,21 +46,18 @@ FASTMIX_DEVICE Shares shares_of(const ImageShape& s, const Tile& t, const uint8_
 }
 
 // weight[n] = (mean of a, the rest), by the whole block; NaN of a partner that is not valid.
-template <int kThreads>
 FASTMIX_DEVICE void write_weight(const uint8_t* mask, const uint8_t* other, float lam, bool valid, int cells,
                                  float* weight) {
-  __shared__ Scratch<int, kThreads, 2> scratch;
+  __shared__ ReduceBuffer<int, kTileThreads, 2> buffer;
   int counts[2] = {0, 0};  // cells of the image alone, mixed cells
-  for (int i = static_cast<int>(threadIdx.x); i < cells; i += kThreads) {
+  for (int i = static_cast<int>(threadIdx.x); i < cells; i += kTileThreads) {
     counts[0] += mask[i] != 0 && other[i] == 0;
     counts[1] += (mask[i] != 0) == (other[i] != 0);
   }
   int turn = 0;
-  reduce<kThreads>(counts, 0, Plus(), scratch, turn);
+  reduce<kTileThreads>(counts, 0, Plus(), buffer, turn);
   if (threadIdx.x != 0) return;
-  // A lambda that no cell uses counts nothing, not even as NaN.
-  const double mixed = counts[1] > 0 ? static_cast<double>(lam) * counts[1] : 0.0;
-  const float mean = valid ? static_cast<float>((mixed + counts[0]) / cells) : NAN;
+  const float mean = valid ? mean_share(counts[0], counts[1], cells, lam) : NAN;
   weight[0] = mean;
   weight[1] = 1.0f - mean;
 }

@@ -18,18 +18,6 @@ struct SoftTargetParams : SoftTargetRowData {
   bool staged;       // set by the launcher: rows are copied to shared memory
 };
 
-FASTMIX_DEVICE NamedClasses named_classes(const SoftTargetParams& a, int64_t n) {
-  return {a.index + n * a.k, a.weight != nullptr ? a.weight + n * a.k : nullptr, a.k, 1.0 - a.smoothing};
-}
-
-FASTMIX_DEVICE double base_of(const SoftTargetParams& a, int64_t n) {
-  return smoothed_base(a.base != nullptr ? static_cast<double>(a.base[n]) : 0.0, a.smoothing, a.classes);
-}
-
-FASTMIX_DEVICE double sample_weight_of(const SoftTargetParams& a, int64_t n) {
-  return a.sample_weight != nullptr ? static_cast<double>(a.sample_weight[n]) : 1.0;
-}
-
 // Sums over a row's named classes are taken by every warp for itself: K is small, and no barrier is needed.
 FASTMIX_DEVICE double sum_named(const NamedClasses& named, int lane) {
   double weight = 0;
@@ -73,8 +61,8 @@ enum class TargetKind { kSparse, kDense, kSigmoid };
 // What the row functions share. scale: 1 / divisor of the gradients.
 template <typename T, int kThreads, int kSums>
 struct RowContext {
-  Scratch<accumulator_t<T>, kThreads, 1>& max;
-  Scratch<accumulator_t<T>, kThreads, kSums>& sums;
+  ReduceBuffer<accumulator_t<T>, kThreads, 1>& max;
+  ReduceBuffer<accumulator_t<T>, kThreads, kSums>& sums;
   T* staging;  // shared memory for a row, or null
   double scale;
   int t;
@@ -113,7 +101,7 @@ FASTMIX_DEVICE double sparse_row(const SoftTargetParams& a, int64_t n, const T* 
   reduce<kThreads>(sums, A(0), Plus(), x.sums, x.turn);
 
   if (grad != nullptr) {
-    const double s = x.scale * sample_weight_of(a, n), base = base_of(a, n);
+    const double s = x.scale * sample_weight_of(a, n), base = base_of(a, n, a.classes);
     const A c = static_cast<A>(s * (weight_sum + base * a.classes)) / sums[0];
     const A b = static_cast<A>(s * base);
     visit<kThreads, kCached>(row, packs, t, cache, [&](int j, const auto& v) {
@@ -135,7 +123,7 @@ FASTMIX_DEVICE double sparse_row(const SoftTargetParams& a, int64_t n, const T* 
   }
   if (t >= kWarpSize) return 0;
   const NamedClasses named = named_classes(a, n);
-  const double base = base_of(a, n);
+  const double base = base_of(a, n, a.classes);
   const double loss = (weight_sum + base * a.classes) * std::log(static_cast<double>(sums[0])) -
                       weighted(base, sums[1]) - dot_named(named, z, m, t);
   return a.loss == kKl ? loss + entropy_named(named, base, a.classes, t) : loss;
@@ -199,7 +187,7 @@ FASTMIX_DEVICE double sigmoid_row(const SoftTargetParams& a, int64_t n, const T*
   const RowView<T> row(z, a.classes);
   RowCache<T, 0> cache;
   load_row<kThreads, 0>(row, t, cache);
-  const A base = target == nullptr ? static_cast<A>(base_of(a, n)) : A(0), s = static_cast<A>(x.scale);
+  const A base = target == nullptr ? static_cast<A>(base_of(a, n, a.classes)) : A(0), s = static_cast<A>(x.scale);
   A sums[1] = {0};
   visit<kThreads, 0>(row, z + row.head, t, cache, [&](int j, const auto& v) {
     constexpr int kCount = sizeof(v) / sizeof(v[0]);
@@ -228,8 +216,8 @@ FASTMIX_DEVICE double sigmoid_row(const SoftTargetParams& a, int64_t n, const T*
       if (!is_first_of_class(named, i)) continue;
       const int64_t j = named.index[i];
       const A logit = static_cast<A>(to_float(z[j])), e = exp_nonpositive(logit > 0 ? -logit : logit);
-      store(grad + j,
-            static_cast<A>(x.scale * ((logit >= 0 ? A(1) : e) / (A(1) + e) - base_of(a, n) - class_weight(named, i))));
+      store(grad + j, static_cast<A>(x.scale * ((logit >= 0 ? A(1) : e) / (A(1) + e) - base_of(a, n, a.classes) -
+                                                class_weight(named, i))));
     }
   }
   return t < kWarpSize ? sums[0] - dot_named(named, z, 0.0, t) : 0.0;

@@ -22,6 +22,20 @@ struct ImageShape {
   FASTMIX_METHOD int plane_groups() const { return (planes + kTilePlanes - 1) / kTilePlanes; }
 };
 
+// Images that a kernel writes.
+struct ImageOutputs {
+  void* dst;  // images follow each other
+  ImageShape shape;
+  int per_image;  // blocks of an image; set by the launcher
+};
+
+// Images that a kernel makes of others of the same shape.
+struct ImageParams : ImageOutputs {
+  const void* src;
+  int64_t src_stride;       // elements between images of src
+  const int *first, *next;  // backward: see SourceChains
+};
+
 // Elements [first, first + N) of planes [plane, plane + kTilePlanes) of an image; they may run over the end of a row.
 struct Tile {
   int64_t image;
@@ -34,8 +48,8 @@ struct Tile {
 };
 
 // The launch of a kernel on tiles of a.shape, by blocks with `shared` bytes; tells them how many an image has.
-template <int N, typename P>
-LaunchShape tile_shape(P& a, size_t shared = 0) {
+template <int N>
+LaunchShape tile_shape(ImageOutputs& a, size_t shared = 0) {
   const int64_t per_image = ceil_div(a.shape.plane_elements() / N, kTileThreads) * a.shape.plane_groups();
   a.per_image = static_cast<int>(per_image);
   return {per_image * a.shape.images, kTileThreads, shared};
