@@ -10,7 +10,8 @@ namespace fastmix {
 // divergence), or the binary cross-entropy of every class.
 enum Loss : int64_t { kCrossEntropy = 0, kKl = 1, kBce = 2 };
 
-// What becomes of the rows' losses.
+// What becomes of the rows' losses: they are returned one by one, averaged over the rows that are not ignored, or added
+// up.
 enum Reduction : int64_t { kNone = 0, kMean = 1, kSum = 2 };
 
 // The shape of ISDA's covariances of J classes and A features: (J, A, A), (J, A), (A, A), or none stored.

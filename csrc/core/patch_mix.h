@@ -11,9 +11,9 @@ namespace fastmix {
 template <typename Int>
 struct CellMix {
   const uint8_t* mask;  // (N, h, w) of 0 and 1
-  Int h, w;             // rows of cells, and cells in a row
   const float* lam;     // (N) or 0-d
   Int lam_step;         // 0 for a 0-d lam, else 1
+  Int h, w;             // rows of cells, and cells in a row
 };
 
 // own, other: 1 where the cell is salient in the image and in its partner, else 0. No branch: it vectorises.

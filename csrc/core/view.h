@@ -7,27 +7,16 @@
 
 namespace fastmix {
 
-// What the views of a batch read.
-struct ViewInputs {
-  const uint8_t* src;
-  int64_t src_stride;    // bytes between images of src
-  const uint8_t* flip;   // (N), or null
-  const int64_t* shift;  // (N, 2), or null
-  const int64_t* index;  // (N, K), the images that are mixed; null: every image itself
-  const float* weight;   // view_blend: (N, K)
-};
-
 // Output (i, j) is pixel (i + down, first + step * j) of the source, inside rows and columns [0, side) alone.
 struct ViewTransform {
   int32_t down, first, step;
 };
 
-// Of image m. A shift beyond the sides is clamped: everything is outside either way.
-FASTMIX_INLINE ViewTransform view_transform(const ViewInputs& a, int64_t m, int64_t height, int64_t width) {
-  const int64_t* shift = a.shift == nullptr ? nullptr : a.shift + 2 * m;
+// flip, shift: of this image, or null. A shift beyond the sides is clamped: everything is outside either way.
+FASTMIX_INLINE ViewTransform view_transform(const uint8_t* flip, const int64_t* shift, int64_t height, int64_t width) {
   const int32_t down = shift == nullptr ? 0 : static_cast<int32_t>(clamp_between(shift[0], -height, height));
   const int32_t right = shift == nullptr ? 0 : static_cast<int32_t>(clamp_between(shift[1], -width, width));
-  const bool is_flipped = a.flip != nullptr && a.flip[m] != 0;
+  const bool is_flipped = flip != nullptr && *flip != 0;
   return {down, is_flipped ? static_cast<int32_t>(width) - 1 - right : right, is_flipped ? -1 : 1};
 }
 

@@ -5,9 +5,11 @@
 #include <tuple>
 #include <vector>
 
+#include "core/view.h"
 #include "cpu/lib/binding.h"
 #include "cpu/lib/image_tensors.h"
 #include "torch/arguments.h"
+#include "torch/layout.h"
 
 namespace fastmix {
 namespace {
@@ -28,7 +30,10 @@ class ViewCall {
         type(static_cast<FloatType>(dtype)) {
     const Dims sizes = x.sizes();
     images = sizes[0];
-    set_view(a, in_, flip_, shift_);
+    a.src = static_cast<const uint8_t*>(in_.data);
+    a.src_stride = in_.stride;
+    a.flip = data_or_null<uint8_t>(flip_);
+    a.shift = data_or_null<int64_t>(shift_);
     a.channels = sizes[1];
     a.height = sizes[2];
     a.width = sizes[3];

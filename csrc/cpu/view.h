@@ -5,22 +5,27 @@
 
 #include "core/boxes.h"
 #include "core/patch_mix.h"
-#include "core/view.h"
 #include "cpu/lib/instruction_set.h"
 
 namespace fastmix {
 
-struct ViewArgs : ViewInputs, CellMix<int64_t> {
+struct ViewArgs : CellMix<int64_t> {
+  const uint8_t* src;
+  int64_t src_stride;  // bytes between images of src
   bool src_last, dst_last;
   int64_t channels, height, width;
-  void* dst;          // images follow each other
-  int64_t tile_rows;  // rows of an image made at a time
+  const uint8_t* flip;   // (N), or null
+  const int64_t* shift;  // (N, 2), or null
+  void* dst;             // images follow each other
+  int64_t tile_rows;     // rows of an image made at a time
   // In the accumulation type: one value a channel, or with dst_last `period` elements of pixels side by side.
   const void* scale;
   const void* offset;
   int64_t period;
   int64_t k;
-  const Box* boxes;  // view_paste: (N, K - 1), clipped
+  const int64_t* index;  // (N, K); null: every image itself
+  const float* weight;   // view_blend: (N, K)
+  const Box* boxes;      // view_paste: (N, K - 1), clipped
 };
 
 // Rows whose bytes, a source, stay in the first-level cache with what is made of them.

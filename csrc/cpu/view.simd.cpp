@@ -139,7 +139,7 @@ void paste(const ViewArgs& a, const ViewScratch& scratch, int64_t begin, int64_t
       }
       for (Span span = first;; span = span_at(boxes, a.k - 1, at, span.end, a.width)) {
         const int64_t m = index[span.owner];
-        const ViewTransform transform = view_transform(a, m, a.height, a.width);
+        const ViewTransform transform = transform_of(a, m);
         stage(a, m, transform, at, next, span.begin, span.end, row, scratch.tiles, scratch.row);
         if (span.end == a.width) break;
       }

@@ -24,7 +24,10 @@ class ViewCall {
         flip_(as_contiguous(flip)),
         shift_(as_contiguous(shift)) {
     const Dims sizes = x.sizes();
-    set_view(a, in_, flip_, shift_);
+    a.src = static_cast<const uint8_t*>(in_.data);
+    a.src_stride = in_.stride;
+    a.flip = data_or_null<uint8_t>(flip_);
+    a.shift = data_or_null<int64_t>(shift_);
     a.channels = to_int32(op, "C", sizes[1]);
     a.width = to_int32(op, "W", sizes[3]);
     a.src_channel = in_.channels_last ? 1 : sizes[2] * sizes[3];

@@ -14,12 +14,18 @@ namespace fastmix {
 enum class ViewMix { kPaste, kBlend, kPatch };  // kPaste is the view alone as well
 
 // shape: of the output.
-struct ViewParams : ImageOutputs, ViewInputs, CellMix<int> {
+struct ViewParams : ImageOutputs, CellMix<int> {
+  const uint8_t* src;
+  int64_t src_stride;                       // bytes between images of src
   int64_t src_channel, src_row, src_pixel;  // bytes between channels, rows and pixels of an image
   int channels, width;
   const float *mean, *std;  // (C)
+  const uint8_t* flip;      // (N), or null
+  const int64_t* shift;     // (N, 2), or null
   int k;
+  const int64_t* index;  // (N, K); null: every image itself
   const int32_t* boxes;  // (N, K - 1, 4)
+  const float* weight;   // view_blend: (N, K)
   float* shares;         // view_patch_mix: (N, 2)
 };
 
@@ -40,7 +46,9 @@ struct ViewSource {
 };
 
 FASTMIX_DEVICE ViewSource source_of(const ViewParams& a, int64_t m) {
-  return {a.src + m * a.src_stride, view_transform(a, m, a.shape.height, a.width)};
+  return {a.src + m * a.src_stride,
+          view_transform(a.flip == nullptr ? nullptr : a.flip + m, a.shift == nullptr ? nullptr : a.shift + 2 * m,
+                         a.shape.height, a.width)};
 }
 
 // The bytes that a tile's elements in `bits` show of a source in plane `plane`; 0 of all others and of the padding.

@@ -3,8 +3,7 @@
 
 #include "core/patch_mix.h"
 #include "core/soft_target.h"
-#include "core/view.h"
-#include "torch/layout.h"
+#include "torch/tensor.h"
 
 namespace fastmix {
 
@@ -48,14 +47,6 @@ inline Tensor dense_target(const Tensor& target, const Tensor& logits) {
 }
 
 // ---------------------------------------------------------------- view
-
-inline void set_view(ViewInputs& a, const Rows& images, const std::optional<Tensor>& flip,
-                     const std::optional<Tensor>& shift) {
-  a.src = static_cast<const uint8_t*>(images.data);
-  a.src_stride = images.stride;
-  a.flip = data_or_null<uint8_t>(flip);
-  a.shift = data_or_null<int64_t>(shift);
-}
 
 // The output of a view of x; dtype: a FloatType.
 inline Tensor allocate_view(const Tensor& x, int64_t dtype, bool channels_last) {

@@ -6,6 +6,7 @@
 
 #include <cstring>
 
+#include "core/view.h"
 #include "cpu/view.h"
 
 #if defined(__SSSE3__)
@@ -19,6 +20,12 @@ struct TileBytes {
   const uint8_t* data;
   int64_t plane;
 };
+
+// Of image m.
+FASTMIX_INLINE ViewTransform transform_of(const ViewArgs& a, int64_t m) {
+  return view_transform(a.flip == nullptr ? nullptr : a.flip + m, a.shift == nullptr ? nullptr : a.shift + 2 * m,
+                        a.height, a.width);
+}
 
 // to's pixel t is from's pixel -t.
 template <int kPixel>
@@ -146,7 +153,7 @@ FASTMIX_INLINE void stage(const ViewArgs& a, int64_t m, const ViewTransform& tra
 // Rows [row, stop) of image m: where they are, or staged in tile.
 FASTMIX_INLINE TileBytes tile_bytes(const ViewArgs& a, int64_t m, int64_t row, int64_t stop, uint8_t* tile,
                                     uint8_t* row_buffer) {
-  const ViewTransform transform = view_transform(a, m, a.height, a.width);
+  const ViewTransform transform = transform_of(a, m);
   const bool whole = transform.down == 0 && transform.first == 0 && transform.step == 1;
   if (whole && a.src_last == a.dst_last) {
     const int64_t pixel = a.src_last ? a.channels : 1;
