@@ -283,7 +283,7 @@ def _truncated(bits, spread, side, steps):
 
 
 @triton.jit
-def _plan_crop_kernel(shift_ptr, confidence_ptr, rest_ptr, bits_ptr, sigma_ptr, active_ptr, rows, chances, height,
+def _plan_crop_kernel(shift_ptr, confidence_ptr, base_ptr, bits_ptr, sigma_ptr, active_ptr, rows, chances, height,
                       width, longer, steps, classes, power, chance, prob, CHANCES: tl.constexpr, BLOCK: tl.constexpr):
     n = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     held = n < rows
@@ -302,7 +302,7 @@ def _plan_crop_kernel(shift_ptr, confidence_ptr, rest_ptr, bits_ptr, sigma_ptr, 
     hidden = hidden * (1.0 - _double(chance).to(tl.float64, bitcast=True))
     tl.store(confidence_ptr + n, (1.0 - hidden).to(tl.float32), mask=held)
     others = tl.maximum(zero + classes - 1, 1).to(tl.float64)
-    tl.store(rest_ptr + n, (hidden / others).to(tl.float32), mask=held)
+    tl.store(base_ptr + n, (hidden / others).to(tl.float32), mask=held)
 
 
 # ---------------------------------------------------------------- launches
@@ -386,10 +386,10 @@ def plan_patch(bits: Tensor, shares: Tensor, active: Tensor, rows: int, levels: 
 def plan_crop(bits: Tensor, sigma: Tensor, active: Tensor, rows: int, height: int, width: int, classes: int,
               power: float, chance: float, prob: float) -> tuple[Tensor, Tensor, Tensor]:
     shift, confidence = bits.new_empty((rows, 2)), bits.new_empty((rows,), dtype=torch.float32)
-    rest = torch.empty_like(confidence)
+    base = torch.empty_like(confidence)
     number, chances = _chances(rows, prob, True)
     longer = max(height, width)
-    launch(_plan_crop_kernel, _programs(rows), bits.device, shift, confidence, rest, bits.contiguous(), sigma,
+    launch(_plan_crop_kernel, _programs(rows), bits.device, shift, confidence, base, bits.contiguous(), sigma,
            active.view(torch.uint8), rows, number, height, width, longer, longer.bit_length(), classes, _word(power),
            _word(chance), _word(prob), CHANCES=chances, BLOCK=CONFIG.block, num_warps=1, enable_fp_fusion=False)
-    return shift, confidence, rest
+    return shift, confidence, base

@@ -302,10 +302,10 @@ std::tuple<Tensor, Tensor, Tensor> plan_crop_cpu(const Tensor& bits_in, const Te
   double within[2];
   for (int axis = 0; axis < 2; ++axis) within[axis] = std::erf(static_cast<double>(sides[axis]) / spread);
   Tensor shift = allocate(bits_in, {rows, 2}, ScalarType::Long),
-         confidence = allocate(bits_in, {rows}, ScalarType::Float), rest = allocate(bits_in, {rows}, ScalarType::Float);
+         confidence = allocate(bits_in, {rows}, ScalarType::Float), base = allocate(bits_in, {rows}, ScalarType::Float);
   int64_t* shifts = static_cast<int64_t*>(shift.mutable_data_ptr());
   float* own = static_cast<float*>(confidence.mutable_data_ptr());
-  float* others = static_cast<float*>(rest.mutable_data_ptr());
+  float* others = static_cast<float*>(base.mutable_data_ptr());
   // An error function takes as long as sixteen elements of an image kernel, and there are about ten.
   parallel_items(rows, 160, [&](int64_t begin, int64_t end) {
     for (int64_t n = begin; n < end; ++n) {
@@ -321,7 +321,7 @@ std::tuple<Tensor, Tensor, Tensor> plan_crop_cpu(const Tensor& bits_in, const Te
       others[n] = static_cast<float>(hidden / static_cast<double>(std::max<int64_t>(classes - 1, 1)));
     }
   });
-  return {shift, confidence, rest};
+  return {shift, confidence, base};
 }
 
 }  // namespace
