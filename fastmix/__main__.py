@@ -8,15 +8,15 @@ import sys
 from .app.console import USAGE, run
 
 COMMANDS = {
-    "train": ("fastmix.app.cli.train", "train a classifier with a mixing method, compare methods, resume a run"),
+    "train": ("fastmix.app.cli.train", "train a classifier with a mixing method, compare methods, resume"),
     "train-ssl": ("fastmix.app.cli.train_ssl", "train a backbone without labels, evaluate it with a linear layer"),
-    "evaluate": ("fastmix.app.cli.evaluate", "evaluate a trained model: calibration, occlusion, attacks, loss surface"),
+    "evaluate": ("fastmix.app.cli.evaluate", "a model's calibration, occlusion, attacks and loss surface"),
     "report": ("fastmix.app.cli.report", "collect finished runs of several comparisons into one table"),
     "subsample": ("fastmix.app.cli.subsample", "choose the images to train on by the spread of their loss"),
     "preview": ("fastmix.app.cli.preview", "draw images before and after a mixing method"),
     "presets": ("fastmix.app.cli.presets", "list the papers' hyper-parameters for train --preset"),
-    "bench": ("fastmix.bench.command", "time the operators and training steps, beside PyTorch and other libraries"),
-    "info": ("fastmix.app.cli.info", "which backend serves which operator here, and why another one cannot"),
+    "bench": ("fastmix.bench.command", "time operators and training steps, beside PyTorch and others"),
+    "info": ("fastmix.app.cli.info", "which backend serves which operator here, and why not another"),
 }
 
 

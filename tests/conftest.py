@@ -13,6 +13,7 @@ import fastmix
 from fastmix.app import import_torchvision
 from fastmix.ops import library
 from fastmix.ops.dispatch import OPERATORS, why_not
+from fastmix.ops.enums import InstructionSet, codes
 from fastmix.ops.operator import NAMESPACES
 
 settings.register_profile("fastmix", deadline=None, derandomize=True, max_examples=40)
@@ -20,7 +21,7 @@ settings.load_profile("fastmix")
 
 import_torchvision.prepare()  # before a test module imports torchmetrics
 
-ISA = {"portable": 0, "avx2": 1, "avx512": 2}
+ISA = codes(InstructionSet)
 INTERPRETED = why_not("blend", "triton", "cpu") is None
 if INTERPRETED:
     # The interpreter computes for every integer sum whether it overflows, and drops the answer: a third of its time.
@@ -183,12 +184,19 @@ def _fixed_seed():
     torch.manual_seed(0)
 
 
+@pytest.fixture(autouse=True)
+def _threads_restored():
+    """The commands set torch's threads for the whole process."""
+    before = torch.get_num_threads()
+    yield
+    if torch.get_num_threads() != before:
+        torch.set_num_threads(before)
+
+
 @pytest.fixture
 def threads():
     """Call with a number of threads; the old one comes back after the test."""
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
+    return torch.set_num_threads
 
 
 @pytest.fixture(scope="module")

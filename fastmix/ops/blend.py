@@ -17,7 +17,7 @@ from ..reference import functional as reference
 from . import checks as check
 from .dispatch import must_check_values, select
 from .operator import Operator
-from .view import View, check_view, view_blend
+from .view import View, check_view, read_through
 
 
 def _fake(x: Tensor, index: Tensor, weight: Tensor) -> Tensor:
@@ -72,7 +72,7 @@ def blend(x: Tensor, index: Tensor, weight: Tensor, *, view: View | None = None)
     if must_check_values(backend, x):
         check.rows_in_range("blend", "index", index, 0, x.shape[0])
     if view is not None:
-        return view_blend(backend, x, index, weight, view)
+        return read_through(backend, "view_blend", x, (index, weight), view)
     if backend == "reference":
         return reference.blend(x, index, weight)
     return _blend(backend, x, index, weight)

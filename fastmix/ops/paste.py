@@ -18,7 +18,7 @@ from . import checks as check
 from .blend import check_index
 from .dispatch import must_check_values, select
 from .operator import Operator
-from .view import View, check_view, view_paste
+from .view import View, check_view, read_through
 
 
 def _fake(x: Tensor, index: Tensor, boxes: Tensor) -> Tensor:
@@ -72,7 +72,7 @@ def paste(x: Tensor, index: Tensor, boxes: Tensor, *, view: View | None = None) 
     if must_check_values(backend, x):
         check.rows_in_range("paste", "index", index, 0, x.shape[0])
     if view is not None:
-        return view_paste(backend, x, index, boxes, view)
+        return read_through(backend, "view_paste", x, (index, boxes), view)
     if backend == "reference":
         return reference.paste(x, index, boxes)
     return _paste(backend, x, index, boxes)

@@ -15,7 +15,7 @@ from . import checks as check
 from .dispatch import must_check_values, select
 from .operator import Operator
 from .saliency import saliency_mask
-from .view import View, check_view, view_patch_mix
+from .view import View, check_view, read_through
 
 
 def _fake(x: Tensor, partner: Tensor, mask: Tensor, lam: Tensor) -> tuple[Tensor, Tensor]:
@@ -90,7 +90,7 @@ def patch_mix(x: Tensor, partner: Tensor, mask: Tensor, lam: Tensor, *,
     if x.numel() == 0:  # without pixels there are weights still, but no work for a kernel
         backend = "reference"
     if view is not None:
-        return view_patch_mix(backend, x, partner, mask, lam, view)
+        return read_through(backend, "view_patch_mix", x, (partner, mask, lam), view)
     if backend == "reference":
         return reference.patch_mix(x, partner, mask, lam)
     return _patch_mix(backend, x, partner, mask, lam)

@@ -92,7 +92,7 @@ class View(NamedTuple):
         """
         check_view("View.apply", x, self)
         backend = select("view", x)
-        return _call(backend, "view", x, (), self)
+        return read_through(backend, "view", x, (), self)
 
     def to(self, device: torch.device | str | int, non_blocking: bool = False) -> View:
         """The same view on another device."""
@@ -141,7 +141,8 @@ OPERATORS = {name: Operator(name, fake) for name, fake in (
     ("view", _fake), ("view_blend", _fake), ("view_paste", _fake), ("view_patch_mix", _fake_patch_mix))}
 
 
-def _call(backend: str, name: str, x: Tensor, args: tuple[Tensor, ...], view: View) -> Any:
+def read_through(backend: str, name: str, x: Tensor, args: tuple[Tensor, ...], view: View) -> Any:
+    """The operator ``name`` of `OPERATORS` on x read through the view; arguments are checked already."""
     channels_last = view.memory_format == torch.channels_last or (
         view.memory_format == torch.preserve_format and is_channels_last(x))
     args = (*args, view.mean, view.std, view.flip)
@@ -149,19 +150,3 @@ def _call(backend: str, name: str, x: Tensor, args: tuple[Tensor, ...], view: Vi
         return getattr(reference, name)(x, *args, view.shift, view.out_dtype, channels_last)
     shift = None if view.shift is None else view.shift.to(torch.int64)
     return OPERATORS[name](backend, x, *args, shift, FLOAT_TYPES.index(view.out_dtype), channels_last)
-
-
-def view_blend(backend: str, x: Tensor, index: Tensor, weight: Tensor, view: View) -> Tensor:
-    """`blend` through a view, arguments checked."""
-    return _call(backend, "view_blend", x, (index, weight), view)
-
-
-def view_paste(backend: str, x: Tensor, index: Tensor, boxes: Tensor, view: View) -> Tensor:
-    """`paste` through a view, arguments checked."""
-    return _call(backend, "view_paste", x, (index, boxes), view)
-
-
-def view_patch_mix(backend: str, x: Tensor, partner: Tensor, mask: Tensor, lam: Tensor,
-                   view: View) -> tuple[Tensor, Tensor]:
-    """`patch_mix` through a view, arguments checked."""
-    return _call(backend, "view_patch_mix", x, (partner, mask, lam), view)

@@ -13,7 +13,10 @@ import fastmix
 
 from ...ops import library
 from ...ops.dispatch import AUTO, BACKENDS, OPERATORS, _State, why_not
+from ...ops.enums import InstructionSet
 from ..console import Parser
+
+SETS = {InstructionSet.PORTABLE: "portable", InstructionSet.AVX2: "AVX2", InstructionSet.AVX512: "AVX-512"}
 
 
 def _version(package: str) -> str:
@@ -24,10 +27,10 @@ def _version(package: str) -> str:
 
 
 def _instruction_set() -> str:
-    """What the C++ kernels chose at run time: the levels of `fastmix.ops.enums.InstructionSet`."""
+    """What the C++ kernels chose at run time: the levels of `InstructionSet`."""
     if library.missing is not None:
         return f"none: {library.missing}"
-    return ("portable", "AVX2", "AVX-512")[torch.ops.fastmix._cpu_isa(-1)]
+    return SETS[InstructionSet(torch.ops.fastmix._cpu_isa(-1))]
 
 
 def _cuda() -> str:
