@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import io
 import os
 import pickle
@@ -38,6 +39,12 @@ def write_atomically(path: Path, content: bytes) -> None:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def remove(path: Path) -> None:
+    """The file, where there is one, and what a process that was killed while it wrote the file left beside it."""
+    for found in [path, *path.parent.glob(f".{glob.escape(path.name)}.*")]:
+        found.unlink(missing_ok=True)
 
 
 def write_state(path: Path, state: dict[str, Any]) -> None:

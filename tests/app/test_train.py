@@ -237,6 +237,14 @@ def test_writes_are_atomic(tmp_path, monkeypatch):
     assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["file"]
 
 
+def test_a_removed_file_takes_along_what_a_killed_write_left(tmp_path):
+    for name in ("state", ".state.k1ll3d", "state.npy", ".other.k1ll3d"):
+        (tmp_path / name).write_bytes(b"")
+    files.remove(tmp_path / "state")
+    files.remove(tmp_path / "not there")
+    assert sorted(os.listdir(tmp_path)) == [".other.k1ll3d", "state.npy"]
+
+
 @pytest.mark.parametrize("content", [b"", b"no checkpoint", b"PK\x03\x04 torn"])
 def test_a_damaged_checkpoint_is_named(tmp_path, content):
     (tmp_path / checkpoint.NAME).write_bytes(content)

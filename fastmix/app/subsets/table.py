@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...files import write_atomically
+from ...files import remove, write_atomically
 from ...subsampling import AnchoredDCutMix, OtherSettings, Uncertainty, subsample, uncertainty, weights_digest
 from .. import data
 from ..console import CommandError, UsageError, progress_bar
@@ -92,7 +92,7 @@ class Table:
         here.barrier()
         if overwrite and here.first:
             for path in (self.path, self.partial):
-                path.unlink(missing_ok=True)
+                remove(path)
         here.barrier()
         found = self._read()
         if found is not None:
@@ -107,7 +107,7 @@ class Table:
                       {"index": self.index, "label": self.labels, **scores._asdict()}.items()}
             np.savez(buffer, settings=np.array(json.dumps(self.settings)), **arrays)
             write_atomically(self.path, buffer.getvalue())
-            self.partial.unlink(missing_ok=True)
+            remove(self.partial)
         here.barrier()
         return scores
 

@@ -14,7 +14,7 @@ import torch
 
 import fastmix
 
-from ...files import write_atomically
+from ...files import remove, write_atomically
 from .. import data
 from ..console import CommandError, UsageError, require
 from ..figures import training as pictures
@@ -203,7 +203,7 @@ def device_name(device: torch.device) -> str:
 def clear(folder: Path, files: tuple[str, ...] = FILES) -> None:
     """Removes what a run has written, and nothing else."""
     for name in (*files, *EVALUATION):
-        (folder / name).unlink(missing_ok=True)
+        remove(folder / name)
 
 
 def check_extras() -> None:
