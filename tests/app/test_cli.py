@@ -150,7 +150,7 @@ def test_ctrl_c_ends_cleanly_and_can_be_resumed(tmp_path):
         if line.startswith("epoch   1/200"):
             break
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=600)
     assert process.returncode == INTERRUPTED
     assert "--resume --out" in err and "Traceback" not in err
     assert torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["epoch"] >= 1

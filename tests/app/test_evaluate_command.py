@@ -1,8 +1,6 @@
 """The evaluate command, from a run's folder to its JSON and its page, and the boxes of data sets."""
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -140,9 +138,7 @@ def test_two_processes_judge_as_one(trained, tmp_path):
     flags = ["evaluate", "--checkpoint", trained, "--limit", "110", "--batch", "15", "--surface-images", "20",
              "--points", "3", "--pgd-steps", "2", "--device", "cpu", "--threads", "1", "--out"]
     assert program.main([str(a) for a in (*flags, tmp_path / "one.json")]) == 0
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "fastmix",
-               *map(str, flags), str(tmp_path / "two.json")]
-    done = subprocess.run(command, capture_output=True, text=True, env=training.environment(), timeout=240)
+    done = training.torchrun("-m", "fastmix", *flags, tmp_path / "two.json")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("calibration: accuracy") == 1 == done.stdout.count("written to")
     one, two = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("one", "two"))

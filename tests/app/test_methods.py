@@ -1,7 +1,5 @@
 """Every --method: its step as one graph, and one epoch of it in two processes."""
 
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -97,7 +95,6 @@ def test_every_method_trains_in_two_processes(tmp_path):
     pytest.importorskip("stable_baselines3")
     script = tmp_path / "epochs.py"
     script.write_text(EPOCHS.format(methods=list(methods.METHODS)))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
-    result = subprocess.run(command, capture_output=True, text=True, env=training.environment(), timeout=240)
+    result = training.torchrun(script)
     assert result.returncode == 0, result.stderr
     assert [line.split()[0] for line in result.stdout.splitlines()] == list(methods.METHODS)

@@ -61,8 +61,7 @@ def package(tmp_path_factory):
 
 
 def run(package, *arguments):
-    done = subprocess.run([sys.executable, "-m", "fastmix", *map(str, arguments)], capture_output=True, text=True,
-                          cwd=package, env=training.environment() | {"PYTHONPATH": str(package)}, timeout=120)
+    done = training.fastmix(*arguments, cwd=package, env=training.environment() | {"PYTHONPATH": str(package)})
     return done.returncode, done.stdout, done.stderr
 
 

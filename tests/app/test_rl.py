@@ -1,8 +1,6 @@
 """RL-Mix: the mixer that takes percentiles, the environments, the reward, a policy that learns."""
 
 import math
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -288,6 +286,5 @@ with processes("cpu") as here:
 """)
     environment = training.environment()
     environment["PYTHONPATH"] += f":{ROOT / 'tests'}:{ROOT / 'tests' / 'app'}"
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
-    result = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
+    result = training.torchrun(script, env=environment)
     assert result.stdout.split() == ["equal", "differ"], result.stderr

@@ -3,10 +3,6 @@
 import dataclasses
 import json
 import os
-import signal
-import subprocess
-import sys
-import time
 
 import pytest
 import torch
@@ -259,14 +255,8 @@ def test_kill_and_resume_is_bit_identical(tmp_path, method):
              "--batch", "20", *(["--labelled", "100"] if method == "isda-semi" else [])]
     straight, killed = tmp_path / "straight", tmp_path / "killed"
     assert main([*flags, "--out", str(straight)]) == 0
-    process = training.start("train", *flags, "--out", killed)
-    for line in process.stdout:
-        if line.startswith("epoch 1/4"):
-            break
-    time.sleep(0.05)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL and not (killed / "report.json").exists()
+    training.killed("fastmix.app.training.loop", "update", 40, "train", *flags, "--out", killed)
+    assert not (killed / "report.json").exists()
     done = checkpoint.load(killed)["epoch"]
     assert 1 <= done < 4
     with (killed / "metrics.jsonl").open("a") as file:
@@ -297,9 +287,7 @@ def test_resume_finishes_a_comparison(tmp_path):
 def test_torchrun_writes_and_prints_once(tmp_path):
     flags = [*training.TINY, "--limit", "101", "--epochs", "1", "--lr", "0.01"]
     two = tmp_path / "two"
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "fastmix",
-               "train", *flags, "--batch", "10", "--method", "rmix", "--out", str(two)]
-    result = subprocess.run(command, capture_output=True, text=True, env=training.environment(), timeout=120)
+    result = training.torchrun("-m", "fastmix", "train", *flags, "--batch", "10", "--method", "rmix", "--out", two)
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("epoch 1/1") == 1 and result.stdout.count("test acc %") == 1
     report = json.loads((two / "report.json").read_text())
@@ -347,12 +335,11 @@ with processes("cpu") as here:
         assert entry["train_accuracy"] == want["train_accuracy"]
         print("agreed")
 """)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
-    result = subprocess.run(command, capture_output=True, text=True, env=training.environment(), timeout=120)
+    result = training.torchrun(script)
     assert result.returncode == 0 and "agreed" in result.stdout, result.stderr
 
 
-def test_step_ratio_counts_the_saliency_pass(digits):
+def test_step_ratio_counts_the_saliency_pass(digits, counted_clock):
     """A pass that does nothing but wait must show up in the ratio and in the report's phases."""
     assert ratio.step_ratio(make(digits, method="rmix"), repeats=5) > 1.2
     model = make(digits, method="rmix").model

@@ -1,8 +1,6 @@
 """Training with ISDA: the loss of a step, labelled draws, two processes, the segmentation example."""
 
 import importlib.util
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -142,16 +140,13 @@ with processes("cpu") as here:
             torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
         print("agreed")
 """)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
-    result = subprocess.run(command, capture_output=True, text=True, env=training.environment(), timeout=120)
+    result = training.torchrun(script)
     assert result.returncode == 0 and "agreed" in result.stdout, result.stderr
 
 
 def test_torchrun_trains_and_resumes_with_its_covariances(tmp_path):
     flags = [*training.TINY, "--limit", "101", "--epochs", "1", "--lr", "0.01", "--batch", "10"]
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "fastmix",
-               "train", *flags, "--method", "isda", "--out", str(tmp_path / "two")]
-    result = subprocess.run(command, capture_output=True, text=True, env=training.environment(), timeout=120)
+    result = training.torchrun("-m", "fastmix", "train", *flags, "--method", "isda", "--out", tmp_path / "two")
     assert result.returncode == 0, result.stderr
     state = torch.load(tmp_path / "two" / "checkpoint.pt", weights_only=True)["objective"]
     assert state["count"].sum() == 101

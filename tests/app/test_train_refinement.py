@@ -2,8 +2,6 @@
 
 import json
 import math
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -152,10 +150,9 @@ def test_resume_lands_in_the_right_phase(tmp_path, monkeypatch, method, stop):
 
 
 def test_two_processes_and_the_table(tmp_path):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "fastmix",
-               "train", "--compare", "saliency-dcutmix,manifold-mixup", *training.TINY, "--limit", "101",
-               "--epochs", "2", "--refine-epochs", "1", "--lr", "0.01", "--batch", "20", "--out", str(tmp_path / "two")]
-    result = subprocess.run(command, capture_output=True, text=True, env=training.environment(), timeout=200)
+    result = training.torchrun("-m", "fastmix", "train", "--compare", "saliency-dcutmix,manifold-mixup",
+                               *training.TINY, "--limit", "101", "--epochs", "2", "--refine-epochs", "1", "--lr",
+                               "0.01", "--batch", "20", "--out", tmp_path / "two")
     assert result.returncode == 0, result.stderr
     lines = result.stdout.splitlines()
     table = lines[lines.index(report.RISK_TITLE) + 3:][:2]

@@ -2,7 +2,6 @@
 
 import importlib
 import json
-import subprocess
 import sys
 
 import pytest
@@ -34,7 +33,7 @@ def extra():
     pytest.importorskip("stable_baselines3")
 
 
-def test_resume_is_bit_identical(tmp_path, extra, monkeypatch):
+def test_resume_is_bit_identical(tmp_path, extra, monkeypatch, counted_clock):
     """Stopped in the third epoch, after the policy has learnt in two."""
     straight, stopped = tmp_path / "straight", tmp_path / "stopped"
     assert main([*FLAGS, "--epochs", "4", "--out", str(straight)]) == 0
@@ -79,9 +78,7 @@ def test_beside_other_methods(tmp_path, extra, capsys):
 
 def test_two_processes_train_with_one_policy(tmp_path, extra):
     out = tmp_path / "two"
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "fastmix",
-               "train", *FLAGS, "--limit", "101", "--epochs", "2", "--out", str(out)]
-    result = subprocess.run(command, capture_output=True, text=True, env=training.environment(), timeout=120)
+    result = training.torchrun("-m", "fastmix", "train", *FLAGS, "--limit", "101", "--epochs", "2", "--out", out)
     assert result.returncode == 0, result.stderr
     first, second = training.metrics(out)
     assert 0 < first["random_reward"] <= 1 and second["reward"] != first["reward"]
@@ -155,5 +152,5 @@ try:
 except ImportError as error:
     print(error)
 """
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=training.environment())
+    result = training.run([sys.executable, "-c", code])
     assert "fastmix.app.policy needs gymnasium: pip install 'fastmix[rl]'" in result.stdout, result.stderr

@@ -1,7 +1,6 @@
 """Training with Soft Augmentation and its baselines: losses, sigma over the epochs, resume, ranks, --augment."""
 
 import dataclasses
-import subprocess
 import sys
 import types
 from importlib.util import find_spec
@@ -144,9 +143,7 @@ def test_resume_after_an_interrupt_is_an_uninterrupted_run(tmp_path, monkeypatch
 def test_two_processes(tmp_path):
     flags = [*training.TINY, "--limit", "101", "--epochs", "2", "--lr", "0.01", "--batch", "10", "--sigma-decay", "1",
              "--weighting", "batch_mean", "--method", "soft-crop"]
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "fastmix",
-               "train", *flags, "--out", str(tmp_path / "two")]
-    result = subprocess.run(command, capture_output=True, text=True, env=training.environment(), timeout=120)
+    result = training.torchrun("-m", "fastmix", "train", *flags, "--out", tmp_path / "two")
     assert result.returncode == 0, result.stderr
     assert len(training.metrics(tmp_path / "two")) == 2
 

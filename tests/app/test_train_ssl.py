@@ -3,8 +3,6 @@
 import dataclasses
 import itertools
 import json
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -168,9 +166,8 @@ def test_flags_that_make_no_sense(tmp_path, capsys):
 
 def test_two_processes(tmp_path):
     out = tmp_path / "two"
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "fastmix",
-               "train-ssl", *FLAGS, "--limit", "101", "--epochs", "2", "--pair-weight", "SA2", "--out", str(out)]
-    result = subprocess.run(command, capture_output=True, text=True, env=training.environment(), timeout=120)
+    result = training.torchrun("-m", "fastmix", "train-ssl", *FLAGS, "--limit", "101", "--epochs", "2",
+                               "--pair-weight", "SA2", "--out", out)
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("epoch 2/2") == 1
     assert json.loads((out / "report.json").read_text())["processes"] == 2

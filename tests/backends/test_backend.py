@@ -41,7 +41,7 @@ def test_an_explicit_choice_that_cannot_serve_raises():
 
 def run(code, **environment):
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
-                          env={**os.environ, **environment}, timeout=300)
+                          env={**os.environ, **environment}, timeout=600)
 
 
 def test_the_environment_chooses_triton_and_import_leaves_it_alone():

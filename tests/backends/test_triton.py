@@ -167,7 +167,7 @@ for setting in ("tf32", "ieee"):
     torch.backends.cuda.matmul.fp32_precision = setting
     assert precision(tl.float32) == setting
 """
-    subprocess.run([sys.executable, "-c", script], check=True, timeout=120)
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=600)
 
 
 # ---------------------------------------------------------------- images

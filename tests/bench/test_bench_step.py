@@ -43,7 +43,7 @@ def test_goals():
     assert steps.verdicts([slow]) == ["rmix: step 1.98x, goal <= 1.7x, MISSED"]
 
 
-def test_a_tiny_run(tmp_path, capsys):
+def test_a_tiny_run(tmp_path, capsys, counted_clock):
     path = tmp_path / "step.json"
     names = ["none", "cutmix", "rmix", "rmix/half", "rmix/alternate", "isda", "isda/diag", "manifold-mixup", "focal",
              "soft-crop", "label-smoothing"]

@@ -22,7 +22,42 @@ def environment():
 
 def fastmix(*arguments, cwd=None, **kwargs):
     command = [sys.executable, "-m", "fastmix", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment(), timeout=120, **kwargs)
+    return run(command, cwd=cwd, **kwargs)
+
+
+def run(command, **kwargs):
+    """A process with its output, as text. The limit is for what hangs, on a busy machine too."""
+    defaults = {"capture_output": True, "text": True, "env": environment(), "timeout": 600}
+    return subprocess.run(command, **defaults | kwargs)
+
+
+def torchrun(*arguments, **kwargs):
+    """Two processes: a script, or -m and a module, and its arguments."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    return run([*launcher, *map(str, arguments)], **kwargs)
+
+
+def killed(module, function, call, *arguments):
+    """A command that is killed, as by kill -9, when it comes to a function's call of that number: always at the same
+    place, however busy the machine is."""
+    script = f"""
+import os, signal, sys
+import {module} as module
+from fastmix.__main__ import main
+
+function, calls = module.{function}, []
+
+def counted(*args, **kwargs):
+    calls.append(1)
+    if len(calls) == {call}:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return function(*args, **kwargs)
+
+module.{function} = counted
+main(sys.argv[1:])
+"""
+    result = run([sys.executable, "-c", script, *map(str, arguments)])
+    assert result.returncode == -signal.SIGKILL, result.stderr
 
 
 def start(*arguments):

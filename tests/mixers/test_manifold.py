@@ -1,8 +1,6 @@
 """Manifold Mixup: against a forward pass by hand, gradients, layers, clean-up, compilation, two processes."""
 
 import pickle
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -296,6 +294,5 @@ with processes("cpu") as here:
     if here.first:
         print("agreed")
 """)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
-    result = subprocess.run(command, capture_output=True, text=True, env=training.environment(), timeout=120)
+    result = training.torchrun(script)
     assert result.returncode == 0 and "agreed" in result.stdout, result.stderr

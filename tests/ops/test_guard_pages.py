@@ -113,7 +113,7 @@ print("nothing outside was read")
 
 
 def run(*args):
-    return subprocess.run([sys.executable, "-c", SCRIPT, *args], capture_output=True, text=True, timeout=300,
+    return subprocess.run([sys.executable, "-c", SCRIPT, *args], capture_output=True, text=True, timeout=600,
                           env=training.environment())
 
 
