@@ -43,6 +43,8 @@ class Config:
 CONFIG = Config()
 OPTIONS = {"num_warps": 4, "maxnreg": CONFIG.registers, "enable_fp_fusion": False}
 NESTED, PEAKS, CENTRED = (tl.constexpr(code) for code in range(3))
+# What `prob` decides on: nothing, since it is 1; the batch, by one number; every image, by a number each.
+ALWAYS, PER_BATCH, PER_IMAGE = (tl.constexpr(code) for code in range(3))
 TO_UNIT = tl.constexpr(2.0**-53)
 UNITS = tl.constexpr(2.0**24)
 # Added and taken away again it rounds float64 numbers below 2^51 to whole ones, half to even.
@@ -71,12 +73,12 @@ def _double(word):
 
 
 @device
-def _active(active_ptr, bits_ptr, n, held, prob, CHANCES: tl.constexpr):
-    """Which images are mixed. CHANCES: 0 no probability, 1 one draw for all, 2 one each."""
-    on = held & (tl.load(active_ptr) != 0)
-    if CHANCES > 0:
-        if CHANCES == 2:
-            bits = tl.load(bits_ptr + n, mask=held, other=0)
+def _active(active_ptr, bits_ptr, n, valid, prob, DECIDES: tl.constexpr):
+    """Which images are mixed. valid: the images of the block that are in the batch."""
+    on = valid & (tl.load(active_ptr) != 0)
+    if DECIDES != ALWAYS:
+        if DECIDES == PER_IMAGE:
+            bits = tl.load(bits_ptr + n, mask=valid, other=0)
         else:
             bits = tl.load(bits_ptr + n * 0)
         on = on & (_uniform(bits) < _double(prob).to(tl.float64, bitcast=True))
@@ -84,9 +86,9 @@ def _active(active_ptr, bits_ptr, n, held, prob, CHANCES: tl.constexpr):
 
 
 @device
-def _partner(keys_ptr, n, held, rows, RANKED: tl.constexpr, BLOCK: tl.constexpr, ENTRIES: tl.constexpr):
+def _partner(keys_ptr, n, valid, rows, RANKED: tl.constexpr, BLOCK: tl.constexpr, ENTRIES: tl.constexpr):
     """int64: how many keys come before key n. RANKED: the keys are these numbers already."""
-    key = tl.load(keys_ptr + n, mask=held, other=0)
+    key = tl.load(keys_ptr + n, mask=valid, other=0)
     if RANKED:
         rank = key
     else:
@@ -101,9 +103,9 @@ def _partner(keys_ptr, n, held, rows, RANKED: tl.constexpr, BLOCK: tl.constexpr,
 
 
 @device
-def _weights(gamma_ptr, bits_ptr, draw, column, held, draws, columns, alpha, DRAWN: tl.constexpr):
+def _weights(gamma_ptr, bits_ptr, draw, column, valid, draws, columns, alpha, DRAWN: tl.constexpr):
     """(BLOCK, KP) float64 in the proportions of the shares, 0 beyond the columns."""
-    used = held[:, None] & (column < columns)
+    used = valid[:, None] & (column < columns)
     weight = tl.load(gamma_ptr + draw[:, None] * columns + column, mask=used, other=0.0).to(tl.float64)
     if DRAWN:
         bits = tl.load(bits_ptr + column * draws + draw[:, None], mask=used, other=0)
@@ -132,11 +134,11 @@ def _centred(side, length, bits):
 
 
 @device
-def _store_box(box_ptr, held, on, top, left, tall, wide):
-    tl.store(box_ptr, tl.where(on, top, 0).to(tl.int32), mask=held)
-    tl.store(box_ptr + 1, tl.where(on, left, 0).to(tl.int32), mask=held)
-    tl.store(box_ptr + 2, tl.where(on, tall, 0).to(tl.int32), mask=held)
-    tl.store(box_ptr + 3, tl.where(on, wide, 0).to(tl.int32), mask=held)
+def _store_box(box_ptr, valid, on, top, left, tall, wide):
+    tl.store(box_ptr, tl.where(on, top, 0).to(tl.int32), mask=valid)
+    tl.store(box_ptr + 1, tl.where(on, left, 0).to(tl.int32), mask=valid)
+    tl.store(box_ptr + 2, tl.where(on, tall, 0).to(tl.int32), mask=valid)
+    tl.store(box_ptr + 3, tl.where(on, wide, 0).to(tl.int32), mask=valid)
 
 
 # ---------------------------------------------------------------- kernels
@@ -145,23 +147,23 @@ def _store_box(box_ptr, held, on, top, left, tall, wide):
 def _plan_blend_kernel(
     index_ptr, weight_ptr, bits_ptr, keys_ptr, gamma_ptr, active_ptr,   # (N, K) x2, bits, (K-1, N), (R, K), 0-d
     rows, draws, columns, chances, alpha, prob,
-    DRAWN: tl.constexpr, CHANCES: tl.constexpr, RANKED: tl.constexpr, KP: tl.constexpr, BLOCK: tl.constexpr,
+    DRAWN: tl.constexpr, DECIDES: tl.constexpr, RANKED: tl.constexpr, KP: tl.constexpr, BLOCK: tl.constexpr,
     ENTRIES: tl.constexpr,
 ):  # fmt: skip
     n = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    held = n < rows
+    valid = n < rows
     column = tl.arange(0, KP)[None, :]
     bits_ptr += (columns - 1).to(tl.int64) * rows
-    on = _active(active_ptr, bits_ptr, n, held, prob, CHANCES)
+    on = _active(active_ptr, bits_ptr, n, valid, prob, DECIDES)
     draw = tl.where(draws == 1, 0, n)
-    weight = _weights(gamma_ptr, bits_ptr + chances, draw, column, held, draws, columns, alpha, DRAWN)
+    weight = _weights(gamma_ptr, bits_ptr + chances, draw, column, valid, draws, columns, alpha, DRAWN)
     share = (weight / tl.sum(weight, 1)[:, None]).to(tl.float32)
     share = tl.where(on[:, None], share, tl.where(column == 0, 1.0, 0.0))
-    tl.store(weight_ptr + n[:, None] * columns + column, share, mask=held[:, None] & (column < columns))
-    tl.store(index_ptr + n * columns, n, mask=held)
+    tl.store(weight_ptr + n[:, None] * columns + column, share, mask=valid[:, None] & (column < columns))
+    tl.store(index_ptr + n * columns, n, mask=valid)
     for k in range(1, columns):
-        partner = _partner(keys_ptr + (k - 1) * rows, n, held, rows, RANKED, BLOCK, ENTRIES)
-        tl.store(index_ptr + n * columns + k, tl.where(on, partner, n), mask=held)
+        partner = _partner(keys_ptr + (k - 1) * rows, n, valid, rows, RANKED, BLOCK, ENTRIES)
+        tl.store(index_ptr + n * columns + k, tl.where(on, partner, n), mask=valid)
 
 
 @triton.jit
@@ -169,20 +171,20 @@ def _plan_paste_kernel(
     index_ptr, boxes_ptr, weight_ptr,                                   # (N, K), (N, K-1, 4), (N, K)
     bits_ptr, keys_ptr, gamma_ptr, active_ptr, peaks_ptr,               # bits, (K-1, N), (R, K), 0-d, (N, 2)
     rows, draws, columns, chances, height, width, alpha, prob,
-    KIND: tl.constexpr, DRAWN: tl.constexpr, CHANCES: tl.constexpr, RANKED: tl.constexpr, KP: tl.constexpr,
+    KIND: tl.constexpr, DRAWN: tl.constexpr, DECIDES: tl.constexpr, RANKED: tl.constexpr, KP: tl.constexpr,
     BLOCK: tl.constexpr, ENTRIES: tl.constexpr,
 ):  # fmt: skip
     n = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    held = n < rows
+    valid = n < rows
     column = tl.arange(0, KP)[None, :]
     bits_ptr += (columns - 1).to(tl.int64) * rows
-    on = _active(active_ptr, bits_ptr, n, held, prob, CHANCES)
+    on = _active(active_ptr, bits_ptr, n, valid, prob, DECIDES)
     bits_ptr += chances
     draw = tl.where(draws == 1, 0, n)
-    weight = _weights(gamma_ptr, bits_ptr, draw, column, held, draws, columns, alpha, DRAWN)
+    weight = _weights(gamma_ptr, bits_ptr, draw, column, valid, draws, columns, alpha, DRAWN)
     if DRAWN:
         bits_ptr += columns * draws
-    tl.store(index_ptr + n * columns, n, mask=held)
+    tl.store(index_ptr + n * columns, n, mask=valid)
     top = tl.zeros((BLOCK,), tl.int64)
     left = tl.zeros((BLOCK,), tl.int64)
     tall = top + height
@@ -194,45 +196,45 @@ def _plan_paste_kernel(
         after = tl.sum(tl.where(column >= k, weight, 0.0), 1)
         scale = tl.sqrt(tl.where(before > 0, after / before, 0.0))
         before = after
-        partner = _partner(keys_ptr + (k - 1) * rows, n, held, rows, RANKED, BLOCK, ENTRIES)
+        partner = _partner(keys_ptr + (k - 1) * rows, n, valid, rows, RANKED, BLOCK, ENTRIES)
         new_tall = tall.to(tl.float64) * scale
         new_wide = wide.to(tl.float64) * scale
         if KIND == CENTRED:
-            top, tall = _centred(new_tall.to(tl.int64), tall, tl.load(bits_ptr + draw, mask=held, other=0))
-            left, wide = _centred(new_wide.to(tl.int64), wide, tl.load(bits_ptr + draws + draw, mask=held, other=0))
+            top, tall = _centred(new_tall.to(tl.int64), tall, tl.load(bits_ptr + draw, mask=valid, other=0))
+            left, wide = _centred(new_wide.to(tl.int64), wide, tl.load(bits_ptr + draws + draw, mask=valid, other=0))
         else:
             new_tall = _round(new_tall).to(tl.int64)
             new_wide = _round(new_wide).to(tl.int64)
             if KIND == PEAKS:
-                row = tl.load(peaks_ptr + partner * 2, mask=held, other=0)
-                place = tl.load(peaks_ptr + partner * 2 + 1, mask=held, other=0)
+                row = tl.load(peaks_ptr + partner * 2, mask=valid, other=0)
+                place = tl.load(peaks_ptr + partner * 2 + 1, mask=valid, other=0)
                 top = _clamp(row - new_tall // 2, top, top + tall - new_tall)
                 left = _clamp(place - new_wide // 2, left, left + wide - new_wide)
             else:
                 at = bits_ptr + (k - 1) * 2 * rows + n
-                top += _one_of(tl.load(at, mask=held, other=0), tall - new_tall + 1)
-                left += _one_of(tl.load(at + rows, mask=held, other=0), wide - new_wide + 1)
+                top += _one_of(tl.load(at, mask=valid, other=0), tall - new_tall + 1)
+                left += _one_of(tl.load(at + rows, mask=valid, other=0), wide - new_wide + 1)
             tall = new_tall
             wide = new_wide
         inner = tl.where(on, _round((tall * wide).to(tl.float64) * unit), 0.0).to(tl.float32)
-        tl.store(weight_ptr + n * columns + k - 1, (outer - inner) / UNITS, mask=held)
+        tl.store(weight_ptr + n * columns + k - 1, (outer - inner) / UNITS, mask=valid)
         outer = inner
-        _store_box(boxes_ptr + (n * (columns - 1) + k - 1) * 4, held, on, top, left, tall, wide)
-        tl.store(index_ptr + n * columns + k, tl.where(on, partner, n), mask=held)
-    tl.store(weight_ptr + n * columns + columns - 1, outer / UNITS, mask=held)
+        _store_box(boxes_ptr + (n * (columns - 1) + k - 1) * 4, valid, on, top, left, tall, wide)
+        tl.store(index_ptr + n * columns + k, tl.where(on, partner, n), mask=valid)
+    tl.store(weight_ptr + n * columns + columns - 1, outer / UNITS, mask=valid)
 
 
 @triton.jit
 def _plan_cutout_kernel(boxes_ptr, bits_ptr, active_ptr, rows, draws, chances, height, width, side, prob,
-                        CHANCES: tl.constexpr, BLOCK: tl.constexpr):
+                        DECIDES: tl.constexpr, BLOCK: tl.constexpr):
     n = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    held = n < rows
-    on = _active(active_ptr, bits_ptr, n, held, prob, CHANCES)
+    valid = n < rows
+    on = _active(active_ptr, bits_ptr, n, valid, prob, DECIDES)
     at = bits_ptr + chances + tl.where(draws == 1, 0, n)
     zero = tl.zeros((BLOCK,), tl.int64)
-    top, tall = _centred(zero + side, zero + height, tl.load(at, mask=held, other=0))
-    left, wide = _centred(zero + side, zero + width, tl.load(at + draws, mask=held, other=0))
-    _store_box(boxes_ptr + n * 4, held, on, top, left, tall, wide)
+    top, tall = _centred(zero + side, zero + height, tl.load(at, mask=valid, other=0))
+    left, wide = _centred(zero + side, zero + width, tl.load(at + draws, mask=valid, other=0))
+    _store_box(boxes_ptr + n * 4, valid, on, top, left, tall, wide)
 
 
 @triton.jit
@@ -240,15 +242,15 @@ def _plan_patch_kernel(
     index_ptr, q_ptr, lam_ptr, grid_ptr,                                # (N, 2), (N), 0-d, 0-d
     bits_ptr, keys_ptr, gamma_ptr, active_ptr,                          # bits after the keys, (1, N), (1, 2), 0-d
     rows, chances, levels, grids, alpha, prob, step,
-    DRAWN: tl.constexpr, CHANCES: tl.constexpr, FLIP: tl.constexpr, RANKED: tl.constexpr, BLOCK: tl.constexpr,
+    DRAWN: tl.constexpr, DECIDES: tl.constexpr, FLIP: tl.constexpr, RANKED: tl.constexpr, BLOCK: tl.constexpr,
     ENTRIES: tl.constexpr,
 ):  # fmt: skip
     n = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    held = n < rows
-    on = _active(active_ptr, bits_ptr, n, held, prob, CHANCES)
+    valid = n < rows
+    on = _active(active_ptr, bits_ptr, n, valid, prob, DECIDES)
     one = tl.arange(0, 2)
     here = one >= 0
-    any_on = _active(active_ptr, bits_ptr, one * 0, here, prob, CHANCES)
+    any_on = _active(active_ptr, bits_ptr, one * 0, here, prob, DECIDES)
     bits_ptr += chances
     weight = _weights(gamma_ptr, bits_ptr, one * 0, one[None, :], here, 1, 2, alpha, DRAWN)
     lam = tl.where(any_on, tl.sum(tl.where(one[None, :] == 0, weight, 0.0), 1) / tl.sum(weight, 1), 1.0)
@@ -258,14 +260,14 @@ def _plan_patch_kernel(
     tl.store(lam_ptr + one * 0, lam.to(tl.float32), mask=first)
     grid = _one_of(tl.load(bits_ptr + rows + one * 0), tl.full((2,), 0, tl.int64) + grids)
     tl.store(grid_ptr + one * 0, grid, mask=first)
-    level = _one_of(tl.load(bits_ptr + n, mask=held, other=0), tl.zeros((BLOCK,), tl.int64) + levels)
-    tl.store(q_ptr + n, level.to(tl.float64) * _double(step).to(tl.float64, bitcast=True), mask=held)
+    level = _one_of(tl.load(bits_ptr + n, mask=valid, other=0), tl.zeros((BLOCK,), tl.int64) + levels)
+    tl.store(q_ptr + n, level.to(tl.float64) * _double(step).to(tl.float64, bitcast=True), mask=valid)
     if FLIP:
         partner = rows - 1 - n
     else:
-        partner = _partner(keys_ptr, n, held, rows, RANKED, BLOCK, ENTRIES)
-    tl.store(index_ptr + n * 2, n, mask=held)
-    tl.store(index_ptr + n * 2 + 1, tl.where(on, partner, n), mask=held)
+        partner = _partner(keys_ptr, n, valid, rows, RANKED, BLOCK, ENTRIES)
+    tl.store(index_ptr + n * 2, n, mask=valid)
+    tl.store(index_ptr + n * 2 + 1, tl.where(on, partner, n), mask=valid)
 
 
 @device
@@ -284,25 +286,25 @@ def _truncated(bits, spread, side, steps):
 
 @triton.jit
 def _plan_crop_kernel(shift_ptr, confidence_ptr, base_ptr, bits_ptr, sigma_ptr, active_ptr, rows, chances, height,
-                      width, longer, steps, classes, power, chance, prob, CHANCES: tl.constexpr, BLOCK: tl.constexpr):
+                      width, longer, steps, classes, power, chance, prob, DECIDES: tl.constexpr, BLOCK: tl.constexpr):
     n = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    held = n < rows
-    on = _active(active_ptr, bits_ptr, n, held, prob, CHANCES)
+    valid = n < rows
+    on = _active(active_ptr, bits_ptr, n, valid, prob, DECIDES)
     bits_ptr += chances
     zero = tl.zeros((BLOCK,), tl.int64)
     spread = zero.to(tl.float64) + tl.load(sigma_ptr).to(tl.float64) * longer * SQRT_2
     shown = zero.to(tl.float64) + 1.0
     for axis in range(0, 2):
         side = zero + tl.where(axis == 0, height, width)
-        bits = tl.load(bits_ptr + axis * rows + n, mask=held, other=0)
+        bits = tl.load(bits_ptr + axis * rows + n, mask=valid, other=0)
         size = tl.where(on, _truncated(bits, spread, side, steps), 0)
-        tl.store(shift_ptr + n * 2 + axis, tl.where((bits & 1) == 0, size, -size), mask=held)
+        tl.store(shift_ptr + n * 2 + axis, tl.where((bits & 1) == 0, size, -size), mask=valid)
         shown = shown * ((side - size).to(tl.float64) / tl.maximum(side, 1).to(tl.float64))
     hidden = tl.exp(tl.log(1.0 - shown) * _double(power).to(tl.float64, bitcast=True))
     hidden = hidden * (1.0 - _double(chance).to(tl.float64, bitcast=True))
-    tl.store(confidence_ptr + n, (1.0 - hidden).to(tl.float32), mask=held)
+    tl.store(confidence_ptr + n, (1.0 - hidden).to(tl.float32), mask=valid)
     others = tl.maximum(zero + classes - 1, 1).to(tl.float64)
-    tl.store(base_ptr + n, (hidden / others).to(tl.float32), mask=held)
+    tl.store(base_ptr + n, (hidden / others).to(tl.float32), mask=valid)
 
 
 # ---------------------------------------------------------------- launches
@@ -313,8 +315,8 @@ def _word(value: float) -> int:
 
 
 def _chances(rows: int, prob: float, each: bool) -> tuple[int, int]:
-    """(bits that prob takes, CHANCES)"""
-    return (0, 0) if prob >= 1 else (rows, 2) if each else (1, 1)
+    """(bits that prob takes, DECIDES)"""
+    return (0, ALWAYS) if prob >= 1 else (rows, PER_IMAGE) if each else (1, PER_BATCH)
 
 
 def _keys(bits: Tensor, k: int, rows: int) -> tuple[Tensor, bool]:
@@ -333,11 +335,11 @@ def plan_blend(bits: Tensor, shares: Tensor, active: Tensor, rows: int, alpha: f
     bits, shares = bits.contiguous(), shares.contiguous()
     draws, k = shares.shape
     index, weight = bits.new_empty((rows, k)), shares.new_empty((rows, k))
-    number, chances = _chances(rows, prob, each)
+    chances, decides = _chances(rows, prob, each)
     keys, ranked = _keys(bits, k, rows)
     launch(_plan_blend_kernel, _programs(rows), bits.device, index, weight, bits, keys, shares,
-           active.view(torch.uint8), rows, draws, k, number, _word(alpha), _word(prob), DRAWN=alpha != 0,
-           CHANCES=chances, RANKED=ranked, KP=next_power_of_2(k), BLOCK=CONFIG.block, ENTRIES=CONFIG.entries,
+           active.view(torch.uint8), rows, draws, k, chances, _word(alpha), _word(prob), DRAWN=alpha != 0,
+           DECIDES=decides, RANKED=ranked, KP=next_power_of_2(k), BLOCK=CONFIG.block, ENTRIES=CONFIG.entries,
            **OPTIONS)
     return index, weight
 
@@ -348,12 +350,12 @@ def plan_paste(bits: Tensor, shares: Tensor, active: Tensor, peaks: Tensor | Non
     draws, k = shares.shape
     index, weight = bits.new_empty((rows, k)), shares.new_empty((rows, k))
     boxes = bits.new_empty((rows, k - 1, 4), dtype=torch.int32)
-    number, chances = _chances(rows, prob, each)
+    chances, decides = _chances(rows, prob, each)
     keys, ranked = _keys(bits, k, rows)
     kind = CENTRED if centred else NESTED if peaks is None else PEAKS
     launch(_plan_paste_kernel, _programs(rows), bits.device, index, boxes, weight, bits, keys, shares,
-           active.view(torch.uint8), bits if peaks is None else peaks.contiguous(), rows, draws, k, number, height,
-           width, _word(alpha), _word(prob), KIND=kind, DRAWN=alpha != 0, CHANCES=chances, RANKED=ranked,
+           active.view(torch.uint8), bits if peaks is None else peaks.contiguous(), rows, draws, k, chances, height,
+           width, _word(alpha), _word(prob), KIND=kind, DRAWN=alpha != 0, DECIDES=decides, RANKED=ranked,
            KP=next_power_of_2(k), BLOCK=CONFIG.block, ENTRIES=CONFIG.entries, **OPTIONS)
     return index, boxes, weight
 
@@ -361,9 +363,9 @@ def plan_paste(bits: Tensor, shares: Tensor, active: Tensor, peaks: Tensor | Non
 def plan_cutout(bits: Tensor, active: Tensor, rows: int, draws: int, height: int, width: int, length: int, prob: float,
                 each: bool) -> Tensor:
     boxes = bits.new_empty((rows, 1, 4), dtype=torch.int32)
-    number, chances = _chances(rows, prob, each)
+    chances, decides = _chances(rows, prob, each)
     launch(_plan_cutout_kernel, _programs(rows), bits.device, boxes, bits.contiguous(), active.view(torch.uint8), rows,
-           draws, number, height, width, length, _word(prob), CHANCES=chances, BLOCK=CONFIG.block, num_warps=1,
+           draws, chances, height, width, length, _word(prob), DECIDES=decides, BLOCK=CONFIG.block, num_warps=1,
            enable_fp_fusion=False)
     return boxes
 
@@ -373,12 +375,12 @@ def plan_patch(bits: Tensor, shares: Tensor, active: Tensor, rows: int, levels: 
     bits = bits.contiguous()
     index, q = bits.new_empty((rows, 2)), bits.new_empty((rows,), dtype=torch.float64)
     lam, grid = shares.new_empty(()), bits.new_empty(())
-    number, chances = _chances(rows, prob, False)
+    chances, decides = _chances(rows, prob, False)
     keys, ranked = _keys(bits, 1 if flip else 2, rows)
     launch(_plan_patch_kernel, max(_programs(rows), 1), bits.device, index, q, lam, grid,
-           bits if flip else bits[rows:], keys, shares.contiguous(), active.view(torch.uint8), rows, number, levels,
+           bits if flip else bits[rows:], keys, shares.contiguous(), active.view(torch.uint8), rows, chances, levels,
            grids, _word(alpha), _word(prob), _word(LAST_PERCENTILE / max(levels - 1, 1)),
-           DRAWN=alpha != 0, CHANCES=chances, FLIP=flip, RANKED=ranked, BLOCK=CONFIG.block, ENTRIES=CONFIG.entries,
+           DRAWN=alpha != 0, DECIDES=decides, FLIP=flip, RANKED=ranked, BLOCK=CONFIG.block, ENTRIES=CONFIG.entries,
            **OPTIONS)
     return index, q, lam, grid
 
@@ -387,9 +389,9 @@ def plan_crop(bits: Tensor, sigma: Tensor, active: Tensor, rows: int, height: in
               power: float, chance: float, prob: float) -> tuple[Tensor, Tensor, Tensor]:
     shift, confidence = bits.new_empty((rows, 2)), bits.new_empty((rows,), dtype=torch.float32)
     base = torch.empty_like(confidence)
-    number, chances = _chances(rows, prob, True)
+    chances, decides = _chances(rows, prob, True)
     longer = max(height, width)
     launch(_plan_crop_kernel, _programs(rows), bits.device, shift, confidence, base, bits.contiguous(), sigma,
-           active.view(torch.uint8), rows, number, height, width, longer, longer.bit_length(), classes, _word(power),
-           _word(chance), _word(prob), CHANCES=chances, BLOCK=CONFIG.block, num_warps=1, enable_fp_fusion=False)
+           active.view(torch.uint8), rows, chances, height, width, longer, longer.bit_length(), classes, _word(power),
+           _word(chance), _word(prob), DECIDES=decides, BLOCK=CONFIG.block, num_warps=1, enable_fp_fusion=False)
     return shift, confidence, base

@@ -109,7 +109,7 @@ def _gradient(grad: Tensor | None, g: Tensor, logits: Tensor, overload: Any, for
 
 
 class _Eager(torch.autograd.Function):
-    """See `_operator`. Not `_operator.Operator`: the gradient must stay out of the outputs, to be given away."""
+    """As `operator.Operator`, but the gradient stays out of the outputs, so that backward may give it away."""
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, overload: Any, formula: Any, args: tuple[Any, ...]) -> Tensor:
@@ -150,7 +150,7 @@ _registered: set[str] = set()
 
 
 def add(backend: str, namespace: str) -> None:
-    """As `_operator.Operator.add`."""
+    """As `operator.Operator.add`."""
     _OVERLOADS[backend] = {name: getattr(getattr(torch.ops, namespace), name).default for name in _FORMS}
     if namespace in _registered:
         return
