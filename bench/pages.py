@@ -7,7 +7,6 @@ batch, the newest sweeps. --check takes the files that a page links to and write
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import sys
@@ -45,19 +44,6 @@ def parser() -> Parser:
     return p
 
 
-def read(path: Path) -> Entry:
-    """ValueError for a file that is no result of this bench, or of an older one."""
-    try:
-        found = json.loads(path.read_text())
-    except OSError as error:
-        raise ValueError(str(error)) from None
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from None
-    if not isinstance(found, dict) or found.get("format") not in KINDS:
-        raise ValueError(f"{path} is not a result of this bench, or of an older one")
-    return found
-
-
 def _whole(result: Entry) -> bool:
     """A run of everything."""
     settings = result["settings"]
@@ -69,7 +55,7 @@ def newest(results: Path) -> Files:
     runs: dict[str, list[tuple[str, Path, Entry]]] = {kind: [] for kind in KINDS.values()}
     for path in sorted(results.glob("*/*.json")):
         try:
-            result = read(path)
+            result = report.load(path, KINDS)
         except ValueError:
             continue  # an older format
         kind = KINDS[result["format"]]
@@ -88,7 +74,7 @@ def linked(text: str, folder: Path) -> Files:
     found: Files = {kind: [] for kind in KINDS.values()}
     for link in dict.fromkeys(re.findall(r"\]\(([^)]+\.json)\)", text)):
         path = (folder / link).resolve()
-        found[KINDS[read(path)["format"]]].append(path)
+        found[KINDS[report.load(path, KINDS)["format"]]].append(path)
     return found
 
 
@@ -102,7 +88,7 @@ def page(text: str, folder: Path, files: Files | None = None, root: Path | None 
     def render(name: str, present: str) -> str:
         if name in MEASURED:
             paths = linked(present, folder) if files is None else files
-            return MEASURED[name]({kind: [(Path(os.path.relpath(path, folder)).as_posix(), read(path))
+            return MEASURED[name]({kind: [(Path(os.path.relpath(path, folder)).as_posix(), report.load(path, KINDS))
                                           for path in paths[kind]] for kind in paths})
         if name == "operators" and root is not None:
             return operator_table.operators(root, folder)

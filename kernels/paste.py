@@ -121,7 +121,7 @@ def _paste_backward_kernel(
         needed = inside
         for k in range(tl.maximum(own, 1), columns):
             boxed, touched, filled = box(boxes_ptr + (n * (columns - 1) + (k - 1)) * 4, i, column, height, length, VEC,
-                                        PIXEL)
+                                         PIXEL)
             is_own = k == own
             shows = shows & ((boxed & is_own) | (~boxed & (k != own)))
             needed = needed & ((touched & is_own) | (~filled & (k != own)))

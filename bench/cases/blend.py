@@ -31,7 +31,7 @@ PEERS = (Peer("lam x + (1-lam) x[perm]", _indexed_peer), Peer("torch.lerp", _ler
 
 
 def case(shape: tuple[int, ...], dtype: torch.dtype = torch.float32, channels_last: bool = False,
-          backward: bool = False, quick: bool = False) -> Case:
+         backward: bool = False, quick: bool = False) -> Case:
     def make(device: torch.device, seed: int) -> tuple[Tensor, ...]:
         g = generator(seed)
         x = images(shape, dtype, channels_last, device, g)

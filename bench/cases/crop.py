@@ -54,7 +54,7 @@ def _grid_sample_peer(x: Tensor, box: Tensor) -> Call:
 
 
 def case(shape: tuple[int, ...], dtype: torch.dtype = torch.float32, channels_last: bool = False,
-          backward: bool = False, resized: bool = False, quick: bool = False) -> Case:
+         backward: bool = False, resized: bool = False, quick: bool = False) -> Case:
     n, sides = shape[0], torch.tensor(shape[2:])
 
     def make(device: torch.device, seed: int) -> tuple[Tensor, ...]:

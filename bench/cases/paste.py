@@ -50,7 +50,7 @@ def _batch_box_peer(x: Tensor, index: Tensor, boxes: Tensor) -> Call:
 
 
 def case(shape: tuple[int, ...], k: int = 3, dtype: torch.dtype = torch.float32, channels_last: bool = False,
-          backward: bool = False, one_box: bool = False, quick: bool = False) -> Case:
+         backward: bool = False, one_box: bool = False, quick: bool = False) -> Case:
     n = shape[0]
 
     def make(device: torch.device, seed: int) -> tuple[Tensor, ...]:

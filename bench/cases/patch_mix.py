@@ -30,7 +30,7 @@ _ours, _reference = _mix(functional), _mix(reference)
 
 
 def case(shape: tuple[int, ...], dtype: torch.dtype = torch.float32, channels_last: bool = False,
-          backward: bool = False, quick: bool = False) -> Case:
+         backward: bool = False, quick: bool = False) -> Case:
     n = shape[0]
 
     def make(device: torch.device, seed: int) -> tuple[Tensor, ...]:

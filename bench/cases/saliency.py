@@ -33,7 +33,7 @@ _ours, _reference = _map(functional), _map(reference)
 
 
 def case(shape: tuple[int, ...], dtype: torch.dtype = torch.float32, channels_last: bool = False,
-          peak: bool = False, quick: bool = False) -> Case:
+         peak: bool = False, quick: bool = False) -> Case:
     def make(device: torch.device, seed: int) -> tuple[Tensor, ...]:
         return (images(shape, dtype, channels_last, device, generator(seed)),)
 

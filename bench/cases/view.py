@@ -33,7 +33,7 @@ def _calls(op: str, dtype: torch.dtype, channels_last: bool) -> tuple[Callable[.
 
 
 def case(op: str, shape: tuple[int, ...], dtype: torch.dtype = torch.float32, channels_last: bool = False,
-          quick: bool = False) -> Case:
+         quick: bool = False) -> Case:
     n, channels, height, width = shape
 
     def make(device: torch.device, seed: int) -> tuple[Tensor, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from fastmix.ops.dispatch import OPERATORS
@@ -166,14 +166,17 @@ def save(results: Entry, path: Path) -> None:
     path.write_text(json.dumps(results, indent=1) + "\n")
 
 
-def load(path: Path) -> Entry:
-    """ValueError where the file is no result of this bench."""
+def load(path: Path, formats: Collection[int | str] = (FORMAT,)) -> Entry:
+    """A result of one of these formats (default: of `python -m fastmix bench`); ValueError for any other file."""
     try:
         results = json.loads(path.read_text())
     except FileNotFoundError:
         raise ValueError(f"bench: {path} does not exist") from None
+    except OSError as error:
+        raise ValueError(f"bench: {error}") from None
     except json.JSONDecodeError as error:
         raise ValueError(f"bench: {path} is not JSON: {error}") from None
-    if not isinstance(results, dict) or results.get("format") != FORMAT:
-        raise ValueError(f"bench: {path} is not a result of `python -m fastmix bench` (format {FORMAT})")
+    if not isinstance(results, dict) or results.get("format") not in formats:
+        wanted = " or ".join(map(str, formats))
+        raise ValueError(f"bench: {path} is not a result of `python -m fastmix bench` (format {wanted})")
     return results

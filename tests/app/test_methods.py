@@ -1,6 +1,5 @@
 """Every --method: its step as one graph, and one epoch of it in two processes."""
 
-
 import pytest
 import torch
 

@@ -2,9 +2,7 @@
 
 import dataclasses
 import json
-import os
 import shutil
-import subprocess
 import sys
 
 import pytest
@@ -60,8 +58,12 @@ def package(tmp_path_factory):
     return folder
 
 
+def environment(package):
+    return training.environment() | {"PYTHONPATH": str(package)}
+
+
 def run(package, *arguments):
-    done = training.fastmix(*arguments, cwd=package, env=training.environment() | {"PYTHONPATH": str(package)})
+    done = training.fastmix(*arguments, cwd=package, env=environment(package))
     return done.returncode, done.stdout, done.stderr
 
 
@@ -104,8 +106,7 @@ given = {"preset": "paper/refined-cutmix-parn18-c100", "method": "even-mixup", "
 filled = presets.fill(given)
 print(filled["evenness"], filled["refine_epochs"], "prob" in filled, "alpha" in filled)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=package,
-                          env=os.environ | {"PYTHONPATH": str(package)}, check=True)
+    done = training.run([sys.executable, "-c", code], cwd=package, env=environment(package), check=True)
     assert done.stdout.split() == ["2.0", "50", "False", "False"]
 
 

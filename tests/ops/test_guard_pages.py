@@ -1,7 +1,6 @@
 """The CPU kernels read nothing before or behind their tensors: these lie against pages that end the process."""
 
 import signal
-import subprocess
 import sys
 
 import pytest
@@ -113,8 +112,7 @@ print("nothing outside was read")
 
 
 def run(*args):
-    return subprocess.run([sys.executable, "-c", SCRIPT, *args], capture_output=True, text=True, timeout=600,
-                          env=training.environment())
+    return training.run([sys.executable, "-c", SCRIPT, *args])
 
 
 def test_kernels_read_nothing_outside_their_tensors():

@@ -103,9 +103,9 @@ def add_machine_flags(parser: Parser) -> None:
                        help=f"processes that decode a folder's images {default('workers')}")
 
 
-def check_output(out: Path, suffix: str) -> None:
-    """UsageError for a file of another kind or in a folder that does not exist."""
-    if out.suffix.lower() != suffix.lower():
+def check_output(out: Path, suffix: str | None) -> None:
+    """UsageError for a file of another kind or in a folder that does not exist. suffix: None for a folder."""
+    if suffix is not None and out.suffix.lower() != suffix:
         raise UsageError(f"--out is {out}, want a name ending in {suffix}")
     if not out.absolute().parent.is_dir():
         raise UsageError(f"--out: there is no directory {out.absolute().parent}")

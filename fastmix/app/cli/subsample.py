@@ -82,7 +82,7 @@ def _scoring(args: argparse.Namespace) -> Scoring:
 
 def _check(args: argparse.Namespace) -> None:
     _scoring(args).check()
-    check_output(args.out, ".npy" if args.compare is None else args.out.suffix)
+    check_output(args.out, ".npy" if args.compare is None else None)
 
 
 def main(argv: list[str]) -> int:
