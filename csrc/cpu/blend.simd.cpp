@@ -3,7 +3,7 @@
 // Up to four sources are added in registers, in their order and from 0; more go through a block of sums in the
 // first-level cache. Floor: every source row read once, every output element written once. A random permutation reads
 // the batch K times; a batch beyond the caches is therefore mixed column by column (64x3x224x224 float32, K = 2, as a
-// share of a clone into memory that is not fresh: 1.18 against 1.4 row by row).
+// share of a clone into memory that was written before: 1.18 against 1.4 row by row).
 
 #include "cpu/blend.h"
 

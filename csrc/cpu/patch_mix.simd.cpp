@@ -9,8 +9,8 @@
 // two calls themselves), 128x3x64x64 2.1 (every image is read twice, as itself and as a partner), 64x3x224x224 0.5
 // (the output comes in huge pages, that of clone does not). Following the chain of partners, so that a partner is found
 // in the cache, changed nothing. Walking through a batch beyond the caches tile by tile did: 64x3x224x224 in memory
-// that is not fresh 1.26 clones against 1.4 to 1.7 (tiles of 1.5 MB of one plane; of 0.5 MB, or of all planes: 1.3
-// to 1.4).
+// that was written before 1.26 clones against 1.4 to 1.7 (tiles of 1.5 MB of one plane; of 0.5 MB, or of all planes:
+// 1.3 to 1.4).
 
 #include "cpu/patch_mix.h"
 

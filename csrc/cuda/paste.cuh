@@ -62,8 +62,8 @@ FASTMIX_KERNEL void __launch_bounds__(kTileThreads) paste_backward_kernel(const 
     const int32_t* boxes = a.boxes + static_cast<int64_t>(n) * (a.k - 1) * 4;
     uint32_t bits = kAllElements<N>;
     for (int k = a.k - 1; k >= shown && k > 0 && bits != 0; --k) {
-      const uint32_t held = inside<N>(s, t, clip_box(boxes + (k - 1) * 4, s.height, s.row_elements / s.pixel));
-      bits &= k == shown ? held : ~held;
+      const uint32_t boxed = inside<N>(s, t, clip_box(boxes + (k - 1) * 4, s.height, s.row_elements / s.pixel));
+      bits &= k == shown ? boxed : ~boxed;
     }
     if (bits == 0) continue;
     add_tile<T, N>(s, t, static_cast<const T*>(a.src) + n * a.src_stride, bits, accumulator_t<T>(1), sums);
