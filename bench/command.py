@@ -5,6 +5,9 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 
+from fastmix.app.command_line import meant
+from fastmix.app.errors import UsageError
+
 from .harness import memory
 
 COMMANDS = {
@@ -32,6 +35,9 @@ def _is_program() -> bool:
 
 def main(argv: list[str]) -> int:
     named = bool(argv) and argv[0] in COMMANDS
+    near = meant(argv[0], COMMANDS) if argv and not named and not argv[0].startswith("-") else ""
+    if near:
+        raise UsageError(f"unrecognized arguments: {argv[0]}{near} (see python -m fastmix bench --help)")
     name, rest = (argv[0], argv[1:]) if named else (DEFAULT, argv)
     wants_help = any(flag in rest for flag in ("-h", "--help"))
     if name in TIMED and not wants_help and _is_program():

@@ -5,16 +5,17 @@ from __future__ import annotations
 import os
 import sys
 import time
+from argparse import Namespace
 from pathlib import Path
 
 import torch
 
 from fastmix.app.console import Parser, UsageError
 
-from .cases.base import select_cases
+from .cases.base import Case, select_cases
 from .harness import plots, report
 from .harness.ahead import compile_ahead
-from .harness.command_line import add_options, new_result, prepare, result_path
+from .harness.command_line import add_options, new_result, prepare, result_file
 from .harness.compare import compare
 from .harness.entries import Entry
 from .harness.runner import PHASES, run_case
@@ -59,7 +60,18 @@ def main(argv: list[str]) -> int:
     wanted = args.providers.split(",") if args.providers else None
     results = new_result(report.FORMAT, device, args.machine, {"quick": args.quick, "ops": ops, "providers": wanted,
                                                                "seconds": seconds}) | {"cases": []}
-    path = args.json or result_path(results)
+    with result_file(args.json, results) as path:
+        code = measure(args, results, path, cases, device, seconds, wanted, began)
+    if old is not None:
+        text, compared = compare(old, results)
+        print(text)
+        code = max(code, compared)
+    return code
+
+
+def measure(args: Namespace, results: Entry, path: Path, cases: list[Case], device: torch.device, seconds: float,
+            wanted: list[str] | None, began: float) -> int:
+    """Runs the cases into the file; the exit code."""
     print(f"{results['machine']['name']}, {torch.get_num_threads()} threads, torch {torch.__version__}, "
           f"{len(cases)} cases\n", flush=True)
     ahead = time.perf_counter()
@@ -80,12 +92,7 @@ def main(argv: list[str]) -> int:
     print(f"wrote {path}")
     if not args.no_plots:
         print("\n".join(plots.draw(results, path)))
-    code = 0
-    for line in report.failures(results):
+    failures = report.failures(results)
+    for line in failures:
         print(f"FAILED {line}", file=sys.stderr)
-        code = 1
-    if old is not None:
-        text, compared = compare(old, results)
-        print(text)
-        code = max(code, compared)
-    return code
+    return int(bool(failures))

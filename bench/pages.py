@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from fastmix.app.console import USAGE, CommandError, Parser, UsageError
+from fastmix.files import write_atomically
 from fastmix.ops.checkout import CHECKOUT
 
 from .harness import benchmark_tables, growth, operator_table, report, result_tables, steps
@@ -115,7 +116,7 @@ def main(argv: list[str]) -> int:
         if args.check:
             old.append(path)
             continue
-        path.write_text(wanted)
+        write_atomically(path, wanted.encode())
         print(f"wrote {path}")
     for path in old:
         print(f"{path} is not what its files say; run python -m fastmix bench pages", file=sys.stderr)

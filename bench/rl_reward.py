@@ -27,6 +27,7 @@ from fastmix.app.results.collect import spread
 from fastmix.app.training import checkpoint, run
 from fastmix.app.training.distributed import Processes
 from fastmix.app.training.options import Options
+from fastmix.app.training.places import run_folder
 from fastmix.app.training.setup import Setup, load_data, load_weights
 
 from .harness import machine
@@ -50,6 +51,7 @@ def parser() -> Parser:
 
 
 def load(folder: Path) -> Setup:
+    folder = run_folder(folder)
     options = Options.from_json(folder / run.CONFIG)
     if options.method != "rlmix":
         raise CommandError(f"{folder} is a run of {options.method}, want rlmix")

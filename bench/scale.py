@@ -6,14 +6,17 @@ All sizes of a sweep are timed interleaved, medians of repeats.
 from __future__ import annotations
 
 import sys
+from argparse import Namespace
+from pathlib import Path
 
 import torch
 
+from fastmix.app.command_line import meant
 from fastmix.app.console import Parser, UsageError
 
 from .cases.sweeps import SWEEPS, Sweep
 from .harness import machine, report
-from .harness.command_line import add_options, new_result, prepare, result_path
+from .harness.command_line import add_options, new_result, prepare, result_file
 from .harness.entries import Entry
 from .harness.growth import FORMAT, exponent
 from .harness.runner import interleave
@@ -56,16 +59,21 @@ def main(argv: list[str]) -> int:
     chosen = [sweep for sweep in SWEEPS if not args.op or sweep.op.startswith(tuple(args.op))]
     if not chosen:
         raise UsageError(f"--op {', '.join(args.op)}: no sweep begins so; there are "
-                         f"{', '.join(sorted({s.op for s in SWEEPS}))}")
+                         f"{', '.join(sorted({s.op for s in SWEEPS}))}"
+                         f"{meant(args.op[0], {s.op for s in SWEEPS})}")
     device = prepare(args)
     torch.manual_seed(0)
     result = new_result(FORMAT, device, args.machine, {"seconds": args.seconds}) | {"sweeps": []}
+    with result_file(args.json, result, "-scale") as path:
+        return _measured(args, result, path, chosen, device)
+
+
+def _measured(args: Namespace, result: Entry, path: Path, chosen: list[Sweep], device: torch.device) -> int:
     for number, sweep in enumerate(chosen, 1):
         result["sweeps"].append(run_sweep(sweep, device, args.seconds))
         print(f"[{number}/{len(chosen)}] {sweep.op} over {sweep.size}: exponent "
               f"{result['sweeps'][-1]['exponent']:.2f}", file=sys.stderr)
     print(table(result["sweeps"]))
-    path = args.json or result_path(result, "-scale")
     report.save(result, path)
     print(f"wrote {path}")
     return 0

@@ -13,11 +13,13 @@ import math
 import sys
 import time
 from argparse import Namespace
+from pathlib import Path
 
 import torch
 
 import fastmix
 from fastmix.app import methods
+from fastmix.app.command_line import meant
 from fastmix.app.console import CommandError, Parser, UsageError
 from fastmix.app.training import run
 from fastmix.app.training.distributed import Processes
@@ -26,7 +28,7 @@ from fastmix.app.training.setup import Setup
 from fastmix.app.training.timing import PHASES
 
 from .harness import machine, report
-from .harness.command_line import add_options, new_result, prepare, result_path
+from .harness.command_line import add_options, new_result, prepare, result_file
 from .harness.entries import Entry
 from .harness.steps import FORMAT, loss_backward_ms, plan_ms, random_dataset, row, two_steps, verdicts
 
@@ -58,7 +60,7 @@ def method_names(args: Namespace) -> list[str]:
     names = args.method.split(",") if args.method else known
     unknown = [name for name in names if name not in known]
     if unknown:
-        raise UsageError(f"--method: {', '.join(unknown)} cannot be measured here")
+        raise UsageError(f"--method: {', '.join(unknown)} cannot be measured here{meant(unknown[0], known)}")
     return ["none", *(name for name in names if name != "none")]
 
 
@@ -107,19 +109,24 @@ def main(argv: list[str]) -> int:
     names = method_names(args)
     device = prepare(args)
     setups = set_up(names, args, device)
+    result = new_result(FORMAT, device, args.machine, {
+        "model": args.model, "size": args.size, "batch": args.batch, "classes": args.classes, "amp": args.amp,
+        "fastmix": fastmix.__version__})
+    with result_file(args.json, result, f"-{machine.slug(args.model)}-{args.size}-step") as path:
+        return _measured(args, result, path, names, setups)
+
+
+def _measured(args: Namespace, result: Entry, path: Path, names: list[str], setups: dict[str, Setup]) -> int:
     others, began = machine.other_cpu_seconds(), time.perf_counter()
     steps = measure(setups, args.repeats, args.minutes)
     others = (machine.other_cpu_seconds() - others) / (time.perf_counter() - began)
     back = {name: loss_backward_ms(setups[name]) for name in names}
     rows = [row(name, steps[name], steps["none"], plan_ms(setups[name]), back[name], back["none"]) for name in names]
-    result = new_result(FORMAT, device, args.machine, {
-        "model": args.model, "size": args.size, "batch": args.batch, "classes": args.classes, "amp": args.amp,
-        "repeats": len(steps["none"]), "fastmix": fastmix.__version__,
-        "cores_used_by_others": round(max(0.0, others), 2)}) | {"rows": rows}
+    result["settings"] |= {"repeats": len(steps["none"]), "cores_used_by_others": round(max(0.0, others), 2)}
+    result["rows"] = rows
     print(f"{result['machine']['name']}, {args.model}, batch {args.batch}, {args.size}x{args.size}\n")
     print(table(rows))
     print("\n".join(verdicts(rows)))
-    path = args.json or result_path(result, f"-{machine.slug(args.model)}-{args.size}-step")
     report.save(result, path)
     print(f"wrote {path}")
     return 0

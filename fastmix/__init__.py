@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import warnings
 
-from . import functional
+from . import _starting, functional  # noqa: F401 - the first of them before anything imports torch
 from .losses import (
     FocalLoss,
     ISDACovariance,

@@ -5,7 +5,10 @@ from __future__ import annotations
 import importlib
 import sys
 
-from .app.console import USAGE, run
+from . import __version__
+from .app.command_line import meant
+from .app.console import UsageError, run
+from .app.tables import terminal_width, wrapped
 
 COMMANDS = {
     "train": ("fastmix.app.cli.train", "train a classifier with a mixing method, compare methods, resume"),
@@ -21,21 +24,32 @@ COMMANDS = {
 
 
 def usage() -> str:
-    rows = "\n".join(f"  {name:<9} {text}" for name, (_, text) in COMMANDS.items())
-    return f"usage: python -m fastmix COMMAND [options]\n\ncommands:\n{rows}\n\npython -m fastmix COMMAND --help"
+    width = terminal_width()
+    rows = "\n".join(wrapped(f"  {name:<9} {text}", width, " " * 12) for name, (_, text) in COMMANDS.items())
+    return (f"usage: python -m fastmix COMMAND [options]\n\ncommands:\n{rows}\n\n"
+            + wrapped("python -m fastmix COMMAND --help; --version; FASTMIX_DEBUG=1 shows the traceback of an error",
+                      width))
+
+
+def _command(argv: list[str]) -> int:
+    name, *rest = argv or [""]
+    if name in ("-h", "--help", "help"):
+        print(usage())
+        return 0
+    if name in ("-V", "--version"):
+        print(f"fastmix {__version__}")
+        return 0
+    if name not in COMMANDS:
+        what = f"unknown command {name!r}" if name else "no command"
+        near = meant(name, COMMANDS)
+        if near:
+            raise UsageError(f"{what}{near}")
+        raise UsageError(f"{what}\n{usage()}")
+    return importlib.import_module(COMMANDS[name][0]).main(rest)
 
 
 def main(argv: list[str] | None = None) -> int:
-    argv = sys.argv[1:] if argv is None else argv
-    if argv and argv[0] in ("-h", "--help"):
-        print(usage())
-        return 0
-    if not argv or argv[0] not in COMMANDS:
-        if argv:
-            print(f"fastmix: unknown command {argv[0]!r}", file=sys.stderr)
-        print(usage(), file=sys.stderr)
-        return USAGE
-    return run(importlib.import_module(COMMANDS[argv[0]][0]).main, argv[1:])
+    return run(_command, sys.argv[1:] if argv is None else argv)
 
 
 if __name__ == "__main__":

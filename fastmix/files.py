@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import io
 import os
@@ -20,8 +21,27 @@ class DamagedFile(ValueError):
     """A file that cannot be read as what it should be."""
 
 
+class WriteError(OSError):
+    """A file or a folder that cannot be written; the message names it and says why. errno: of the error behind it."""
+
+    def __init__(self, path: Path, error: OSError, what: str = "cannot be written") -> None:
+        reason = error.strerror or next(iter(str(error).splitlines()), "") or type(error).__name__
+        super().__init__(f"{path} {what}: {reason}")
+        self.errno = error.errno
+
+
 def write_atomically(path: Path, content: bytes) -> None:
-    """The path holds the old content or the new, never a part of it, whatever happens meanwhile."""
+    """The path holds the old content or the new, never a part of it, whatever happens meanwhile.
+
+    Raises: WriteError naming the path, as where no room is left.
+    """
+    try:
+        _write(path, content)
+    except OSError as error:
+        raise WriteError(path, error) from error
+
+
+def _write(path: Path, content: bytes) -> None:
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(descriptor, "wb") as file:
@@ -41,10 +61,50 @@ def write_atomically(path: Path, content: bytes) -> None:
             os.close(folder)
 
 
+def append(path: Path, text: str) -> None:
+    """Text at the end of a file. Raises: WriteError naming the path."""
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        raise WriteError(path, error) from error
+
+
+def make_folder(path: Path) -> list[Path]:
+    """The folder and those above it, where they are missing; returns those that were made, the outermost first.
+
+    Raises: WriteError naming the path, as where a file is in the way.
+    """
+    above = [folder for folder in (path, *path.parents) if not os.path.isdir(folder)]
+    made = []
+    try:
+        for folder in reversed(above):
+            try:
+                folder.mkdir()
+            except FileExistsError:
+                if not os.path.isdir(folder):  # a file; a folder was made by another process meanwhile
+                    raise
+            else:
+                made.append(folder)
+    except OSError as error:
+        for folder in reversed(made):
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        in_the_way = next((each for each in (path, *path.parents) if os.path.exists(each) and not os.path.isdir(each)),
+                          None)
+        if in_the_way is not None:
+            raise WriteError(path, NotADirectoryError(f"{in_the_way} is a file"), "cannot be made") from error
+        raise WriteError(path, error, "cannot be made") from error
+    return made
+
+
 def remove(path: Path) -> None:
     """The file, where there is one, and what a process that was killed while it wrote the file left beside it."""
-    for found in [path, *path.parent.glob(f".{glob.escape(path.name)}.*")]:
-        found.unlink(missing_ok=True)
+    try:
+        for found in [path, *path.parent.glob(f".{glob.escape(path.name)}.*")]:
+            found.unlink(missing_ok=True)
+    except OSError as error:
+        raise WriteError(path, error, "cannot be removed") from error
 
 
 def write_state(path: Path, state: dict[str, Any]) -> None:

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastmix.app.command_line import meant
+
 Call = Callable[..., Any]
 
 
@@ -89,7 +91,8 @@ def select_cases(ops: list[str] | None, quick: bool) -> list[Case]:
     modules = case_modules()
     unknown = [op for op in ops or [] if op not in modules]
     if unknown:
-        raise ValueError(f"--op: {', '.join(unknown)} unknown, want one of {', '.join(modules)}")
+        raise ValueError(f"--op: {', '.join(unknown)} unknown, want one of {', '.join(modules)}"
+                         f"{meant(unknown[0], modules)}")
     cases = [case for op, module in modules.items() if not ops or op in ops for case in module.cases()]
     return [case for case in cases if case.quick or not quick]
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import multiprocessing
 import os
+import signal
 import threading
 from concurrent.futures import ProcessPoolExecutor
 
@@ -40,6 +41,7 @@ def _end_with(parent: multiprocessing.process.ParentProcess) -> None:
 
 
 def _prepare(threads: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the bench answers, and ends them
     torch.set_num_threads(threads)  # generated code has their number in it
     parent = multiprocessing.parent_process()
     if parent is not None:  # a killed bench would leave its workers waiting

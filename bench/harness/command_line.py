@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import datetime
+import itertools
 from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 
+from fastmix.app import claims
 from fastmix.app.console import Parser, UsageError
+from fastmix.files import make_folder
 from fastmix.ops.checkout import CHECKOUT
 
 from . import machine, memory
@@ -44,6 +49,32 @@ def new_result(format: int | str, device: torch.device, name: str | None, settin
     now = datetime.datetime.now(datetime.timezone.utc)
     return {"format": format, "date": now.isoformat(timespec="seconds"), "machine": machine.describe(device, name),
             "settings": settings | {"keeps_memory": memory.keeps_memory()}}
+
+
+@contextmanager
+def result_file(given: Path | None, result: Entry, suffix: str = "") -> Iterator[Path]:
+    """Where a result goes, held meanwhile: before anything is measured it is known that it can be written.
+
+    given: by --json; None: `result_path`, numbered if another result has that name. Raises: claims.Held, WriteError.
+    """
+    if given is not None:
+        make_folder(given.parent)
+        with claims.Claim.of_file(given, "--json"):
+            yield given
+        return
+    first = result_path(result, suffix)
+    make_folder(first.parent)
+    for number in itertools.count(1):
+        path = first if number == 1 else first.with_stem(f"{first.stem}-{number}")
+        if path.exists():
+            continue
+        try:
+            claim = claims.Claim.of_file(path)
+        except claims.Held:
+            continue
+        with claim:
+            yield path
+        return
 
 
 def result_path(result: Entry, suffix: str = "") -> Path:

@@ -7,6 +7,8 @@ import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
+from fastmix.app.tables import table, terminal_width
+from fastmix.files import make_folder, write_atomically
 from fastmix.ops.dispatch import OPERATORS
 
 from .entries import Entry, median
@@ -119,9 +121,8 @@ def case_table(case: Entry) -> str:
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return ["  " + "  ".join(cell.ljust(w) if i == 0 else cell.rjust(w)
-                             for i, (cell, w) in enumerate(zip(row, widths, strict=True))).rstrip() for row in rows]
+    """The lines of a table with its heading, folded to the terminal."""
+    return [f"  {line}".rstrip() for line in table(rows[0], rows[1:], terminal_width() - 2).splitlines()]
 
 
 def summary(results: Entry) -> str:
@@ -162,8 +163,8 @@ def failures(results: Entry) -> list[str]:
 
 
 def save(results: Entry, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(results, indent=1) + "\n")
+    make_folder(path.parent)
+    write_atomically(path, (json.dumps(results, indent=1) + "\n").encode())
 
 
 def load(path: Path, formats: Collection[int | str] = (FORMAT,)) -> Entry:

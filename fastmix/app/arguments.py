@@ -7,6 +7,8 @@ import math
 from collections.abc import Callable, Collection
 from typing import Any
 
+from .command_line import meant
+
 
 def _number(kind: Callable[[str], Any], low: float, high: float, above: bool, text: str) -> Callable[[str], Any]:
     def parse(value: str) -> Any:
@@ -57,6 +59,6 @@ def some_of(known: Collection[str]) -> Callable[[str], list[str]]:
         found = value.split(",")
         for name in found:
             if name not in known:
-                raise argparse.ArgumentTypeError(f"names {name!r}, want some of {', '.join(known)}")
+                raise argparse.ArgumentTypeError(f"names {name!r}{meant(name, known)} (some of {', '.join(known)})")
         return list(dict.fromkeys(found))
     return parse

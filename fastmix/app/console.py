@@ -1,40 +1,30 @@
-"""What the commands share: errors meant for the person at the keyboard, exit codes, optional packages."""
+"""What the commands share: one way out of them, lines of progress, optional packages."""
 
 from __future__ import annotations
 
-import argparse
 import importlib
-import signal
+import logging
+import os
 import sys
-import threading
+import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import ModuleType
-from typing import NoReturn
 
+from .. import _starting
 from . import import_torchvision
-from .errors import FAILURE, INTERRUPTED, USAGE, CommandError, UsageError, first_line
+from .command_line import Parser
+from .errors import FAILURE, INTERRUPTED, USAGE, CommandError, UsageError, explained, first_line
 
-_interrupted = False
-
-__all__ = ["FAILURE", "INTERRUPTED", "USAGE", "CommandError", "Parser", "UsageError", "first_line", "printer",
-           "progress_bar", "require", "run"]
-
-
-class Parser(argparse.ArgumentParser):
-    """argparse that raises instead of exiting, so that there is one way out; no abbreviated flags."""
-
-    def __init__(self, **kwargs: object) -> None:
-        super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter,
-                         **kwargs)  # type: ignore[arg-type]
-
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message} (see {self.prog} --help)")
+__all__ = ["FAILURE", "INTERRUPTED", "USAGE", "CommandError", "Parser", "UsageError", "explained", "first_line", "note",
+           "printer", "progress_bar", "require", "run"]
 
 
 def require(module: str, package: str, need: str, extra: str = "train") -> ModuleType:
     """Import a module of an extra, or say what to install. need: what asks for it."""
     import_torchvision.prepare()  # torchmetrics imports it
+    if package == "matplotlib":  # of fonts that it looks for
+        logging.getLogger("matplotlib").setLevel(logging.ERROR)
     try:
         return importlib.import_module(module)
     except ImportError as error:
@@ -48,48 +38,62 @@ def printer(first: bool) -> Callable[[str], None]:
     return (lambda line: print(line, flush=True)) if first else (lambda line: None)
 
 
+note = _starting.say
+
+
 @contextmanager
 def progress_bar(text: str, steps: int | None, show: bool = True) -> Iterator[Callable[..., None]]:
     """A bar on stderr if a person watches it; yields what to call after a step, or with a part of one.
 
-    steps: None where their number is not known. A step after an interrupt that was lost raises it again.
+    steps: None where their number is not known. A step after a signal that was lost raises it again.
     """
-    if not show or not sys.stderr.isatty():
-        yield lambda part=1.0: _raise_interrupt()
+    if not show or sys.stderr is None or not sys.stderr.isatty():
+        yield lambda part=1.0: _starting.raise_received()
         return
     progress = require("rich.progress", "rich", "the progress bar")
     console = require("rich.console", "rich", "the progress bar").Console(stderr=True)
     with progress.Progress(console=console, transient=True) as shown:
         task = shown.add_task(text, total=steps)
-        yield lambda part=1.0: (_raise_interrupt(), shown.advance(task, part))
-
-
-def _on_interrupt(number: int, frame: object) -> NoReturn:
-    """Python drops an exception that is raised while it destroys an object, so that it was raised is remembered."""
-    global _interrupted
-    _interrupted = True
-    raise KeyboardInterrupt
-
-
-def _raise_interrupt() -> None:
-    if _interrupted:
-        raise KeyboardInterrupt
+        yield lambda part=1.0: (_starting.raise_received(), shown.advance(task, part))
 
 
 def run(command: Callable[[list[str]], int], argv: list[str]) -> int:
-    """The exit status of a command; expected failures end in one line on stderr, without a traceback."""
-    global _interrupted
-    _interrupted = False
-    main = threading.current_thread() is threading.main_thread()
-    if main and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, _on_interrupt)
-    try:
-        return command(argv)
-    except CommandError as error:
-        print(f"fastmix: {error}", file=sys.stderr)
-        return error.code
-    except KeyboardInterrupt:
-        print("fastmix: interrupted", file=sys.stderr)
-        return INTERRUPTED
-    except BrokenPipeError:  # | head
-        return FAILURE
+    """The exit status of a command. What a person can cause ends in one line on stderr; FASTMIX_DEBUG=1 shows the
+    traceback."""
+    with _starting.signals_raised():
+        try:
+            try:
+                status = command(argv)
+                _starting.raise_received()  # one that was lost
+                return status
+            finally:
+                if sys.stdout is not None:
+                    sys.stdout.flush()  # here, where it may fail
+        except (Exception, KeyboardInterrupt) as error:
+            return _failed(error)
+
+
+def _failed(error: BaseException) -> int:
+    """Says what an error was; its exit status."""
+    if _starting.debug():
+        with suppress(OSError, ValueError):
+            traceback.print_exception(error)
+    stopped = _starting.received()
+    if stopped is not None and not isinstance(error, CommandError):
+        error = stopped  # what else has failed is its consequence
+    _give_up_output()
+    ended = explained(error)
+    # | head: it has what it wanted. Of a signal to all processes the first one speaks.
+    silent = isinstance(error, BrokenPipeError) or (stopped is not None and not _starting.first_rank())
+    if not silent and str(ended):
+        _starting.say(str(ended))
+    return ended.code
+
+
+def _give_up_output() -> None:
+    """Nothing more is written to a stdout that takes nothing: Python flushes it once more at its end."""
+    with suppress(OSError, ValueError, AttributeError):
+        sys.stdout.flush()
+        return
+    with suppress(OSError, ValueError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

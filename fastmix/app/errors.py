@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
-USAGE, FAILURE, INTERRUPTED = 2, 1, 130
+import errno
+
+import torch
+
+from .._starting import FAILURE, INTERRUPTED, USAGE, Stopped
+from ..files import WriteError
+from ..ops.dispatch import CannotServe
+
+__all__ = ["FAILURE", "INTERRUPTED", "USAGE", "CommandError", "UsageError", "explained", "first_line"]
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "Unable to find a valid cuDNN algorithm")
+WORKER = "DataLoader worker"
 
 
 class CommandError(Exception):
@@ -23,3 +35,42 @@ class UsageError(CommandError):
 def first_line(error: BaseException) -> str:
     """An error of another library in a few words."""
     return next(iter(str(error).splitlines()), "") or type(error).__name__
+
+
+def explained(error: BaseException) -> CommandError:
+    """What an error is to the person at the keyboard: one line, with a remedy where there is one.
+
+    An error that nobody expected is named, with how to see where it comes from.
+    """
+    text = str(error)
+    if isinstance(error, CommandError):
+        # As a process that decodes images hands it over: with its traceback, whose last line it is.
+        if "Original Traceback" in text:
+            return CommandError(text.strip().splitlines()[-1].partition(": ")[2], error.code)
+        return error
+    if isinstance(error, Stopped):
+        return CommandError(text, error.status)
+    if isinstance(error, KeyboardInterrupt):
+        return CommandError("interrupted", INTERRUPTED)
+    if isinstance(error, BrokenPipeError):
+        return CommandError("nobody reads the output any more")
+    if isinstance(error, WriteError):
+        return _unwritten(error)
+    if isinstance(error, OSError):
+        where = f"{error.filename}: " if error.filename is not None else ""
+        return CommandError(f"{where}{error.strerror or first_line(error)}")
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
+            isinstance(error, RuntimeError) and any(words in text for words in NO_MEMORY)):
+        return CommandError(f"out of memory ({first_line(error)}); try a smaller --batch")
+    if isinstance(error, CannotServe):
+        return UsageError(f"{first_line(error)}; FASTMIX_BACKEND=auto takes what is there")
+    if isinstance(error, RuntimeError) and WORKER in text:
+        return CommandError(f"a process that decodes images has ended ({first_line(error)}): it may lack memory; try "
+                            "fewer --workers, or 0")
+    return CommandError(f"{type(error).__name__}: {first_line(error)} (FASTMIX_DEBUG=1 shows where)")
+
+
+def _unwritten(error: WriteError) -> CommandError:
+    if error.errno in FULL:
+        return CommandError(f"{error}; make room, or write to another place")
+    return UsageError(f"{error}; choose a place that can be written to")

@@ -43,6 +43,10 @@ class _State:
     debug: bool = False
 
 
+class CannotServe(RuntimeError):
+    """A backend that was asked for and cannot serve an operator here; the message says why."""
+
+
 def _parse(name: str, source: str) -> str | None:
     if name == "auto":
         return None
@@ -93,7 +97,7 @@ def select(op: str, x: Tensor, form: str | None = None) -> str:
     if not torch.compiler.is_compiling() and _transforms_active():
         # torch.library operators do not run under torch.func transforms (grad, vmap, ...); plain torch does.
         if name not in (None, "reference"):
-            raise RuntimeError(f"{op}: backend {name!r} was asked for and cannot serve under torch.func transforms")
+            raise CannotServe(f"{op}: backend {name!r} was asked for and cannot serve under torch.func transforms")
         return "reference"
     if name is None:
         name = AUTO[op].get(device_type, "reference")
@@ -103,7 +107,7 @@ def select(op: str, x: Tensor, form: str | None = None) -> str:
         return "triton" if why_not(op, "triton", device_type) is None else "reference"
     reason = why_not(op, name, device_type, form)
     if reason is not None:
-        raise RuntimeError(f"{op}: backend {name!r} was asked for and cannot serve: {reason}")
+        raise CannotServe(f"{op}: backend {name!r} was asked for and cannot serve: {reason}")
     return name
 
 

@@ -125,8 +125,8 @@ def test_a_wrong_flag_does_not_touch_the_run_it_would_replace(tmp_path, capsys):
 def test_resume_refuses_other_settings(tmp_path, capsys):
     folder = tmp_path / "run"
     assert call(capsys, "train", *training.TINY, "--epochs", 1, "--out", folder)[0] == 0
-    status, _, err = call(capsys, "train", "--resume", "--epochs", 3, "--out", folder)
-    assert status == USAGE and "was trained with epochs = 1, not 3" in err
+    status, _, err = call(capsys, "train", "--resume", "--batch", 3, "--out", folder)
+    assert status == USAGE and "was trained with batch = 100, not 3" in err
     (folder / "config.json").write_text("{")
     status, _, err = call(capsys, "train", "--resume", "--out", folder)
     assert status == FAILURE and "config.json" in err

@@ -68,7 +68,7 @@ def run(package, *arguments):
 
 
 def test_its_flags_are_in_the_help(package):
-    status, out, _ = run(package, "train", "--help")
+    status, out, _ = run(package, "train", "--help-all")
     text = " ".join(out.split())
     assert status == 0 and "even-mixup: shares that are even" in text
     assert "--evenness EVENNESS how even the shares are (even-mixup: 1)" in text  # fastmix.Mixup's own default

@@ -74,7 +74,7 @@ def test_the_method_trains_on_the_data_set_with_the_model(with_method, tmp_path)
               "--model", "mlp2", "--epochs", "1", "--out", tmp_path / "run")
     assert re.search(r"^half-mix +\d", out, re.M)
     assert "share of the width that is pasted (half-mix: 0.5)" in re.sub(
-        r"\s+", " ", run(with_method, "-m", "fastmix", "train", "--help"))
+        r"\s+", " ", run(with_method, "-m", "fastmix", "train", "--help-all"))
     run(with_method, "-m", "fastmix", "preview", "--method", "half-mix", "--data", "digits", "--out",
         tmp_path / "half.png")
     code = """

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
 import torch
 
-from .. import data
+from .. import claims, data
 from ..arguments import count, not_negative, positive, seed_number, share, some_of
 from ..console import Parser, UsageError, printer, progress_bar, require
 from ..evaluation import parts, report
-from ..training.distributed import processes
+from ..training.distributed import Processes, processes
+from ..training.places import run_folder
+from ..training.run import EVALUATION
 from ..training.trained import Trained
-from .flags import add_machine_flags, check_output
+from .flags import add_device_flag, add_machine_flags, check_output
 
 EPILOG = """\
 Parts: calibration (accuracy, ECE and a reliability diagram), occlusion (0 to 80 % of the image hidden), attacks (FGSM
@@ -23,8 +27,9 @@ and two random directions), cam (localisation by class activation maps, where th
 
 examples:
   python -m fastmix evaluate --checkpoint runs/none-digits-cnn-seed0
-  python -m fastmix evaluate --checkpoint runs/x --only calibration,attacks --limit 1000 --out x.json
-  torchrun --nproc-per-node 2 -m fastmix evaluate --checkpoint runs/x      (the results are those of one process)
+  python -m fastmix evaluate --checkpoint runs/x --only attacks --out x.json
+  torchrun --nproc-per-node 2 -m fastmix evaluate --checkpoint runs/x
+      (the results are those of one process)
 """
 
 
@@ -48,7 +53,9 @@ def parser() -> Parser:
                    help="loss surfaces reach from -S to S: of a unit eigenvector, of the weights' own size "
                         "(%(default)s)")
     p.add_argument("--cam-threshold", type=share, default=0.2, metavar="T", help="of the map (%(default)s)")
-    add_machine_flags(p)
+    machine = p.add_argument_group("the machine")
+    add_device_flag(machine)
+    add_machine_flags(machine)
     return p
 
 
@@ -69,19 +76,33 @@ def main(argv: list[str]) -> int:
     require("scipy", "scipy", "evaluation")
     if args.threads is not None:
         torch.set_num_threads(args.threads)
+    folder = run_folder(args.checkpoint)
+    out = args.out or folder / EVALUATION[0]
+    if args.out is None and folder.is_dir():
+        check_output(out, ".json")
+
+    def take(stack: ExitStack) -> None:
+        stack.enter_context(claims.Claim.of_file(out))
+
     with processes(args.device or "auto") as here:
         log = printer(here.first)
-        trained = Trained.load(args.checkpoint, here.device, root=args.root, workers=args.workers or 0)
-        test = trained.dataset.test
-        index = torch.arange(len(test.labels))
-        if args.limit is not None:
-            index = data.balanced_subset(test.labels, args.limit, "--limit")
-        evaluation = parts.Evaluation(trained, here, test.subset(index).to(here.device), index, args.batch, args.seed,
-                                      args.epsilon / 255, args.pgd_steps, args.surface_images, args.points, args.span,
-                                      args.cam_threshold, partial(progress_bar, show=here.first))
-        wanted = [name for name in parts.PARTS if args.only is None or name in args.only]
-        results = report.evaluate_parts(evaluation, wanted, args.only is not None, log)
-        if here.first:
-            log(f"written to {report.write(evaluation, results, args.out)}")
-        here.barrier()
+        trained = Trained.load(folder, here.device, root=args.root, workers=args.workers or 0)
+        with claims.held(here.share, take):
+            _evaluate(args, trained, here, out, log)
     return 0
+
+
+def _evaluate(args: argparse.Namespace, trained: Trained, here: Processes, out: Path,
+              log: Callable[[str], None]) -> None:
+    test = trained.dataset.test
+    index = torch.arange(len(test.labels))
+    if args.limit is not None:
+        index = data.balanced_subset(test.labels, args.limit, "--limit")
+    evaluation = parts.Evaluation(trained, here, test.subset(index).to(here.device), index, args.batch, args.seed,
+                                  args.epsilon / 255, args.pgd_steps, args.surface_images, args.points, args.span,
+                                  args.cam_threshold, partial(progress_bar, show=here.first))
+    wanted = [name for name in parts.PARTS if args.only is None or name in args.only]
+    results = report.evaluate_parts(evaluation, wanted, args.only is not None, log)
+    if here.first:
+        log(f"written to {report.write(evaluation, results, out)}")
+    here.barrier()

@@ -15,7 +15,8 @@ refinement are scaled.
 examples:
   python -m fastmix presets dcutmix
   python -m fastmix train --preset paper/dcutmix-pn110-c100 --root DIR
-  python -m fastmix train --preset paper/refined-mixup-parn18-c100 --data digits --model cnn --epochs 9
+  python -m fastmix train --preset paper/refined-mixup-parn18-c100 \\
+      --data digits --model cnn --epochs 9
 """
 
 

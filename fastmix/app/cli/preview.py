@@ -13,6 +13,7 @@ from ..console import Parser, UsageError, require
 from ..training import preview
 from ..training.distributed import processes
 from ..training.options import Options
+from ..training.places import run_folder
 from ..training.run import CONFIG
 from ..training.samples import SHOWN, draw_samples
 from ..training.setup import load_weights, setup
@@ -24,8 +25,8 @@ that is trained for --steps steps first.
 
 examples:
   python -m fastmix preview --method dcutmix --k 3 --out grid.png
-  python -m fastmix preview --method mixup,cutmix,dmixup,dcutmix,rmix,cutout --data mnist5k --out methods.png
-  python -m fastmix preview --method rmix --data mnist5k --run runs/rmix-mnist5k-cnn-seed0 --out grid.png
+  python -m fastmix preview --method mixup,cutmix,dcutmix --out methods.png
+  python -m fastmix preview --method rmix --run runs/x --out grid.png
 """
 MODEL_FLAGS = ("data", "root", "image_size")
 STEPS = 150
@@ -34,16 +35,18 @@ STEPS = 150
 def parser() -> Parser:
     p = Parser(prog="python -m fastmix preview", description="Draw images before and after a mixing method.",
                epilog=EPILOG)
-    p.add_argument("--method", type=flags.several_methods, required=True, metavar="METHOD[,METHOD]",
+    p.add_argument("--method", type=flags.several_methods, required=True, metavar="M[,M]",
                    help=f"one, or several for a picture with a row each: {', '.join(methods.METHODS)}")
     p.add_argument("--out", type=Path, required=True, metavar="FILE.png")
     p.add_argument("--count", type=count, metavar="N", help=f"images ({SHOWN})")
     p.add_argument("--seed", type=seed_number, help="of the images and the mixing (0)")
     p.add_argument("--run", type=Path, metavar="DIR", help="folder of a run whose model gives the saliency")
     p.add_argument("--steps", type=count, metavar="N", help=f"steps of the small CNN without --run ({STEPS})")
-    flags.add_data_flags(p)
+    group = p.add_argument_group("data")
+    flags.add_data_flags(group, group)
+    flags.add_device_flag(group)
     flags.add_method_flags(p)
-    flags.add_machine_flags(p)
+    flags.add_machine_flags(p.rare_group("the machine"))
     return flags.without_defaults(p)
 
 
@@ -55,6 +58,7 @@ def main(argv: list[str]) -> int:
     methods.check_flags(names, set(given))
     flags.check_output(out, ".png")
     if folder_of_run is not None:
+        folder_of_run = run_folder(folder_of_run)
         if steps is not None:
             raise UsageError("--steps is for the model that is trained without --run")
         trained = Options.from_json(folder_of_run / CONFIG)

@@ -13,9 +13,10 @@ from ..arguments import count, part, positive, seed_number, share, some_of
 from ..console import Parser
 from ..subsets import compare
 from ..subsets.table import MEASURES, Scoring, Table, select, write_index
-from ..training.distributed import processes
+from ..training.distributed import Processes
+from ..training.jobs import in_processes
 from ..training.trained import Trained
-from .flags import add_machine_flags, check_output
+from .flags import add_device_flag, add_machine_flags, check_output
 
 EPILOG = """\
 Every training image is mixed with others --samples times, keeping its share; the loss of the trained model on these
@@ -27,12 +28,15 @@ OUT.npy gets the indices, OUT.table.npz the statistics of all images (index, lab
 --ratio is then a matter of a second. A killed command goes on where it was if it is called again.
 
 examples:
-  python -m fastmix train --method dcutmix --data fashion-mnist --limit 5000 --out runs/scorer
-  python -m fastmix subsample --data fashion-mnist --checkpoint runs/scorer --ratio 0.1 --how top --out idx.npy
+  python -m fastmix train --method dcutmix --data fashion-mnist \\
+      --limit 5000 --out runs/scorer
+  python -m fastmix subsample --checkpoint runs/scorer --ratio 0.1 --how top \\
+      --out idx.npy
   python -m fastmix train --method dcutmix --data fashion-mnist --subset idx.npy
-  torchrun --nproc-per-node 2 -m fastmix subsample --checkpoint runs/scorer --out idx.npy
-  python -m fastmix subsample --checkpoint runs/scorer --compare top,interval,random,easy,hard \\
-      --ratios 0.05,0.1,0.2 --seeds 3 --out runs/subsets
+  torchrun --nproc-per-node 2 -m fastmix subsample --checkpoint runs/scorer \\
+      --out idx.npy
+  python -m fastmix subsample --checkpoint runs/scorer --seeds 3 \\
+      --compare top,interval,random,easy,hard --out runs/subsets
 """
 def parser() -> Parser:
     p = Parser(prog="python -m fastmix subsample", description="Choose the most informative training images.",
@@ -41,7 +45,7 @@ def parser() -> Parser:
     p.add_argument("--out", type=Path, required=True, metavar="FILE.npy", help="the indices (with --compare a folder)")
     p.add_argument("--overwrite", action="store_true", help="replace statistics of other settings")
     group = p.add_argument_group("data")
-    group.add_argument("--data", choices=tuple(data.SOURCES), help="must be the run's (its own)")
+    group.add_argument("--data", choices=tuple(data.SOURCES), metavar="NAME", help="must be the run's (its own)")
     group.add_argument("--root", metavar="DIR", help="where its files are")
     group.add_argument("--limit", type=count, metavar="N", help="score N images, as many of every class")
     group = p.add_argument_group("statistics")
@@ -68,7 +72,9 @@ def parser() -> Parser:
     group.add_argument("--epochs", type=count, metavar="N", help="of every run (those of the scoring run)")
     group.add_argument("--train-batch", type=count, metavar="N", help="images in a step (the scoring run's)")
     group.add_argument("--test-limit", type=count, metavar="N", help="test on N images (all)")
-    add_machine_flags(p)
+    machine = p.add_argument_group("the machine")
+    add_device_flag(machine)
+    add_machine_flags(machine)
     return p
 
 
@@ -90,22 +96,26 @@ def main(argv: list[str]) -> int:
     _check(args)
     if args.threads is not None:
         torch.set_num_threads(args.threads)
-    with processes(args.device or "auto") as here:
-        trained = Trained.load(args.checkpoint, here.device, args.data, args.root, args.workers or 0)
-        if args.compare is not None:
-            table = Table(args.table or args.out / "table.npz", trained, _scoring(args))
-            wanted = compare.Comparison(args.compare, args.ratios, args.seeds, args.interval, args.epochs,
-                                        args.train_batch, args.test_limit)
-            return compare.run(wanted, table, trained, here, args.out, args.overwrite)
-        table = Table(args.table or args.out.with_suffix(".table.npz"), trained, _scoring(args))
-        scores = table.scores(here, args.overwrite) if args.how != "random" else None
-        rows = select(args.how, scores, table.labels, args.ratio, args.interval, args.seed)
-        if here.first:
-            write_index(args.out, table.index[rows])
-            print(f"{args.how}: {len(rows)} of {len(table.index)} images")
-            if scores is not None:
-                print(f"cv {scores.cv[rows].mean():.3f} (all images {scores.cv.mean():.3f}), mean loss "
-                      f"{scores.mean[rows].mean():.3f} (all images {scores.mean.mean():.3f})")
-                print(f"statistics in {table.path}")
-            print(f"written to {args.out}", flush=True)
-    return 0
+    return in_processes(args.device or "auto", lambda here: _subsample(args, here),
+                        lambda: "called again, the command goes on where it was")
+
+
+def _subsample(args: argparse.Namespace, here: Processes) -> None:
+    trained = Trained.load(args.checkpoint, here.device, args.data, args.root, args.workers or 0)
+    if args.compare is not None:
+        table = Table(args.table or args.out / "table.npz", trained, _scoring(args))
+        wanted = compare.Comparison(args.compare, args.ratios, args.seeds, args.interval, args.epochs,
+                                    args.train_batch, args.test_limit)
+        compare.run(wanted, table, trained, here, args.out, args.overwrite)
+        return
+    table = Table(args.table or args.out.with_suffix(".table.npz"), trained, _scoring(args))
+    scores = table.scores(here, args.overwrite) if args.how != "random" else None
+    rows = select(args.how, scores, table.labels, args.ratio, args.interval, args.seed)
+    if here.first:
+        write_index(args.out, table.index[rows])
+        print(f"{args.how}: {len(rows)} of {len(table.index)} images")
+        if scores is not None:
+            print(f"cv {scores.cv[rows].mean():.3f} (all images {scores.cv.mean():.3f}), mean loss "
+                  f"{scores.mean[rows].mean():.3f} (all images {scores.mean.mean():.3f})")
+            print(f"statistics in {table.path}")
+        print(f"written to {args.out}", flush=True)

@@ -9,45 +9,52 @@ import torch
 
 from .. import methods
 from ..arguments import count
-from ..console import Parser, UsageError
+from ..console import Parser
 from ..training import compare, presets
-from ..training.jobs import Job, Request, check_free, holds_run, in_processes, new_folder, train_all
+from ..training.jobs import Job, Request, in_processes, train_all
 from ..training.options import Options, check, check_schedule, continued
+from ..training.places import Place
 from ..training.run import CONFIG, check_extras
 from . import flags
 
 EPILOG = """\
 examples:
   python -m fastmix train --method rmix
-  python -m fastmix train --compare none,mixup,rmix --data mnist5k --out runs/mnist5k
-  python -m fastmix train --compare none,rmix --data fashion-mnist --limit 5000 --seeds 3
+  python -m fastmix train --compare none,mixup,rmix --data mnist5k --seeds 3
+  python -m fastmix train --data folder --root DIR --model resnet18
   python -m fastmix train --preset paper/dcutmix-pn110-c100 --root DIR
-  python -m fastmix train --method mixup --data mnist5k --epochs 20 --refine-epochs 5
   python -m fastmix train --resume --out runs/rmix-digits-cnn-seed0
-  torchrun --nproc-per-node 2 -m fastmix train --method cutmix --data cifar10 --root DIR --model preact-resnet18
+  torchrun --nproc-per-node 2 -m fastmix train --method cutmix
 
 The folder of a run gets config.json, metrics.jsonl (a line an epoch), report.json, curves.png, samples.png and
-checkpoint.pt, the state after the last finished epoch. Exit status: 0, 1 failed, 2 wrong usage, 130 interrupted.
+checkpoint.pt, the state after the last finished epoch. While it lives, a run holds its folder. Exit status: 0, 1
+failed, 2 wrong usage, 130 interrupted, 143 terminated; FASTMIX_DEBUG=1 shows the traceback of an error.
 """
 
 
 def parser() -> Parser:
     p = Parser(prog="python -m fastmix train", description="Train an image classifier with a mixing method.",
                epilog=EPILOG)
-    choice = p.add_mutually_exclusive_group()
-    about = "; ".join(f"{name}: {method.about}" + (f" (extra {method.extra})" if method.extra else "")
-                      for name, method in methods.METHODS.items())
-    choice.add_argument("--method", choices=tuple(methods.METHODS), help=about)
+    common = p.add_argument_group("common")
+    choice = common.add_mutually_exclusive_group()
+    choice.add_argument("--method", choices=tuple(methods.METHODS), metavar="NAME",
+                        help=f"{', '.join(methods.METHODS)} {flags.default('method')}")
     choice.add_argument("--compare", type=flags.several_methods, metavar="M,M,...",
                         help="train each of these methods with the same seeds and print one table")
-    p.add_argument("--preset", metavar="NAME",
-                   help="take what is not given from a paper's table; python -m fastmix presets lists them")
-    p.add_argument("--seeds", type=count, metavar="N", help="train N times, with seeds SEED, SEED + 1, ...")
-    flags.add_data_flags(p)
-    flags.add_training_flags(p)
-    flags.add_method_flags(p)
-    flags.add_machine_flags(p)
-    flags.add_output_flags(p, "continue what is in the folder; finished runs are kept")
+    common.add_argument("--preset", metavar="NAME",
+                        help="take what is not given from a paper's table; python -m fastmix presets lists them")
+    about = "\n".join(f"  {name}: {method.about}" + (f" (extra {method.extra})" if method.extra else "")
+                      for name, method in methods.METHODS.items())
+    flags.add_method_flags(p, about)
+    rare = p.rare_group("training")
+    flags.add_data_flags(common, rare)
+    flags.add_training_flags(common)
+    common.add_argument("--seeds", type=count, metavar="N", help="train N times, with seeds SEED, SEED + 1, ...")
+    flags.add_device_flag(common)
+    flags.add_output_flags(p.add_argument_group("output"), "continue what is in the folder; finished runs are kept, "
+                           "with more --epochs extended")
+    flags.add_rare_training_flags(rare)
+    flags.add_machine_flags(p.rare_group("the machine"))
     return flags.without_defaults(p)
 
 
@@ -57,17 +64,13 @@ def request(argv: list[str]) -> Request:
     out, resume = given.pop("out", None), given.pop("resume", False)
     overwrite = given.pop("overwrite", False)
     names, seeds = given.pop("compare", None), given.pop("seeds", None)
-    if resume and overwrite:
-        raise UsageError("--resume and --overwrite exclude each other")
     single = names is None and seeds is None
-    members = compare.members(out) if resume and out is not None and single else None
-    if out is not None and members is not None:
-        jobs = [Job(continued(Options.from_json(path / CONFIG), given, path), path) for path in members]
-        return Request(jobs, out, True, True)
-    if resume and out is not None and not holds_run(out):
-        raise UsageError(f"--resume: there is no run in {out}")
-    if single and resume and out is not None:
-        return Request([Job(continued(Options.from_json(out / CONFIG), given, out), out)], out, False, True)
+    if out is not None and resume and single:
+        place = Place.of(out, "", resume, overwrite)
+        found = compare.members(place.folder)
+        folders = [place.folder] if found is None else found
+        jobs = [Job(continued(Options.from_json(folder / CONFIG), given, folder), folder) for folder in folders]
+        return Request(jobs, place, found is not None)
 
     each = [Options(**presets.fill(given, name)) for name in names or [None]]
     first, names = each[0], [own.method for own in each]
@@ -76,19 +79,16 @@ def request(argv: list[str]) -> Request:
         check(own)
         check_schedule(own, set(given))
     variants = [dataclasses.replace(own, seed=own.seed + i) for own in each for i in range(seeds or 1)]
-    if single:
-        folder = out or new_folder(first.label(), resume)
-        jobs = [Job(first, folder)]
-    else:
-        folder = out or new_folder(f"compare-{'-'.join(names)}-{first.data}-{first.model.replace(':', '-')}", resume)
-        jobs = [Job(variant, folder / f"{variant.method}-seed{variant.seed}") for variant in variants]
-    if not resume and not overwrite:
-        check_free(folder)
+    name = first.label() if single else f"compare-{'-'.join(names)}-{first.data}-{first.model.replace(':', '-')}"
+    place = Place.of(out, name, resume, overwrite)
+    folder = place.folder
+    jobs = [Job(first, folder)] if single else [
+        Job(variant, folder / f"{variant.method}-seed{variant.seed}") for variant in variants]
     if resume:
         for job in jobs:
             if (job.folder / CONFIG).exists():
                 job.options = continued(Options.from_json(job.folder / CONFIG), given, job.folder)
-    return Request(jobs, folder, not single, resume)
+    return Request(jobs, place, not single)
 
 
 def main(argv: list[str]) -> int:
@@ -97,5 +97,4 @@ def main(argv: list[str]) -> int:
     first = wanted.jobs[0].options
     if first.threads is not None:
         torch.set_num_threads(first.threads)
-    return in_processes(first.device, lambda here: train_all(wanted, here),
-                        f"python -m fastmix train --resume --out {wanted.folder}")
+    return in_processes(first.device, lambda here: train_all(wanted, here), wanted.kept)

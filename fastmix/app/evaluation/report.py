@@ -14,7 +14,7 @@ import fastmix
 from ..console import CommandError
 from ..figures import evaluation as plots
 from ..training import checkpoint
-from ..training.run import EVALUATION, device_name
+from ..training.run import device_name
 from . import parts
 
 
@@ -36,15 +36,16 @@ def evaluate_parts(evaluation: parts.Evaluation, wanted: list[str], strict: bool
     return results
 
 
-def write(evaluation: parts.Evaluation, results: dict[str, dict[str, Any]], out: Path | None) -> str:
-    """The JSON and the page; their names. out: of the JSON, None: in the run's folder."""
+def write(evaluation: parts.Evaluation, results: dict[str, dict[str, Any]], out: Path) -> str:
+    """The JSON and the page; their names. out: of the JSON."""
     trained = evaluation.trained
-    settings, state = trained.options, checkpoint.load(trained.folder)
+    settings = trained.options
+    if out.parent == trained.folder and trained.replaced():
+        raise CommandError(f"{trained.folder} holds another run than the one that was evaluated; call evaluate again")
     report = {"run": trained.folder.name, "method": settings.method, "data": settings.data, "model": settings.model,
-              "train_seed": settings.seed, "epoch": state["epoch"] if state else None, "images": len(evaluation.index),
+              "train_seed": settings.seed, "epoch": trained.epoch, "images": len(evaluation.index),
               "seed": evaluation.seed, "device": device_name(trained.device), "processes": evaluation.processes.world,
               "torch": torch.__version__, "fastmix": fastmix.__version__, "parts": results}
-    out = out or trained.folder / EVALUATION[0]
     checkpoint.write_json(out, report)
     title = f"{settings.method} on {settings.data}, {settings.model}, {len(evaluation.index)} test images"
     plots.page(results, evaluation, title, out.with_suffix(".png"))

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import import_torchvision
+from ..command_line import meant
 from ..console import CommandError, UsageError, first_line
 from .cnn13 import CNN13
 from .densenet import DenseNet
@@ -55,14 +56,15 @@ def _timm(name: str, num_classes: int, channels: int) -> nn.Module:
     except ImportError:
         raise CommandError(f"--model timm:{name} needs timm: pip install timm") from None
     if name not in timm.list_models():
-        raise UsageError(f"--model: timm {timm.__version__} has no {name!r}")
+        raise UsageError(f"--model: timm {timm.__version__} has no {name!r}{meant(name, timm.list_models())}")
     return timm.create_model(name, num_classes=num_classes, in_chans=channels)
 
 
 def _torchvision_model(name: str, num_classes: int, channels: int) -> nn.Module:
     torchvision = import_torchvision.load(f"--model torchvision:{name}")
     if name not in torchvision.models.list_models(module=torchvision.models):
-        raise UsageError(f"--model: torchvision {torchvision.__version__} has no classifier {name!r}")
+        raise UsageError(f"--model: torchvision {torchvision.__version__} has no classifier {name!r}"
+                         f"{meant(name, torchvision.models.list_models(module=torchvision.models))}")
     model = torchvision.models.get_model(name, weights=None, num_classes=num_classes)
     return model if channels == 3 else _GreyAsColour(model)
 
@@ -74,7 +76,7 @@ def _ours(name: str, num_classes: int, channels: int) -> nn.Module:
                 return make(channels, num_classes, *map(int, match.groups()))
             except ValueError as error:
                 raise UsageError(f"--model {name}: {error}") from None
-    raise UsageError(f"--model is {name!r}, want one of {', '.join(NAMES)}")
+    raise UsageError(f"--model is {name!r}, want one of {', '.join(NAMES)}{meant(name, NAMES)}")
 
 
 def build(name: str, num_classes: int, shape: tuple[int, int, int]) -> nn.Module:

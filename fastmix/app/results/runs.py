@@ -13,6 +13,7 @@ from ..console import UsageError
 from ..methods import is_own
 from ..training import compare, run
 from ..training.options import FREE_ON_RESUME, Options
+from ..training.places import run_folder
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class Run:
 
 def _folders(folder: Path) -> list[Path]:
     """The folder itself if it is a run, else the runs of the comparison, else those right below it."""
+    folder = run_folder(folder)
     if (folder / run.CONFIG).exists():
         return [folder]
     members = compare.members(folder) if folder.is_dir() else None
@@ -57,11 +59,12 @@ def find(folders: Iterable[Path]) -> tuple[list[Run], list[Path]]:
     """The finished runs and the folders of the others; a folder that is named twice counts once."""
     runs, unfinished = [], []
     for folder in dict.fromkeys(member.resolve() for top in folders for member in _folders(top)):
-        report = run.finished(folder)
+        options = Options.from_json(folder / run.CONFIG)
+        report = run.finished(folder, options.epochs)
         if report is None:
             unfinished.append(folder)
         else:
-            runs.append(Run(folder, Options.from_json(folder / run.CONFIG), report))
+            runs.append(Run(folder, options, report))
     return runs, unfinished
 
 

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 import fastmix
 
+from ...files import make_folder
 from ...functional import pair_weight
 from ...refinement import Refinement
-from .. import data, methods
+from .. import claims, data, methods, tables
 from ..console import printer
 from ..figures import training as pictures
 from ..models.classifier import last_layer
@@ -25,6 +26,7 @@ from ..training import checkpoint
 from ..training.distributed import Processes
 from ..training.jobs import epoch_bar
 from ..training.loop import Epoch
+from ..training.places import Place
 from ..training.run import CONFIG, METRICS, REPORT, Run, clear, device_name, finished
 from ..training.samples import SHOWN
 from ..training.setup import Setup, build_model, check_size, load_data, over_processes
@@ -131,8 +133,8 @@ class SslRun(Run):
                 epoch.learn(pair)
             return {"epoch": number} | epoch.result()
 
-    def describe(self, entry: dict[str, Any]) -> str:
-        return f"loss {entry['train_loss']:.4f}  spread {entry['spread']:.3f}"
+    def describe(self, entry: dict[str, Any]) -> list[tuple[int, str]]:
+        return [(0, f"loss {entry['train_loss']:.4f}"), (0, f"spread {entry['spread']:.3f}")]
 
     def report(self) -> dict[str, Any]:
         """Linear evaluation of the backbone, and of one with random weights. Every process must call it."""
@@ -184,23 +186,28 @@ def draw_pairs(setup: Setup, title: str, path: Any) -> None:
 
 
 def _table(result: dict[str, Any]) -> str:
-    lines = [f"{'backbone':<10}  {'test acc %':>10}  {'train acc %':>11}  {'ECE %':>6}"]
-    for name, key in (("SimSiam", "linear"), ("untrained", "untrained")):
-        values = [100 * result[key][entry] for entry in ("test_accuracy", "train_accuracy", "ece")]
-        lines.append(f"{name:<10}  {values[0]:>10.2f}  {values[1]:>11.2f}  {values[2]:>6.2f}")
-    return "\n".join(lines)
+    columns = ("backbone", "test acc %", "train acc %", "ECE %")
+    return tables.table(columns, [[name, *(f"{100 * result[key][entry]:.2f}"
+                                           for entry in ("test_accuracy", "train_accuracy", "ece"))]
+                                  for name, key in (("SimSiam", "linear"), ("untrained", "untrained"))])
 
 
-def train_one(options: SslOptions, folder: Path, resume: bool, here: Processes) -> None:
-    """Trains what is left of a run, and prints its table."""
+def train_one(options: SslOptions, place: Place, here: Processes) -> None:
+    """Trains what is left of a run, in a folder that it holds, and prints its table."""
+    with claims.held(here.share, place.claim) as folder:
+        place.folder = folder
+        _train_one(options, folder, place.resume, here)
+
+
+def _train_one(options: SslOptions, folder: Path, resume: bool, here: Processes) -> None:
     log = printer(here.first)
-    result = finished(folder) if resume else None
+    result = finished(folder, options.epochs) if resume else None
     if result is None:
         run = SslRun(options, load_data(options), here, folder, log, epoch_bar(here.first))
         here.barrier()  # all have read before the first process writes
         if here.first and not resume:
             clear(folder, FILES)
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder)
             checkpoint.write_json(folder / CONFIG, options.to_json())
         here.barrier()
         log(f"SimSiam, pair weights {options.pair_weight}, seed {options.seed}: {folder}")

@@ -8,7 +8,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from .. import data
+from .. import claims, data
 from ..console import CommandError, UsageError, progress_bar, require
 from ..figures import drawing
 from ..training import checkpoint, report
@@ -100,13 +100,15 @@ def _table(results: list[dict[str, Any]], shares: list[float]) -> str:
     return report.plain("test error, %", ("images chosen by", *(f"{share:g}" for share in shares)), rows)
 
 
-def run(wanted: Comparison, table: Table, trained: Trained, here: Processes, folder: Path, overwrite: bool) -> int:
+def run(wanted: Comparison, table: Table, trained: Trained, here: Processes, folder: Path, overwrite: bool) -> None:
     """Every selection at every share with every seed; points that are done already are kept."""
     require("matplotlib", "matplotlib", "the comparison")
     require("torchmetrics", "torchmetrics", "the comparison")
-    if here.first:
-        folder.mkdir(parents=True, exist_ok=True)
-    here.barrier()
+    with claims.held(here.share, lambda stack: stack.enter_context(claims.Claim.of_folder(folder)) and None):
+        _run(wanted, table, trained, here, folder, overwrite)
+
+
+def _run(wanted: Comparison, table: Table, trained: Trained, here: Processes, folder: Path, overwrite: bool) -> None:
     test = trained.dataset.test
     if wanted.test_limit is not None:
         test = test.subset(data.balanced_subset(test.labels, wanted.test_limit, "--test-limit"))
@@ -141,4 +143,3 @@ def run(wanted: Comparison, table: Table, trained: Trained, here: Processes, fol
         draw(kept, wanted.interval, title, folder / PICTURE)
         print(_table(kept, wanted.ratios))
         print(f"written to {folder}", flush=True)
-    return 0

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ...files import remove, write_atomically
 from ...subsampling import AnchoredDCutMix, OtherSettings, Uncertainty, subsample, uncertainty, weights_digest
-from .. import data
+from .. import claims, data
 from ..console import CommandError, UsageError, progress_bar
 from ..streams import SubsetStream
 from ..training.distributed import Processes
@@ -87,9 +87,15 @@ class Table:
                          "batch": scoring.batch, "seed": scoring.seed, "weights": weights_digest(trained.model)}
 
     def scores(self, here: Processes, overwrite: bool = False) -> Uncertainty:
-        """From the file, or computed and written by the first process. overwrite: compute them in any case."""
+        """From the file, or computed and written by the first process, which holds it meanwhile. overwrite: compute
+        them in any case."""
+        if here.share(lambda: self.path.exists() and not overwrite):
+            return self._scores(here, False)
+        with claims.held(here.share, lambda stack: stack.enter_context(claims.Claim.of_file(self.path)) and None):
+            return self._scores(here, overwrite)
+
+    def _scores(self, here: Processes, overwrite: bool) -> Uncertainty:
         samples = self._scoring.samples
-        here.barrier()
         if overwrite and here.first:
             for path in (self.path, self.partial):
                 remove(path)

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ..console import UsageError
+from ..._starting import received
+from ...ops.dispatch import select
+from ..errors import CommandError, UsageError, explained, first_line
+
+Shared = TypeVar("Shared")
+USED = ("view", "soft_target")  # by every command that runs a model
+PEER_ENDED = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "gloo", "NCCL")
 
 
 @dataclass(frozen=True)
@@ -48,6 +55,26 @@ class Processes:
         if self.world > 1:
             dist.barrier()
 
+    def share(self, make: Callable[[], Shared]) -> Shared:
+        """What ``make`` gives in the first process, in all of them. Its CommandError is raised in all; the others say
+        nothing of it."""
+        if self.world == 1:
+            return make()
+        sent: list[Any] = [None, None]
+        failed = None
+        if self.first:
+            try:
+                sent[0] = make()
+            except (CommandError, OSError) as error:
+                failed = error
+                sent[1] = explained(error).code
+        dist.broadcast_object_list(sent, device=self.device)
+        if failed is not None:
+            raise failed
+        if sent[1] is not None:
+            raise CommandError("", sent[1])
+        return sent[0]
+
 
 def _device(name: str, local_rank: int, world: int) -> torch.device:
     if name == "auto":
@@ -69,23 +96,40 @@ def _device(name: str, local_rank: int, world: int) -> torch.device:
     return device
 
 
+def _from_torchrun(key: str, default: int) -> int:
+    value = os.environ.get(key, str(default))
+    if not value.isdecimal():
+        raise UsageError(f"{key} is {value!r}, want a whole number, as torchrun sets it")
+    return int(value)
+
+
 @contextmanager
 def processes(device_name: str) -> Iterator[Processes]:
     """Joins torchrun's process group (gloo on the CPU, nccl on GPUs) for the time of the block."""
-    rank, world, local = (int(os.environ.get(key, default)) for key, default in
-                          (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0")))
+    rank, world, local = (_from_torchrun(key, default) for key, default in
+                          (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0)))
     device = _device(device_name, local, world)
     if device.type == "cuda":
         torch.cuda.set_device(device)
+    for op in USED:
+        select(op, torch.empty(0, device=device))  # raises where FASTMIX_BACKEND cannot serve it
     if world == 1:
         yield Processes(0, 1, device)
         return
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    except (ValueError, RuntimeError) as error:
+        raise CommandError(f"the {world} processes of WORLD_SIZE do not find each other: {first_line(error)}") from None
     try:
         yield Processes(rank, world, device)
         # Together, and with no DistributedDataParallel left that holds the group: gloo's threads must end before the
         # interpreter does, which else aborts now and then (seen on a busy machine).
         gc.collect()
         dist.barrier()
+    except RuntimeError as error:
+        if received() is not None or not any(words in str(error) for words in PEER_ENDED):
+            raise
+        raise CommandError("" if rank else "another process of this run has ended, or cannot be reached "
+                           f"({first_line(error)[:200]})") from error
     finally:
         dist.destroy_process_group()

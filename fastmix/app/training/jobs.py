@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import itertools
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from .. import data
-from ..console import INTERRUPTED, CommandError, UsageError, first_line, printer, progress_bar
+from ..._starting import received
+from ...files import make_folder, remove
+from .. import claims, data
+from ..console import CommandError, explained, printer, progress_bar
+from ..tables import wrapped
 from . import checkpoint, compare, report
 from .distributed import Processes, processes
 from .options import Options
+from .places import Place, kept
 from .run import CONFIG, Bar, Run, clear, finished
 from .setup import load_data, setup
 
@@ -33,34 +34,26 @@ class Request:
     """What a command line asks for. together: several runs, with a table and a plot of all."""
 
     jobs: list[Job]
-    folder: Path
+    place: Place
     together: bool
-    resume: bool
 
+    @property
+    def folder(self) -> Path:
+        return self.place.folder
 
-def new_folder(name: str, resume: bool) -> Path:
-    """runs/NAME, or runs/NAME-2, ...: the first that does not exist, or to resume the last that does."""
-    candidates = (Path("runs") / (name if i == 1 else f"{name}-{i}") for i in itertools.count(1))
-    previous = None
-    for folder in candidates:
-        if not folder.exists():
-            if resume and previous is None:
-                raise UsageError(f"--resume: there is no {folder}; name the folder with --out")
-            return previous if resume and previous is not None else folder
-        previous = folder
-    raise AssertionError
+    @property
+    def resume(self) -> bool:
+        return self.place.resume
 
+    def settle(self, folder: Path) -> None:
+        """All of it in this folder."""
+        for job in self.jobs:
+            job.folder = folder / job.folder.relative_to(self.folder)
+        self.place.folder = folder
 
-def holds_run(folder: Path) -> bool:
-    """Whether a run or a comparison is in the folder."""
-    return any((folder / name).exists() for name in (CONFIG, compare.NAME))
-
-
-def check_free(folder: Path) -> None:
-    """UsageError for a folder whose run would be lost."""
-    if holds_run(folder):
-        raise UsageError(f"{folder} already holds a run: --resume continues it, --overwrite replaces it, or take "
-                         "another --out")
+    def kept(self) -> str:
+        """What an end before the last epoch leaves; "" for nothing."""
+        return kept([job.folder for job in self.jobs], "train", self.folder)
 
 
 def epoch_bar(first: bool) -> Bar:
@@ -74,19 +67,29 @@ def _prepare(request: Request) -> None:
         for folder in [request.folder, *(compare.members(request.folder) or [])]:
             clear(folder)
         for name in (compare.NAME, compare.PICTURE):
-            (request.folder / name).unlink(missing_ok=True)
+            remove(request.folder / name)
     if request.together and not (request.resume and compare.members(request.folder)):
         compare.begin(request.folder, [job.folder for job in request.jobs])
     for job in request.jobs:
         if not (job.folder / CONFIG).exists():
-            job.folder.mkdir(parents=True, exist_ok=True)
+            make_folder(job.folder)
             checkpoint.write_json(job.folder / CONFIG, job.options.to_json())
 
 
 def train_all(request: Request, here: Processes) -> None:
-    """Trains what is left of the request; the first process prints and writes one table."""
+    """Trains what is left of the request in folders that it holds; the first process prints and writes one table."""
+    def take(stack: contextlib.ExitStack) -> Path:
+        return request.place.claim(stack, lambda folder: [folder / job.folder.relative_to(request.folder)
+                                                          for job in request.jobs])
+
+    with claims.held(here.share, take) as folder:
+        request.settle(folder)
+        _train_all(request, here)
+
+
+def _train_all(request: Request, here: Processes) -> None:
     log = printer(here.first)
-    done = [finished(job.folder) if request.resume else None for job in request.jobs]
+    done = [finished(job.folder, job.options.epochs) if request.resume else None for job in request.jobs]
     dataset: data.Dataset | None = None
     if None in done:
         dataset = load_data(request.jobs[0].options)
@@ -117,18 +120,16 @@ def train_all(request: Request, here: Processes) -> None:
     if request.together:
         compare.write(request.folder, results, folders, title)
     report.show(title, results)
-    print(report.EXPLANATION)
+    print(wrapped(report.EXPLANATION))
     print(f"written to {request.folder}", flush=True)
 
 
-def in_processes(device: str, body: Callable[[Processes], None], resume: str) -> int:
-    """The exit status of ``body(processes)``. resume: the command that continues after an interrupt."""
+def in_processes(device: str, body: Callable[[Processes], None], left: Callable[[], str]) -> int:
+    """The exit status of ``body(processes)``. left: what there is after an early end, and how to go on; or ""."""
     try:
         with processes(device) as here:
             body(here)
-    except KeyboardInterrupt:
-        print(f"\nfastmix: interrupted; the last finished epoch is kept, continue with: {resume}", file=sys.stderr)
-        return INTERRUPTED
-    except torch.OutOfMemoryError as error:
-        raise CommandError(f"out of memory ({first_line(error)}); try a smaller --batch") from None
+    except (KeyboardInterrupt, OSError, MemoryError, RuntimeError) as error:
+        ended = explained(received() or error)
+        raise CommandError("; ".join(filter(None, [str(ended), left()])), ended.code) from error
     return 0

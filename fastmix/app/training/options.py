@@ -11,6 +11,7 @@ from typing import Any
 
 from .. import methods
 from ..console import CommandError, UsageError
+from . import checkpoint
 
 # May differ between a run and its continuation: they change where and how fast, not what is computed.
 FREE_ON_RESUME = ("device", "threads", "workers", "root")
@@ -120,9 +121,18 @@ def check_schedule(options: RunOptions, given: Collection[str]) -> None:
 
 
 def continued(stored: RunOptions, given: dict[str, Any], folder: Path) -> Any:
-    """A resumed run's options: its own, and the flags that only say where to compute."""
+    """A resumed run's options: its own, the flags that only say where to compute, and another number of epochs."""
+    given = dict(given)
+    epochs = given.pop("epochs", stored.epochs)
     for name, value in given.items():
         if name not in FREE_ON_RESUME and getattr(stored, name) != value:
             raise UsageError(f"--resume: {folder} was trained with {name} = {getattr(stored, name)!r}, not {value!r}; "
                              "leave the flag out, or start a run of its own with another --out")
-    return dataclasses.replace(stored, **{k: v for k, v in given.items() if k in FREE_ON_RESUME})
+    if epochs != stored.epochs:
+        done = (checkpoint.load(folder) or {"epoch": 0})["epoch"]
+        if epochs < done:
+            raise UsageError(f"--resume: {folder} has {done} finished epochs, want --epochs {done} or more, not "
+                             f"{epochs}")
+    options = dataclasses.replace(stored, epochs=epochs, **{k: v for k, v in given.items() if k in FREE_ON_RESUME})
+    check(options)
+    return options

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import statistics
-import sys
+from collections.abc import Sequence
 from typing import Any
 
-from ..console import require
+from .. import tables
 from .timing import PHASES, phases
 
-COLUMNS = ("method", "test acc %", "best %", "train acc %", "ECE %", "ms/step", "vs plain step")
+COLUMNS = ("method", "test acc %", "best %", "train acc %", "ECE %", "ms/step", "vs plain")
 
 
 def spread(values: list[float], digits: int) -> str:
@@ -31,14 +31,9 @@ def row(name: str, reports: list[dict[str, Any]], shown: tuple[str, ...] = PHASE
             f"{statistics.fmean(report['step_ratio'] for report in reports):.2f}x", *(f"{part:.0f}" for part in parts)]
 
 
-def plain(title: str, columns: tuple[str, ...], rows: list[list[str]]) -> str:
-    widths = [max(len(line[i]) for line in [list(columns), *rows]) for i in range(len(columns))]
-
-    def render(line: list[str]) -> str:
-        cells = [cell.rjust(width) for cell, width in zip(line, widths, strict=True)]
-        return "  ".join([line[0].ljust(widths[0]), *cells[1:]])
-
-    return "\n".join([title, render(list(columns)), "  ".join("-" * w for w in widths), *map(render, rows)])
+def plain(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], parts: Sequence[int] = ()) -> str:
+    """A table with its title, folded to the terminal. parts: see `tables.table`."""
+    return f"{tables.wrapped(title)}\n{tables.table(columns, rows, parts=parts)}"
 
 
 RISKS = ("method", "augmented", "clean", "refined: augmented", "refined: clean")
@@ -55,24 +50,12 @@ def show(title: str, groups: dict[str, list[dict[str, Any]]]) -> None:
     """Prints the table of one or several methods, and a second one of their risks if they were refined."""
     shown = phases(report for reports in groups.values() for report in reports)
     rows = [row(name, reports, shown) for name, reports in groups.items()]
-    _table(title, (*COLUMNS, *(f"{phase} %" for phase in shown)), rows)
+    columns = (*COLUMNS, *(f"{phase} %" for phase in shown))
+    print(plain(title, columns, rows, [COLUMNS.index("ms/step")]))
     refined = [risk_row(name, reports) for name, reports in groups.items() if all("risk" in r for r in reports)]
     if refined:
-        _table(RISK_TITLE, RISKS, refined)
+        print(f"\n{plain(RISK_TITLE, RISKS, refined, [3])}")
 
 
-def _table(title: str, columns: tuple[str, ...], rows: list[list[str]]) -> None:
-    if not sys.stdout.isatty():
-        print(plain(title, columns, rows), flush=True)
-        return
-    console = require("rich.console", "rich", "the table").Console()
-    table = require("rich.table", "rich", "the table").Table(title=title)
-    for i, name in enumerate(columns):
-        table.add_column(name, justify="left" if i == 0 else "right")
-    for line in rows:
-        table.add_row(*line)
-    console.print(table)
-
-
-EXPLANATION = ("train acc: clean training images after the last epoch; vs plain step: the same model without mixing, "
-               "alternating steps; the shares are of a step's time, model includes the backward pass and the update")
+EXPLANATION = ("train acc: clean training images after the last epoch; vs plain: a step of the same model without "
+               "mixing, taken in between; the shares are of a step's time, model has the backward pass and the update")

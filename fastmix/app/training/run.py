@@ -14,12 +14,13 @@ import torch
 
 import fastmix
 
-from ...files import remove, write_atomically
+from ...files import append, make_folder, remove, write_atomically
 from .. import data
-from ..console import CommandError, UsageError, require
+from ..console import CommandError, UsageError, first_line, require
 from ..figures import training as pictures
 from ..methods import PLAIN
-from . import checkpoint
+from ..tables import line_of
+from . import checkpoint, schedules
 from .distributed import Processes
 from .evaluate import augmented_risk, evaluate
 from .loop import NotFinite, train_epoch
@@ -72,22 +73,46 @@ class Run:
             if state["world"] != self.setup.processes.world:
                 raise UsageError(f"{self.folder} was trained by {state['world']} processes, this is "
                                  f"{self.setup.processes.world}: a run continues with as many")
-            for name, part in self._parts().items():
-                if part is not None:
-                    part.load_state_dict(state[name])
-            self.history, self.best = state["history"], state["best"]
+            try:
+                longer = state["options"]["epochs"] != self.options.epochs
+                for name, part in self._parts().items():
+                    if part is not None and not (longer and name == "scheduler"):
+                        part.load_state_dict(state[name])
+                self.history, self.best = state["history"], state["best"]
+            except (KeyError, RuntimeError, ValueError, TypeError) as error:
+                raise CommandError(f"{self.folder / checkpoint.NAME} is of another run than {CONFIG} beside it "
+                                   f"({first_line(error)})") from None
+            if longer:
+                self._extend(state["options"]["epochs"])
         elif resume:
             self.log(f"{self.folder} has no checkpoint: no epoch was finished; starting anew")
         self.setup.processes.barrier()  # nobody may write before everybody has read
         if not self.writes:
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder)
         if state is None:
             clear(self.folder, self.files)
+        else:
+            remove(self.folder / REPORT)  # of fewer epochs
         checkpoint.write_json(self.folder / CONFIG, self.options.to_json())
         # A kill may have come between a checkpoint and its line, or within a line.
         lines = "".join(json.dumps(entry) + "\n" for entry in self.history)
         write_atomically(self.folder / METRICS, lines.encode())
+
+    def _extend(self, before: int) -> None:
+        """Another number of epochs than the checkpoint's run was to have: its schedule continues as that of the new."""
+        now, done = self.options.epochs, len(self.history)
+        old = self.history[-1]["lr"]
+        reached = min(done, now - self.options.refine_epochs) * self.steps
+        new = schedules.move(self.setup.scheduler, self.setup.optimizer, reached)
+        self.log(f"epochs {done + 1} to {now} follow the {self.options.schedule} schedule of {now} epochs (lr "
+                 f"{old:.3g} -> {new:.3g}) after {done} of {before}: not the result of {now} epochs from the start")
+
+    @property
+    def steps(self) -> int:
+        """Of an epoch."""
+        return len(data.training_steps(len(self.setup.dataset.train.labels), self.options.batch, 0, 0,
+                                       self.setup.processes.world))
 
     def train(self) -> None:
         """The epochs that are left."""
@@ -108,23 +133,23 @@ class Run:
                 self.best = {"accuracy": entry["test_accuracy"], "epoch": epoch}
             if self.writes:
                 self._save(entry)
-            self.log(f"epoch {epoch:>{len(str(self.options.epochs))}}/{self.options.epochs}  lr {entry['lr']:<8.3g} "
-                     f"{self.describe(entry)}  {entry['ms']['step']:.1f} ms/step  {entry['seconds']:.1f} s")
+            number = f"{epoch:>{len(str(self.options.epochs))}}/{self.options.epochs}"
+            self.log(line_of([(0, f"epoch {number}"), (2, f"lr {entry['lr']:<8.3g}"), *self.describe(entry),
+                              (4, f"{entry['ms']['step']:.1f} ms/step"), (3, f"{entry['seconds']:.1f} s")]))
 
-    def describe(self, entry: dict[str, Any]) -> str:
-        """What an epoch came to, in the line that reports it."""
-        text = f"train loss {entry['train_loss']:.3f} acc {100 * entry['train_accuracy']:5.1f} %"
+    def describe(self, entry: dict[str, Any]) -> list[tuple[int, str]]:
+        """What an epoch came to, in the line that reports it: see `tables.line_of`."""
+        parts = [(0, f"train {entry['train_loss']:.3f} {100 * entry['train_accuracy']:5.1f} %")]
         if "test_loss" in entry:
-            text += f"  test loss {entry['test_loss']:.3f} acc {100 * entry['test_accuracy']:5.2f} %"
+            parts.append((0, f"test {entry['test_loss']:.3f} {100 * entry['test_accuracy']:5.2f} %"))
         if "reward" in entry:
             random = f" (random {entry['random_reward']:.3f})" if "random_reward" in entry else ""
-            text += f"  reward {entry['reward']:.3f}{random} q {entry['q']:.2f}"
-        return text
+            parts.append((1, f"reward {entry['reward']:.3f}{random} q {entry['q']:.2f}"))
+        return parts
 
     def _epoch(self, epoch: int, timer: StepTimer) -> dict[str, Any]:
         setup = self.setup
-        steps = len(data.training_steps(len(setup.dataset.train.labels), self.options.batch, 0, 0,
-                                        setup.processes.world))
+        steps = self.steps
         entry: dict[str, Any] = {"epoch": epoch}
         refinement = setup.refinement
         with self.bar(epoch, self.options.epochs, steps) as advance:
@@ -151,14 +176,13 @@ class Run:
         checkpoint.save(self.folder, state | {
             "options": self.options.to_json(), "world": self.setup.processes.world, "epoch": entry["epoch"],
             "history": self.history, "best": self.best})
-        with (self.folder / METRICS).open("a") as file:
-            file.write(json.dumps(entry) + "\n")
+        append(self.folder / METRICS, json.dumps(entry) + "\n")
 
     def report(self) -> dict[str, Any]:
         """The result of a finished run, and its pictures. Every process must call it."""
         setup, options, last = self.setup, self.options, self.history[-1]
         train = evaluate(setup, setup.dataset.train)
-        mixing = self.history[:setup.refinement.first - 1]  # the steps of a refinement are plain ones
+        mixing = [entry for entry in self.history if entry.get("phase") != "refinement"]  # whose steps are plain ones
         ms = {name: statistics.median(entry["ms"][name] for entry in mixing) for name in last["ms"]}
         result = {
             "method": options.method, "data": options.data, "model": options.model, "seed": options.seed,
@@ -212,11 +236,12 @@ def check_extras() -> None:
     require("torchmetrics", "torchmetrics", "training")
 
 
-def finished(folder: Path) -> dict[str, Any] | None:
-    """The report of a finished run, or None."""
+def finished(folder: Path, epochs: int) -> dict[str, Any] | None:
+    """The report of a run that has finished so many epochs, or None."""
     try:
-        return json.loads((folder / REPORT).read_text())
+        found = json.loads((folder / REPORT).read_text())
+        return found if found["epochs"] == epochs else None
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise CommandError(f"{folder / REPORT} is damaged ({error}); remove it") from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 
 import torch
 from torch import nn
@@ -54,3 +55,15 @@ def scheduler(options: RunOptions, optimizer: torch.optim.Optimizer, steps: int)
     else:
         milestones = [epoch * steps for epoch in options.milestones]
     return lr_scheduler.MultiStepLR(optimizer, milestones, gamma=options.gamma)
+
+
+def move(scheduler: lr_scheduler.LRScheduler, optimizer: torch.optim.Optimizer, step: int) -> float:
+    """Puts a schedule that was just made where it stands after so many steps, and its optimizer's rates with it,
+    whatever a checkpoint said of them. Returns the rate of the next step."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["initial_lr"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that the optimizer has made no step before
+        while scheduler.last_epoch < step:
+            scheduler.step()
+    return optimizer.param_groups[0]["lr"]

@@ -122,8 +122,11 @@ def build_model(options: RunOptions, dataset: data.Dataset) -> nn.Module:
     return model.to(memory_format=torch.channels_last) if options.channels_last else model
 
 
-def load_weights(model: nn.Module, folder: Path, policy: Any = None) -> None:
-    """The weights of the run in this folder, which must be of such a model; and its policy, if it has one."""
+def load_weights(model: nn.Module, folder: Path, policy: Any = None) -> int:
+    """The weights of the run in this folder, which must be of such a model; and its policy, if it has one.
+
+    Returns: their epoch.
+    """
     state = checkpoint.load(folder)
     if state is None:
         raise CommandError(f"{folder} has no {checkpoint.NAME}: no epoch was finished")
@@ -131,7 +134,8 @@ def load_weights(model: nn.Module, folder: Path, policy: Any = None) -> None:
         model.load_state_dict(state["model"])
         if policy is not None and state.get("policy") is not None:
             policy.load_state_dict(state["policy"])
-    except RuntimeError as error:
+        return state["epoch"]
+    except (RuntimeError, KeyError, TypeError, ValueError) as error:
         raise CommandError(f"the weights in {folder} are those of another model or of other images "
                            f"({first_line(error)})") from None
 

@@ -13,15 +13,16 @@ from torch import Tensor, nn
 from .. import data
 from ..console import UsageError
 from ..data.base import Batch
-from . import checkpoint
 from .options import Options
+from .places import run_folder
 from .run import CONFIG
 from .setup import build_model, load_data, load_weights
 
 
 @dataclass
 class Trained:
-    """options: those of the run, for all images of its data set. model: in evaluation mode, on the device."""
+    """options: those of the run, for all images of its data set. model: in evaluation mode, on the device. epoch: of
+    its weights. stored: the options as they stand in the folder."""
 
     folder: Path
     options: Options
@@ -29,6 +30,8 @@ class Trained:
     preprocess: data.Preprocess
     model: nn.Module
     device: torch.device
+    epoch: int
+    stored: Options
 
     @classmethod
     def load(cls, folder: Path, device: torch.device, name: str | None = None, root: str | None = None,
@@ -39,8 +42,7 @@ class Trained:
             dataset: that of the run with all its images, if the caller has read it.
         Raises: CommandError for a folder without a run and for weights that do not fit, UsageError for another name.
         """
-        if folder.name == checkpoint.NAME:
-            folder = folder.parent
+        folder = run_folder(folder)
         if not folder.is_dir():
             raise UsageError(f"--checkpoint: there is no folder {folder}; python -m fastmix train writes one")
         stored = Options.from_json(folder / CONFIG)
@@ -50,8 +52,13 @@ class Trained:
                                       root=stored.root if root is None else root)
         dataset = load_data(options) if dataset is None else dataset
         model = build_model(options, dataset)
-        load_weights(model, folder)
-        return cls(folder, options, dataset, data.Preprocess(dataset, device), model.to(device).eval(), device)
+        epoch = load_weights(model, folder)
+        return cls(folder, options, dataset, data.Preprocess(dataset, device), model.to(device).eval(), device, epoch,
+                   stored)
+
+    def replaced(self) -> bool:
+        """Whether the folder holds a run with other settings by now."""
+        return Options.from_json(self.folder / CONFIG) != self.stored
 
     def inputs(self, images: Tensor) -> Tensor:
         """(N, C, H, W) bytes to the model's input."""
