@@ -16,7 +16,9 @@ ALL = "--help-all"
 
 def meant(word: str, known: Collection[str]) -> str:
     """``, did you mean a or b?`` for a word that is near a known one; "" for any other."""
-    near = difflib.get_close_matches(word, list(known), 3, 0.6)
+    likeness = {name: difflib.SequenceMatcher(None, name, word).ratio()
+                for name in difflib.get_close_matches(word, list(known), 3, 0.6)}
+    near = [name for name, ratio in likeness.items() if ratio > max(likeness.values()) - 0.1]
     return f", did you mean {' or '.join(near)}?" if near else ""
 
 
@@ -24,7 +26,7 @@ class _Format(argparse.RawDescriptionHelpFormatter):
     """Paragraphs fill the terminal; lines that begin with a blank, which are commands, stay as they are."""
 
     def __init__(self, prog: str) -> None:
-        super().__init__(prog, max_help_position=26, width=max(20, terminal_width() - 2))
+        super().__init__(prog, max_help_position=24, width=max(20, terminal_width() - 2))
 
     def _split_lines(self, text: str, width: int) -> list[str]:
         return wrapped(" ".join(text.split()), width).splitlines()

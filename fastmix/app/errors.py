@@ -57,6 +57,8 @@ def explained(error: BaseException) -> CommandError:
     if isinstance(error, WriteError):
         return _unwritten(error)
     if isinstance(error, OSError):
+        if error.filename is None and error.errno in FULL:  # all files name themselves
+            return CommandError(f"the output cannot be written: {error.strerror}; make room for it")
         where = f"{error.filename}: " if error.filename is not None else ""
         return CommandError(f"{where}{error.strerror or first_line(error)}")
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
