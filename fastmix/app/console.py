@@ -14,6 +14,7 @@ from typing import NoReturn
 
 from . import import_torchvision
 from .errors import FAILURE, INTERRUPTED, USAGE, CommandError, UsageError, first_line
+from .names import print_anything, printable
 
 _interrupted = False
 
@@ -59,7 +60,9 @@ def progress_bar(text: str, steps: int | None, show: bool = True) -> Iterator[Ca
         return
     progress = require("rich.progress", "rich", "the progress bar")
     console = require("rich.console", "rich", "the progress bar").Console(stderr=True)
-    with progress.Progress(console=console, transient=True) as shown:
+    what = progress.TextColumn("{task.description}", markup=False)  # names are no markup
+    others = progress.Progress.get_default_columns()[1:]
+    with progress.Progress(what, *others, console=console, transient=True) as shown:
         task = shown.add_task(text, total=steps)
         yield lambda part=1.0: (_raise_interrupt(), shown.advance(task, part))
 
@@ -83,10 +86,11 @@ def run(command: Callable[[list[str]], int], argv: list[str]) -> int:
     main = threading.current_thread() is threading.main_thread()
     if main and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _on_interrupt)
+    print_anything()
     try:
         return command(argv)
     except CommandError as error:
-        print(f"fastmix: {error}", file=sys.stderr)
+        print(f"fastmix: {printable(str(error))}", file=sys.stderr)
         return error.code
     except KeyboardInterrupt:
         print("fastmix: interrupted", file=sys.stderr)

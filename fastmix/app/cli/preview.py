@@ -9,7 +9,8 @@ import torch
 
 from .. import methods
 from ..arguments import count, seed_number
-from ..console import Parser, UsageError, require
+from ..console import Parser, UsageError, printer, require
+from ..names import printable
 from ..training import preview
 from ..training.distributed import processes
 from ..training.options import Options
@@ -27,7 +28,7 @@ examples:
   python -m fastmix preview --method mixup,cutmix,dmixup,dcutmix,rmix,cutout --data mnist5k --out methods.png
   python -m fastmix preview --method rmix --data mnist5k --run runs/rmix-mnist5k-cnn-seed0 --out grid.png
 """
-MODEL_FLAGS = ("data", "root", "image_size")
+MODEL_FLAGS = ("data", "root", "image_size", "layout")
 STEPS = 150
 
 
@@ -67,7 +68,7 @@ def main(argv: list[str]) -> int:
         torch.set_num_threads(chosen.threads)
     with processes(chosen.device) as here:
         needs_saliency = methods.of(chosen).needs_saliency
-        made = setup(chosen, preview.load_images(chosen, needs_saliency), here)
+        made = setup(chosen, preview.load_images(chosen, needs_saliency, printer(here.first)), here)
         if needs_saliency:
             if folder_of_run is None:
                 preview.train_briefly(made, steps or STEPS)
@@ -77,5 +78,5 @@ def main(argv: list[str]) -> int:
             draw_samples(made, made.dataset.test, out, shown)
         else:
             preview.draw_gallery(made, several, out, shown)
-    print(f"written to {out}")
+    print(f"written to {printable(out)}")
     return 0

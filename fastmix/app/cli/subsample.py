@@ -10,7 +10,8 @@ import torch
 
 from .. import data
 from ..arguments import count, part, positive, seed_number, share, some_of
-from ..console import Parser
+from ..console import Parser, printer
+from ..names import printable
 from ..subsets import compare
 from ..subsets.table import MEASURES, Scoring, Table, select, write_index
 from ..training.distributed import processes
@@ -91,7 +92,8 @@ def main(argv: list[str]) -> int:
     if args.threads is not None:
         torch.set_num_threads(args.threads)
     with processes(args.device or "auto") as here:
-        trained = Trained.load(args.checkpoint, here.device, args.data, args.root, args.workers or 0)
+        trained = Trained.load(args.checkpoint, here.device, args.data, args.root, args.workers or 0,
+                               log=printer(here.first), first=here.first)
         if args.compare is not None:
             table = Table(args.table or args.out / "table.npz", trained, _scoring(args))
             wanted = compare.Comparison(args.compare, args.ratios, args.seeds, args.interval, args.epochs,
@@ -106,6 +108,6 @@ def main(argv: list[str]) -> int:
             if scores is not None:
                 print(f"cv {scores.cv[rows].mean():.3f} (all images {scores.cv.mean():.3f}), mean loss "
                       f"{scores.mean[rows].mean():.3f} (all images {scores.mean.mean():.3f})")
-                print(f"statistics in {table.path}")
-            print(f"written to {args.out}", flush=True)
+                print(f"statistics in {printable(table.path)}")
+            print(f"written to {printable(args.out)}", flush=True)
     return 0

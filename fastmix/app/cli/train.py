@@ -10,6 +10,7 @@ import torch
 from .. import methods
 from ..arguments import count
 from ..console import Parser, UsageError
+from ..names import file_name, flag
 from ..training import compare, presets
 from ..training.jobs import Job, Request, check_free, holds_run, in_processes, new_folder, train_all
 from ..training.options import Options, check, check_schedule, continued
@@ -80,7 +81,7 @@ def request(argv: list[str]) -> Request:
         folder = out or new_folder(first.label(), resume)
         jobs = [Job(first, folder)]
     else:
-        folder = out or new_folder(f"compare-{'-'.join(names)}-{first.data}-{first.model.replace(':', '-')}", resume)
+        folder = out or new_folder(f"compare-{'-'.join(names)}-{first.data}-{file_name(first.model)}", resume)
         jobs = [Job(variant, folder / f"{variant.method}-seed{variant.seed}") for variant in variants]
     if not resume and not overwrite:
         check_free(folder)
@@ -98,4 +99,4 @@ def main(argv: list[str]) -> int:
     if first.threads is not None:
         torch.set_num_threads(first.threads)
     return in_processes(first.device, lambda here: train_all(wanted, here),
-                        f"python -m fastmix train --resume --out {wanted.folder}")
+                        f"python -m fastmix train --resume {flag('--out', wanted.folder)}")

@@ -9,6 +9,7 @@ import torch
 
 from ..arguments import count, not_negative, positive, seed_number, share
 from ..console import Parser, UsageError
+from ..names import flag
 from ..selfsupervised.options import PAIR_WEIGHTS, SslOptions, check
 from ..selfsupervised.run import train_one
 from ..training.jobs import check_free, in_processes, new_folder
@@ -90,4 +91,4 @@ def main(argv: list[str]) -> int:
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     return in_processes(options.device, lambda here: train_one(options, folder, resume, here),
-                        f"python -m fastmix train-ssl --resume --out {folder}")
+                        f"python -m fastmix train-ssl --resume {flag('--out', folder)}")

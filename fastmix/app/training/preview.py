@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -23,21 +24,21 @@ def _unlabelled(root: Path, image_size: int | None) -> data.Dataset:
     """A directory of images without class directories: enough for every method that needs no saliency."""
     images = folder.load_unlabelled(root, image_size)
     count, size = len(images.labels), images.image_size
-    named = data.FolderSplit(images.paths, torch.arange(count), size)
-    return data.Dataset("folder", named, named, [path.stem[:14] for path in images.paths], (3, size, size),
+    named = data.FolderSplit(images.files, torch.arange(count), size)
+    return data.Dataset("folder", named, named, [path.stem for path in images.paths], (3, size, size),
                         (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
-def load_images(chosen: Options, needs_saliency: bool) -> data.Dataset:
+def load_images(chosen: Options, needs_saliency: bool, log: Callable[[str], None] | None = None) -> data.Dataset:
     """The data set of the options; images without labels will do for a method that needs no saliency."""
     if chosen.data == "folder" and chosen.root is not None:
         root = Path(chosen.root)
-        if root.is_dir() and not any(p.is_dir() for p in root.iterdir()):
+        if root.is_dir() and not folder.labelled(root):
             if needs_saliency:
                 raise CommandError(f"method {chosen.method} needs saliency, and saliency needs labels: {root} has no "
                                    f"class directories; {folder.LAYOUT}")
             return _unlabelled(root, chosen.image_size)
-    return load_data(chosen)
+    return load_data(chosen, log)
 
 
 def train_briefly(setup: Setup, steps: int) -> None:

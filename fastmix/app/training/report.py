@@ -65,7 +65,8 @@ def _table(title: str, columns: tuple[str, ...], rows: list[list[str]]) -> None:
     if not sys.stdout.isatty():
         print(plain(title, columns, rows), flush=True)
         return
-    console = require("rich.console", "rich", "the table").Console()
+    # Names are no markup and hold no codes of emoji.
+    console = require("rich.console", "rich", "the table").Console(markup=False, emoji=False, highlight=False)
     table = require("rich.table", "rich", "the table").Table(title=title)
     for i, name in enumerate(columns):
         table.add_column(name, justify="left" if i == 0 else "right")
