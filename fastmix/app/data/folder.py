@@ -21,7 +21,7 @@ from ..console import CommandError
 from ..names import listed, printable
 from .base import Dataset, FolderSplit, Reading
 from .images import centre_square, pillow, unreadable, upright_size
-from .layout import FLAT, LAYOUT, check_class, same, splits
+from .layout import FLAT, LAYOUT, by_class, check_class, class_name, splits
 from .scan import SUFFIXES, LeftOut, folders, images
 from .split import stratified_split
 
@@ -45,9 +45,8 @@ class _Folder:
     def read(self, base: Path, present: list[str], whole: bool, mixed: bool) -> FolderSplit:
         """The images of the folders in base that are classes. present: the folders there; whole: every class must have
         images; mixed: a class may hold folders with the names of splits."""
-        folder_of = {name: next((n for n in (name, *present) if n in present and same(n, name)), None)
-                     for name in self.classes}
-        known = [(label, name) for label, name in enumerate(folder_of.values()) if name is not None]
+        of, _ = by_class(present, self.classes)
+        known = [(label, of[name]) for label, name in enumerate(self.classes) if name in of]
         found = images([str(base / name) for _, name in known], str(self.root), self.left)
         for (_, name), files in zip(known, found, strict=True):
             if not mixed:
@@ -70,7 +69,7 @@ class _Folder:
                 self.left.unused.append(f"{printable(name)}/ ({printable(chosen)}/ is tested on)")
                 continue
             present = self.inside(base)
-            extra = [found for found in present if not any(same(found, known) for known in self.classes)]
+            _, extra = by_class(present, self.classes)
             if extra:
                 raise CommandError(f"{printable(base)} has classes that {where} lacks: {listed(extra)}")
             found = self.read(base, present, False, False)
@@ -104,8 +103,8 @@ def load(name: str, root: Path, image_size: int | None, layout: str = "auto", cl
     if classes is None and not present:
         hint = f", or {FLAT}" if train_name is not None else ""
         raise CommandError(f"{printable(base)} has no class directories, so its images have no labels; {LAYOUT}{hint}")
-    folder.classes = present if classes is None else classes
-    unknown = [each for each in present if not any(same(each, known) for known in folder.classes)]
+    folder.classes = [*map(class_name, present)] if classes is None else classes
+    _, unknown = by_class(present, folder.classes)
     if unknown:
         raise CommandError(f"{printable(base)} has classes that the model was not trained on: {listed(unknown)}")
     train = folder.read(base, present, classes is None, layout == "flat")

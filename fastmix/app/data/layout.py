@@ -21,9 +21,25 @@ FLAT = "--layout flat if every folder there is a class"
 _ORDER = {name: i for i, name in enumerate((*TRAIN, *HELD_OUT))}
 
 
-def same(a: str, b: str) -> bool:
-    """Whether two names are equal, or differ only in how their accents are stored, as those from a Mac do."""
-    return a == b or unicodedata.normalize("NFC", a) == unicodedata.normalize("NFC", b)
+def class_name(folder: str) -> str:
+    """The name of a class from that of its folder, the same under every locale: its bytes as UTF-8."""
+    return os.fsencode(folder).decode("utf-8", "surrogateescape")
+
+
+def by_class(folders: list[str], classes: list[str]) -> tuple[dict[str, str], list[str]]:
+    """The folder of each class that has one, and the folders of none. Names that differ only in how their accents are
+    stored, as those from a Mac do, are the same where nothing fits better."""
+    exact, found = set(classes), {class_name(folder): folder for folder in folders}
+    composed = {unicodedata.normalize("NFC", name): name for name in classes}
+    of = {name: folder for name, folder in found.items() if name in exact}
+    left = []
+    for name, folder in found.items():
+        close = composed.get(unicodedata.normalize("NFC", name))
+        if name not in of and close is not None and close not in of:
+            of[close] = folder
+        elif name not in of:
+            left.append(folder)
+    return of, left
 
 
 def _inside(folder: Path) -> list[str]:
@@ -47,7 +63,7 @@ def splits(root: Path, layout: str, names: list[str], classes: list[str] | None)
         if a.casefold() == b.casefold() or b in train:
             raise CommandError(f"{printable(root)} has {a}/ and {b}/, which mean the same; want one of them, or {FLAT}")
     if not train:
-        if classes is not None and held_out and not set(names) <= set(classes):
+        if classes is not None and held_out and by_class(names, classes)[1]:
             return None, held_out
         if layout == "split" or (held_out and not others) or any(_inside(root / name) for name in held_out):
             found = " and ".join(f"{name}/" for name in held_out) or "no split"
