@@ -9,7 +9,7 @@ from ...shuffling import derived_seed, training_steps
 from ..console import UsageError
 from .base import Dataset, FolderSplit, MemorySplit, Split
 from .batches import Preprocess, evaluation_batches
-from .check import LEVELS, account, check
+from .inspection import LEVELS, account, check
 from .layout import LAYOUTS
 from .split import balanced_subset, read_index
 
