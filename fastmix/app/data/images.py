@@ -24,7 +24,8 @@ BACKGROUND = (255, 255, 255)
 # What turns a picture upright, by its EXIF orientation.
 _UPRIGHT = {2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANSPOSE", 6: "ROTATE_270",
             7: "TRANSVERSE", 8: "ROTATE_90"}
-_WIDE = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
+# Modes of Pillow with more than 8 bits a value.
+WIDE = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
 _ROUNDING = 1e-6  # by which floats may leave [0, 1]
 # TIFF tags
 _BITS, _PHOTOMETRIC, _SAMPLE_FORMAT, _ORIENTATION = 258, 262, 339, 274
@@ -97,7 +98,8 @@ def _grey(file: Any) -> np.ndarray:
     return 255 - grey if inverted else grey
 
 
-def _transparent(file: Any) -> bool:
+def transparent(file: Any) -> bool:
+    """Whether an opened image may have transparent pixels."""
     return (file.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in file.info
             or (file.mode == "P" and file.palette is not None and file.palette.mode.endswith("A")))
 
@@ -107,7 +109,7 @@ def rgb(file: Any) -> Any:
     image = pillow()
     file.load()
     turn = _UPRIGHT.get(_orientation(file))  # after load(), which turns a TIFF
-    if file.mode in _WIDE:
+    if file.mode in WIDE:
         picture = image.fromarray(_grey(file))
         if isinstance(file.info.get("transparency"), int):
             picture.putalpha(image.fromarray(255 * (np.asarray(file) != file.info["transparency"]).astype(np.uint8)))
@@ -115,7 +117,7 @@ def rgb(file: Any) -> Any:
         picture = file.convert("LA" if file.mode == "La" else "RGBA")
     else:
         picture = file
-    if _transparent(picture):
+    if transparent(picture):
         picture = picture.convert("RGBA")
         picture = image.alpha_composite(image.new("RGBA", picture.size, (*BACKGROUND, 255)), picture)
     picture = picture.convert("RGB")

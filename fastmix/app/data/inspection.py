@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from ..console import CommandError, progress_bar
 from ..names import printable
 from .base import Dataset, FolderSplit
-from .images import pillow, rgb, unreadable, upright_size
+from .images import WIDE, pillow, rgb, transparent, unreadable, upright_size
 
 LEVELS = ("headers", "full", "none")
 THREADS = 4 * (os.cpu_count() or 1)
@@ -23,11 +23,13 @@ Bar = Callable[[str, int | None], AbstractContextManager[Callable[..., None]]]
 
 
 class Found(NamedTuple):
-    """size: (width, height); damaged: why the file cannot be read."""
+    """size: (width, height). wide: of more than 8 bits. damaged: why the file cannot be read."""
 
     size: tuple[int, int] | None
-    pictures: int
-    damaged: str | None
+    pictures: int = 1
+    wide: bool = False
+    transparent: bool = False
+    damaged: str | None = None
 
 
 def _ends_well(file: Any, path: str) -> bool:
@@ -61,11 +63,12 @@ def inspect(path: str, full: bool) -> Found:
         with image.open(path) as file:
             size = file.size if file.format == "PNG" else upright_size(file)
             pictures = getattr(file, "n_frames", 1) if file.format in ("TIFF", "GIF", "WEBP") else 1
+            clear, wide = transparent(file), file.mode in WIDE
             if full or file.mode in ("I", "F") or not _ends_well(file, path):
                 rgb(file)
-            return Found(size, pictures, None)
+            return Found(size, pictures, wide, clear)
     except Exception as error:  # damaged files make Pillow raise almost anything
-        return Found(None, 0, str(unreadable(path, error)))
+        return Found(None, damaged=str(unreadable(path, error)))
 
 
 def _sizes(found: list[Found]) -> str:
@@ -117,6 +120,7 @@ def check(dataset: Dataset, level: str, bar: Bar = progress_bar) -> list[str]:
         more = f" and {len(damaged) - NAMED} more" if len(damaged) > NAMED else ""
         raise CommandError(f"{len(damaged)} of {len(files)} images cannot be used: {', '.join(damaged[:NAMED])}{more}; "
                            "remove or replace them")
-    several = sum(each.pictures > 1 for each in found)
-    return [f"of {_sizes(found)} pixels",
-            *([f"the first picture of {several} files that hold several"] if several else [])]
+    kinds = [(sum(each.wide for each in found), "of more than 8 bits, scaled"),
+             (sum(each.transparent for each in found), "with transparency, laid over white"),
+             (sum(each.pictures > 1 for each in found), "with several pictures, of which the first is read")]
+    return [f"of {_sizes(found)} pixels", *(f"{count} {what}" for count, what in kinds if count)]
