@@ -243,9 +243,9 @@ def test_one_line_says_what_was_read(tmp_path, capsys):
     PIL.fromarray(np.zeros((9, 9), np.uint16)).save(tmp_path / "data" / "val" / "ant" / "wide.png")
     assert train(tmp_path) == 0
     line, = [line for line in capsys.readouterr().out.splitlines() if line.startswith("folder ")][:1]
-    assert line == (f"folder {tmp_path / 'data'}: 2 classes, 10 training images (train/), 12 test images (val/), of 8x8 "
-                    "to 20x20 pixels, 1 of more than 8 bits, scaled, 1 with transparency, laid over white, read as 8x8 "
-                    "RGB")
+    assert line == (f"folder {tmp_path / 'data'}: 2 classes, 10 training images (train/), 12 test images (val/), of "
+                    "8x8 to 20x20 pixels, 1 of more than 8 bits, scaled, 1 with transparency, laid over white, read as "
+                    "8x8 RGB")
 
 
 @pytest.mark.parametrize("flags", [[], ["--workers", "2"], ["--check-data", "full"]])

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import warnings
 from types import ModuleType
@@ -36,11 +37,15 @@ class Refused(Exception):
     """What an image holds cannot be read in one way alone; the message follows the file's name."""
 
 
+@functools.cache  # looking for a module takes longer than opening an image
+def _pillow() -> ModuleType:
+    return require("PIL.Image", "pillow", "--data folder")
+
+
 def pillow() -> ModuleType:
     """The module PIL.Image. Its warnings (palettes, damaged EXIF, large images) are not the user's concern."""
-    image = require("PIL.Image", "pillow", "--data folder")
     warnings.filterwarnings("ignore", module=r"PIL\.")
-    return image
+    return _pillow()
 
 
 def centre_square(size: tuple[int, int]) -> tuple[int, int, int]:
@@ -106,7 +111,7 @@ def transparent(file: Any) -> bool:
 
 def rgb(file: Any) -> Any:
     """The whole picture of an opened image, upright, in mode RGB. Refused for values that have no one reading."""
-    image = pillow()
+    image = _pillow()
     file.load()
     turn = _UPRIGHT.get(_orientation(file))  # after load(), which turns a TIFF
     if file.mode in WIDE:

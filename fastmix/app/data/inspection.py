@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import struct
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
@@ -32,14 +31,17 @@ class Found(NamedTuple):
     damaged: str | None = None
 
 
-def _ends_well(file: Any, path: str) -> bool:
-    """Whether the end of the file is that of a whole one; False if that is not known."""
-    length = os.path.getsize(path)
-    with open(path, "rb") as raw:
-        def at(place: int, count: int) -> bytes:
-            raw.seek(max(0, place))
-            return raw.read(count)
+def _ends_well(file: Any) -> bool:
+    """Whether the end of an opened file is that of a whole one; False if that is not known."""
+    raw = file.fp
+    place = raw.tell()
+    length = raw.seek(0, os.SEEK_END)
 
+    def at(start: int, count: int) -> bytes:
+        raw.seek(max(0, start))
+        return raw.read(count)
+
+    try:
         if file.format in ("JPEG", "MPO"):
             return at(length - 2, 2) == b"\xff\xd9"
         if file.format == "PNG":
@@ -47,24 +49,25 @@ def _ends_well(file: Any, path: str) -> bool:
         if file.format == "GIF":
             return at(length - 1, 1) == b";"
         if file.format == "WEBP":
-            return struct.unpack("<I", at(4, 4))[0] + 8 <= length
-    if file.format == "TIFF":
-        places, sizes = (file.tag_v2.get(a) or file.tag_v2.get(b) for a, b in
-                         ((_STRIPS, _TILES), (_STRIP_BYTES, _TILE_BYTES)))
-        return bool(places and sizes) and max(a + b for a, b in zip(places, sizes, strict=False)) <= length
-    return False
+            return int.from_bytes(at(4, 4), "little") + 8 <= length
+        if file.format == "TIFF":
+            starts, sizes = (file.tag_v2.get(a) or file.tag_v2.get(b) for a, b in
+                             ((_STRIPS, _TILES), (_STRIP_BYTES, _TILE_BYTES)))
+            return bool(starts and sizes) and max(a + b for a, b in zip(starts, sizes, strict=False)) <= length
+        return False
+    finally:
+        raw.seek(place)
 
 
 def inspect(path: str, full: bool) -> Found:
     """What the file's header says; its pixels are decoded too if full, or where header and end leave a doubt: in files
     that may have been cut off, and of values that may be refused."""
-    image = pillow()
     try:
-        with image.open(path) as file:
+        with pillow().open(path) as file:
             size = file.size if file.format == "PNG" else upright_size(file)
             pictures = getattr(file, "n_frames", 1) if file.format in ("TIFF", "GIF", "WEBP") else 1
             clear, wide = transparent(file), file.mode in WIDE
-            if full or file.mode in ("I", "F") or not _ends_well(file, path):
+            if full or file.mode in ("I", "F") or not _ends_well(file):
                 rgb(file)
             return Found(size, pictures, wide, clear)
     except Exception as error:  # damaged files make Pillow raise almost anything
