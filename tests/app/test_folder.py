@@ -155,7 +155,7 @@ def test_the_layout_belongs_to_the_run(tmp_path, capsys):
     assert "--layout flat" in capsys.readouterr().err
     assert train(tmp_path, "--layout", "flat") == 0
     assert program.main(["evaluate", "--checkpoint", str(tmp_path / "run"), "--only", "calibration"]) == 0
-    assert capsys.readouterr().out.count("2 classes, 8 training images, 2 test images (20 % of every class") == 2
+    assert capsys.readouterr().out.count("2 classes (test, train), 8 training images, 2 test images (20 %") == 2
     assert program.main(["train", "--layout", "flat", "--data", "digits"]) == 2
 
 
@@ -243,9 +243,9 @@ def test_one_line_says_what_was_read(tmp_path, capsys):
     PIL.fromarray(np.zeros((9, 9), np.uint16)).save(tmp_path / "data" / "val" / "ant" / "wide.png")
     assert train(tmp_path) == 0
     line, = [line for line in capsys.readouterr().out.splitlines() if line.startswith("folder ")][:1]
-    assert line == (f"folder {tmp_path / 'data'}: 2 classes, 10 training images (train/), 12 test images (val/), of "
-                    "8x8 to 20x20 pixels, 1 of more than 8 bits, scaled, 1 with transparency, laid over white, read as "
-                    "8x8 RGB")
+    assert line == (f"folder {tmp_path / 'data'}: 2 classes (ant, bee), 10 training images (train/), 12 test "
+                    "images (val/), of 8x8 to 20x20 pixels, 1 of more than 8 bits, scaled, 1 with transparency, laid over "
+                    "white, read as 8x8 RGB")
 
 
 @pytest.mark.parametrize("flags", [[], ["--workers", "2"], ["--check-data", "full"]])
@@ -285,7 +285,7 @@ def test_a_model_keeps_its_labels_on_test_images_that_lack_a_class(tmp_path, tra
     tree(tmp_path / "other", "test/bee", "test/cat", count=3)
     arguments = ["evaluate", "--checkpoint", str(trained), "--only", "calibration", "--root", str(tmp_path / "other")]
     assert program.main(arguments) == 0
-    assert "3 classes, 0 training images, 6 test images (test/)" in capsys.readouterr().out
+    assert "3 classes (ant, bee, cat), 0 training images, 6 test images (test/)" in capsys.readouterr().out
     tree(tmp_path / "other", "test/dog")
     assert program.main(arguments) == FAILURE
     assert "has classes that the model lacks: dog" in capsys.readouterr().err

@@ -22,10 +22,11 @@ from ..names import listed, printable
 from .base import Dataset, FolderSplit, Reading
 from .images import centre_square, pillow, unreadable, upright_size
 from .layout import FLAT, LAYOUT, by_class, check_class, class_name, splits
-from .scan import SUFFIXES, LeftOut, folders, images
+from .scan import SUFFIXES, LeftOut, folders, holds_images, images
 from .split import stratified_split
 
 DEFAULT_SIZE = 64
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
 BOXES = "boxes.csv"
 COLUMNS = ["file", "top", "left", "height", "width"]
 KINDS = ", ".join(sorted(SUFFIXES))
@@ -69,7 +70,7 @@ class _Folder:
                 self.left.unused.append(f"{printable(name)}/ ({printable(chosen)}/ is tested on)")
                 continue
             present = self.inside(base)
-            _, extra = by_class(present, self.classes)
+            extra = [each for each in by_class(present, self.classes)[1] if holds_images(str(base / each))]
             if extra:
                 raise CommandError(f"{printable(base)} has classes that {where} lacks: {listed(extra)}")
             found = self.read(base, present, False, False)
@@ -118,8 +119,8 @@ def load(name: str, root: Path, image_size: int | None, layout: str = "auto", cl
                       "20 % of every class, held out" if test_name is None else f"{test_name}/", folder.left.lines())
     boxes = (root if test_name is None else root / test_name) / BOXES
     reader = (lambda: read_boxes(boxes, test)) if boxes.is_file() else None
-    return Dataset(name, train, test, folder.classes, (3, folder.size, folder.size), (0.485, 0.456, 0.406),
-                   (0.229, 0.224, 0.225), flips=True, test_boxes=reader, reading=reading)
+    return Dataset(name, train, test, folder.classes, (3, folder.size, folder.size), MEAN, STD, flips=True,
+                   test_boxes=reader, reading=reading)
 
 
 def read_boxes(path: Path, split: FolderSplit) -> list[Tensor]:
@@ -166,9 +167,12 @@ def labelled(root: Path) -> bool:
     return bool(folders(str(root), str(root), LeftOut()))
 
 
-def load_unlabelled(root: Path, image_size: int | None) -> FolderSplit:
-    """Images without labels, for a preview; every label is -1."""
-    paths = images([str(root)], str(root), LeftOut())[0] if root.is_dir() else []
-    if not paths:
+def load_unlabelled(root: Path, image_size: int | None) -> Dataset:
+    """Images without labels, for a preview: each of a class of its own, named as the file."""
+    size, left = image_size or DEFAULT_SIZE, LeftOut()
+    files = images([str(root)], str(root), left)[0] if root.is_dir() else []
+    if not files:
         raise CommandError(f"{printable(root)} has no images ({KINDS})")
-    return FolderSplit(paths, torch.full((len(paths),), -1), image_size or DEFAULT_SIZE)
+    split = FolderSplit(files, torch.arange(len(files)), size)
+    return Dataset("folder", split, split, [path.stem for path in split.paths], (3, size, size), MEAN, STD,
+                   reading=Reading("", "", left.lines()))

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
 from ..console import CommandError, progress_bar
-from ..names import printable
+from ..names import listed, printable
 from .base import Dataset, FolderSplit
 from .images import WIDE, pillow, rgb, transparent, unreadable, upright_size
 
@@ -85,7 +85,8 @@ def account(dataset: Dataset, root: str | None, facts: list[str]) -> str:
     h, w = dataset.shape[1:]
     reading = dataset.reading
     train, test = ("", "") if reading is None else (reading.train and f" ({reading.train})", f" ({reading.test})")
-    seen = [_count(len(dataset.classes), "class", "es"), _count(len(dataset.train.labels), "training image") + train,
+    seen = [f"{_count(len(dataset.classes), 'class', 'es')} ({listed(dataset.classes)})",
+            _count(len(dataset.train.labels), "training image") + train,
             _count(len(dataset.test.labels), "test image") + test]
     if reading is None:
         return f"{dataset.name}: {', '.join(seen)}, {w}x{h} pixels"
@@ -102,7 +103,8 @@ def check(dataset: Dataset, level: str, bar: Bar = progress_bar) -> list[str]:
 
     Raises: CommandError that names the files that cannot be read.
     """
-    files = [file for split in (dataset.train, dataset.test) if isinstance(split, FolderSplit) for file in split.files]
+    files = [*dict.fromkeys(file for split in (dataset.train, dataset.test) if isinstance(split, FolderSplit)
+                            for file in split.files)]
     if level == "none" or not files:
         return []
     pillow()

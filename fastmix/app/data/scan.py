@@ -97,7 +97,10 @@ def folders(folder: str, root: str, left: LeftOut, ignored: Iterable[str] = ()) 
 
 
 def _identity(path: str) -> tuple[int, int]:
-    found = os.stat(path)
+    try:
+        found = os.stat(path)
+    except OSError as error:
+        raise CommandError(f"{printable(path)} cannot be read ({error.strerror})") from None
     return found.st_dev, found.st_ino
 
 

@@ -94,25 +94,28 @@ def _fallback(missing: set[int]) -> list[str]:
 def _literal(figure: Any) -> None:
     """Makes every text of a figure data: no mathematics but in the numbers that matplotlib writes along axes, and no
     character that its fonts cannot draw."""
-    fixed = require("matplotlib.ticker", "matplotlib", "drawing").FixedFormatter
+    ticker = require("matplotlib.ticker", "matplotlib", "drawing")
     kind = require("matplotlib.text", "matplotlib", "drawing").Text
     manager = require("matplotlib.font_manager", "matplotlib", "drawing")
-    both = [axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)]
-    named = [axis.get_major_formatter() for axis in both if isinstance(axis.get_major_formatter(), fixed)]
-    numbers = {text for axis in both if axis.get_major_formatter() not in named for text in axis.findobj(kind)
-               if text is not axis.label}
+    numbers: set[Any] = set()
+    named = []
+    for axis in (axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)):
+        if isinstance(axis.get_major_formatter(), (ticker.ScalarFormatter, ticker.LogFormatter)):
+            numbers.update(text for text in axis.findobj(kind) if text is not axis.label)
+        else:
+            named.append(axis)
     texts = [text for text in figure.findobj(kind) if text not in numbers]
-    words = "".join([*(text.get_text() for text in texts), *(name for names in named for name in names.seq)])
-    shown = {c for c in words if c != "\n"}
-    missing = {ord(c) for c in shown if not c.isascii()} - _glyphs(manager.findfont(manager.FontProperties()))
+    missing = {ord(c) for text in texts for c in text.get_text() if not c.isascii()}
+    missing -= _glyphs(manager.findfont(manager.FontProperties()))
     families = _fallback(missing) if missing else []
     for text in texts:
         text.set_parse_math(False)
         if not text.get_text().isascii() and families:
             text.set_fontfamily([*text.get_fontfamily(), *families])
         text.set_text(_drawable(text.get_text(), missing))
-    for names in named:  # drawing sets the texts of ticks again
-        names.seq = [_drawable(name, missing) for name in names.seq]
+    for axis in named:  # drawing asks for the texts of ticks again
+        label = axis.get_major_formatter()
+        axis.set_major_formatter(ticker.FuncFormatter(lambda v, i, label=label: _drawable(label(v, i), missing)))
 
 
 def _drawable(text: str, missing: set[int]) -> str:

@@ -7,26 +7,16 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
-
 from .. import data, methods
 from ..console import CommandError
 from ..data import folder
 from ..figures import training as pictures
+from ..names import printable
 from .loop import training_step
 from .options import Options
 from .samples import take_samples
 from .setup import Setup, load_data
 from .timing import StepTimer
-
-
-def _unlabelled(root: Path, image_size: int | None) -> data.Dataset:
-    """A directory of images without class directories: enough for every method that needs no saliency."""
-    images = folder.load_unlabelled(root, image_size)
-    count, size = len(images.labels), images.image_size
-    named = data.FolderSplit(images.files, torch.arange(count), size)
-    return data.Dataset("folder", named, named, [path.stem for path in images.paths], (3, size, size),
-                        (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 def load_images(chosen: Options, needs_saliency: bool, log: Callable[[str], None] | None = None) -> data.Dataset:
@@ -37,7 +27,11 @@ def load_images(chosen: Options, needs_saliency: bool, log: Callable[[str], None
             if needs_saliency:
                 raise CommandError(f"method {chosen.method} needs saliency, and saliency needs labels: {root} has no "
                                    f"class directories; {folder.LAYOUT}")
-            return _unlabelled(root, chosen.image_size)
+            dataset = folder.load_unlabelled(root, chosen.image_size)
+            data.check(dataset, chosen.check_data)
+            if log is not None:
+                log(f"folder {printable(root)}: {len(dataset.classes)} images without labels")
+            return dataset
     return load_data(chosen, log)
 
 
