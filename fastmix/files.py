@@ -30,6 +30,14 @@ class WriteError(OSError):
         self.errno = error.errno
 
 
+def _partial(path: Path) -> str:
+    """How the names of files begin that are to become this one; a long name leaves room for the rest."""
+    name = path.name
+    while len(os.fsencode(name)) > 200:
+        name = name[:-1]
+    return f".{name}."
+
+
 def write_atomically(path: Path, content: bytes) -> None:
     """The path holds the old content or the new, never a part of it, whatever happens meanwhile.
 
@@ -42,7 +50,7 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def _write(path: Path, content: bytes) -> None:
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=_partial(path))
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)
@@ -101,7 +109,7 @@ def make_folder(path: Path) -> list[Path]:
 def remove(path: Path) -> None:
     """The file, where there is one, and what a process that was killed while it wrote the file left beside it."""
     try:
-        for found in [path, *path.parent.glob(f".{glob.escape(path.name)}.*")]:
+        for found in [path, *path.parent.glob(f"{glob.escape(_partial(path))}*")]:
             found.unlink(missing_ok=True)
     except OSError as error:
         raise WriteError(path, error, "cannot be removed") from error

@@ -67,7 +67,7 @@ def _figure(results: Entry, cases: list[Entry], backends: list[str], panel: Any)
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3, frameon=False)
     machine = results["machine"]
     figure.suptitle(f"{machine['name']}, {machine['threads']} threads, torch {machine['packages'].get('torch', '?')}, "
-                    f"{results['date'][:10]}", fontsize=10)
+                    f"{results['date'][:10]}", fontsize=10, parse_math=False)
     return figure
 
 

@@ -59,6 +59,6 @@ def some_of(known: Collection[str]) -> Callable[[str], list[str]]:
         found = value.split(",")
         for name in found:
             if name not in known:
-                raise argparse.ArgumentTypeError(f"names {name!r}{meant(name, known)} (some of {', '.join(known)})")
+                raise argparse.ArgumentTypeError(f"names {name!r}, want some of {', '.join(known)}{meant(name, known)}")
         return list(dict.fromkeys(found))
     return parse

@@ -23,6 +23,7 @@ from typing import Any
 
 from ..files import WriteError, make_folder
 from .console import UsageError, note
+from .names import printable
 
 try:
     import fcntl
@@ -59,7 +60,7 @@ class Claim:
             raise WriteError(what, error) from error
         if isinstance(taken, str):
             self._remove_made()
-            raise Held(f"{what} is in use by {taken}: wait for it, stop it, or take another {flag}")
+            raise Held(f"{printable(what)} is in use by {taken}: wait for it, stop it, or take another {flag}")
         self._descriptor: int | None = taken[0]
         self._files = taken[1:]
         _held.add(self)

@@ -15,6 +15,7 @@ from .. import _starting
 from . import import_torchvision
 from .command_line import Parser
 from .errors import FAILURE, INTERRUPTED, USAGE, CommandError, UsageError, explained, first_line
+from .names import print_anything, printable
 
 __all__ = ["FAILURE", "INTERRUPTED", "USAGE", "CommandError", "Parser", "UsageError", "explained", "first_line", "note",
            "printer", "progress_bar", "require", "run"]
@@ -52,7 +53,9 @@ def progress_bar(text: str, steps: int | None, show: bool = True) -> Iterator[Ca
         return
     progress = require("rich.progress", "rich", "the progress bar")
     console = require("rich.console", "rich", "the progress bar").Console(stderr=True)
-    with progress.Progress(console=console, transient=True) as shown:
+    what = progress.TextColumn("{task.description}", markup=False)  # names are no markup
+    others = progress.Progress.get_default_columns()[1:]
+    with progress.Progress(what, *others, console=console, transient=True) as shown:
         task = shown.add_task(text, total=steps)
         yield lambda part=1.0: (_starting.raise_received(), shown.advance(task, part))
 
@@ -60,6 +63,7 @@ def progress_bar(text: str, steps: int | None, show: bool = True) -> Iterator[Ca
 def run(command: Callable[[list[str]], int], argv: list[str]) -> int:
     """The exit status of a command. What a person can cause ends in one line on stderr; FASTMIX_DEBUG=1 shows the
     traceback."""
+    print_anything()
     with _starting.signals_raised():
         try:
             try:
@@ -86,7 +90,7 @@ def _failed(error: BaseException) -> int:
     # | head: it has what it wanted. Of a signal to all processes the first one speaks.
     silent = isinstance(error, BrokenPipeError) or (stopped is not None and not _starting.first_rank())
     if not silent and str(ended):
-        _starting.say(str(ended))
+        _starting.say(printable(str(ended)))
     return ended.code
 
 

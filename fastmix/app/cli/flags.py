@@ -35,6 +35,12 @@ def add_data_flags(common: argparse._ArgumentGroup, more: argparse._ArgumentGrou
                         help=f"{', '.join(data.SOURCES)} {default('data')}")
     common.add_argument("--root", metavar="DIR", help="where its files are")
     more.add_argument("--image-size", type=count, metavar="PIXELS", help="side for --data folder (64)")
+    more.add_argument("--layout", choices=data.LAYOUTS,
+                      help="of --data folder. split: train and test are folders of their own; flat: every folder is a "
+                           "class, also one named train; auto: as their names and contents say (default)")
+    more.add_argument("--check-data", choices=data.LEVELS,
+                      help="of --data folder, before training. headers: the beginning and the end of every image "
+                           "(default); full: every pixel; none: nothing")
     more.add_argument("--limit", type=count, metavar="N", help="keep N training images, as many of every class")
 
 

@@ -9,7 +9,8 @@ import torch
 
 from .. import methods
 from ..arguments import count, seed_number
-from ..console import Parser, UsageError, require
+from ..console import Parser, UsageError, printer, require
+from ..names import printable
 from ..training import preview
 from ..training.distributed import processes
 from ..training.options import Options
@@ -28,7 +29,7 @@ examples:
   python -m fastmix preview --method mixup,cutmix,dcutmix --out methods.png
   python -m fastmix preview --method rmix --run runs/x --out grid.png
 """
-MODEL_FLAGS = ("data", "root", "image_size")
+MODEL_FLAGS = ("data", "root", "image_size", "layout")
 STEPS = 150
 
 
@@ -71,7 +72,7 @@ def main(argv: list[str]) -> int:
         torch.set_num_threads(chosen.threads)
     with processes(chosen.device) as here:
         needs_saliency = methods.of(chosen).needs_saliency
-        made = setup(chosen, preview.load_images(chosen, needs_saliency), here)
+        made = setup(chosen, preview.load_images(chosen, needs_saliency, printer(here.first)), here)
         if needs_saliency:
             if folder_of_run is None:
                 preview.train_briefly(made, steps or STEPS)
@@ -81,5 +82,5 @@ def main(argv: list[str]) -> int:
             draw_samples(made, made.dataset.test, out, shown)
         else:
             preview.draw_gallery(made, several, out, shown)
-    print(f"written to {out}")
+    print(f"written to {printable(out)}")
     return 0

@@ -10,6 +10,8 @@ from ..arguments import count, count_or_zero
 from ..console import CommandError, Parser, UsageError, progress_bar, require
 from ..evaluation.attacks import EPSILON
 from ..figures import report as picture
+from ..figures.drawing import optional
+from ..names import listed, printable
 from ..results import render
 from ..results.collect import Fgsm, collect, read_step
 from ..results.runs import find, grouped
@@ -49,8 +51,7 @@ def _note(line: str) -> None:
 
 
 def _some(folders: list[Path]) -> str:
-    more = f" and {len(folders) - 3} more" if len(folders) > 3 else ""
-    return ", ".join(map(str, folders[:3])) + more
+    return listed(folders, 3)
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -95,6 +96,7 @@ def main(argv: list[str]) -> int:
         print(f"\n{heading}\n\n{render.markdown(risks)}" if args.markdown else render.plain(heading, risks))
     if args.out is not None:
         checkpoint.write_json(args.out, results)
-        picture.draw(results, args.out.with_suffix(".png"))
-        _note(f"written to {args.out} and {args.out.with_suffix('.png')}")
+        with optional(args.out.with_suffix(".png")):
+            picture.draw(results, args.out.with_suffix(".png"))
+        _note(f"written to {printable(args.out)} and {printable(args.out.with_suffix('.png'))}")
     return 0

@@ -10,7 +10,8 @@ import torch
 
 from .. import data
 from ..arguments import count, part, positive, seed_number, share, some_of
-from ..console import Parser
+from ..console import Parser, printer
+from ..names import printable
 from ..subsets import compare
 from ..subsets.table import MEASURES, Scoring, Table, select, write_index
 from ..training.distributed import Processes
@@ -101,7 +102,8 @@ def main(argv: list[str]) -> int:
 
 
 def _subsample(args: argparse.Namespace, here: Processes) -> None:
-    trained = Trained.load(args.checkpoint, here.device, args.data, args.root, args.workers or 0)
+    trained = Trained.load(args.checkpoint, here.device, args.data, args.root, args.workers or 0,
+                           log=printer(here.first), first=here.first)
     if args.compare is not None:
         table = Table(args.table or args.out / "table.npz", trained, _scoring(args))
         wanted = compare.Comparison(args.compare, args.ratios, args.seeds, args.interval, args.epochs,
@@ -117,5 +119,5 @@ def _subsample(args: argparse.Namespace, here: Processes) -> None:
         if scores is not None:
             print(f"cv {scores.cv[rows].mean():.3f} (all images {scores.cv.mean():.3f}), mean loss "
                   f"{scores.mean[rows].mean():.3f} (all images {scores.mean.mean():.3f})")
-            print(f"statistics in {table.path}")
-        print(f"written to {args.out}", flush=True)
+            print(f"statistics in {printable(table.path)}")
+        print(f"written to {printable(args.out)}", flush=True)

@@ -10,6 +10,7 @@ import torch
 from .. import methods
 from ..arguments import count
 from ..console import Parser
+from ..names import file_name
 from ..training import compare, presets
 from ..training.jobs import Job, Request, in_processes, train_all
 from ..training.options import Options, check, check_schedule, continued
@@ -79,7 +80,7 @@ def request(argv: list[str]) -> Request:
         check(own)
         check_schedule(own, set(given))
     variants = [dataclasses.replace(own, seed=own.seed + i) for own in each for i in range(seeds or 1)]
-    name = first.label() if single else f"compare-{'-'.join(names)}-{first.data}-{first.model.replace(':', '-')}"
+    name = first.label() if single else f"compare-{'-'.join(names)}-{first.data}-{file_name(first.model)}"
     place = Place.of(out, name, resume, overwrite)
     folder = place.folder
     jobs = [Job(first, folder)] if single else [

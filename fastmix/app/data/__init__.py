@@ -9,6 +9,8 @@ from ...shuffling import derived_seed, training_steps
 from ..console import UsageError
 from .base import Dataset, FolderSplit, MemorySplit, Split
 from .batches import Preprocess, evaluation_batches
+from .inspection import LEVELS, account, check
+from .layout import LAYOUTS
 from .split import balanced_subset, read_index
 
 # Name -> (module with `load(name, root, image_size) -> Dataset`, default root).
@@ -24,7 +26,8 @@ SOURCES: dict[str, tuple[str, str | None]] = {
 }
 
 
-def load(name: str, root: str | None = None, image_size: int | None = None, limit: int | None = None) -> Dataset:
+def load(name: str, root: str | None = None, image_size: int | None = None, limit: int | None = None,
+         layout: str = "auto", classes: list[str] | None = None) -> Dataset:
     """A data set by name.
 
     Args:
@@ -33,6 +36,9 @@ def load(name: str, root: str | None = None, image_size: int | None = None, limi
             with a Python package.
         image_size: side in pixels to which a folder's images are resized (default 64); the others keep their own.
         limit: how many training images to keep, the same number of every class (drawn with a fixed seed); None: all.
+        layout: of a folder. split: train and test are folders of their own; flat: every folder is a class, whatever its
+            name; auto: as the names and what is in them say.
+        classes: of a folder, those of the model that is to be tested, which give the labels.
     Raises: CommandError naming the file, what was expected and where to get it; UsageError for the arguments.
     """
     module, default_root = SOURCES[name]
@@ -43,11 +49,14 @@ def load(name: str, root: str | None = None, image_size: int | None = None, limi
     if name != "folder" and image_size is not None:
         raise UsageError(f"--image-size is for --data folder; {name} keeps its own size")
     path = Path(root if root is not None else default_root) if (root or default_root) else None
-    dataset = importlib.import_module(f".{module}", __name__).load(name, path, image_size)
+    if name != "folder" and layout != "auto":
+        raise UsageError(f"--layout is for --data folder, not for {name}")
+    more = {"layout": layout, "classes": classes} if name == "folder" else {}
+    dataset = importlib.import_module(f".{module}", __name__).load(name, path, image_size, **more)
     if limit is not None:
         dataset.train = dataset.train.subset(balanced_subset(dataset.train.labels, limit, "--limit"))
     return dataset
 
 
-__all__ = ["SOURCES", "Dataset", "FolderSplit", "MemorySplit", "Preprocess", "Split", "derived_seed",
-           "evaluation_batches", "load", "read_index", "training_steps"]
+__all__ = ["LAYOUTS", "LEVELS", "SOURCES", "Dataset", "FolderSplit", "MemorySplit", "Preprocess", "Split", "account",
+           "check", "derived_seed", "evaluation_batches", "load", "read_index", "training_steps"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from ..console import CommandError, first_line
 from .images import read_image
 
 Batch = tuple[Tensor, Tensor]
@@ -47,32 +50,69 @@ class MemorySplit:
 
 
 class FolderSplit:
-    """Image files decoded batch by batch, by worker processes if workers > 0."""
+    """Image files decoded batch by batch, by worker processes if workers > 0.
 
-    def __init__(self, paths: list[Path], labels: Tensor, image_size: int, workers: int = 0) -> None:
-        self.paths, self.labels, self.image_size, self.workers = paths, labels, image_size, workers
+    files: their names, as text: a million paths would be slow and large.
+    """
+
+    def __init__(self, files: Iterable[str | Path], labels: Tensor, image_size: int, workers: int = 0) -> None:
+        self.files, self.labels, self.image_size, self.workers = [*map(os.fspath, files)], labels, image_size, workers
         self.device = torch.device("cpu")
 
+    @property
+    def paths(self) -> list[Path]:
+        return [*map(Path, self.files)]
+
     def subset(self, index: Tensor) -> FolderSplit:
-        return FolderSplit([self.paths[i] for i in index.tolist()], self.labels[index], self.image_size, self.workers)
+        return FolderSplit([self.files[i] for i in index.tolist()], self.labels[index], self.image_size, self.workers)
 
     def to(self, device: torch.device) -> FolderSplit:
-        moved = FolderSplit(self.paths, self.labels, self.image_size, self.workers)
+        moved = FolderSplit(self.files, self.labels, self.image_size, self.workers)
         moved.device = device
         return moved
 
     def __len__(self) -> int:
-        return len(self.paths)
+        return len(self.files)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return read_image(self.paths[index], self.image_size), int(self.labels[index])
+        return read_image(self.files[index], self.image_size), int(self.labels[index])
 
     def batches(self, indices: Iterable[Tensor]) -> Iterator[Batch]:
+        """CommandError naming the file that cannot be read."""
         pin = self.device.type == "cuda"
         sampler: Any = [index.tolist() for index in indices]
-        loader = torch.utils.data.DataLoader(self, batch_sampler=sampler, num_workers=self.workers, pin_memory=pin)  # type: ignore[arg-type]
-        for images, labels in loader:
+        warnings.filterwarnings("ignore", "This DataLoader will create", module=r"torch\.utils\.data")  # --workers
+        loader = iter(torch.utils.data.DataLoader(_Batches(self), batch_size=None, sampler=sampler,  # type: ignore[arg-type]
+                                                  num_workers=self.workers, pin_memory=pin))
+        while True:
+            try:
+                batch = next(loader, None)
+            except RuntimeError as error:
+                if "DataLoader worker" not in str(error):
+                    raise
+                raise CommandError(f"a process that decodes images died ({first_line(error)}); it may have had too "
+                                   "little memory: try fewer --workers") from None
+            if batch is None:
+                return
+            if isinstance(batch, str):
+                raise CommandError(batch)
+            images, labels = batch
             yield images.to(self.device, non_blocking=pin), labels.to(self.device, non_blocking=pin)
+
+
+class _Batches(torch.utils.data.Dataset[Any]):
+    """The batches of a split by their indices: images and labels, or why a file cannot be read. An exception would
+    come out of a worker process with a traceback in its message."""
+
+    def __init__(self, split: FolderSplit) -> None:
+        self._split = split
+
+    def __getitem__(self, index: list[int]) -> Batch | str:
+        try:
+            images = torch.stack([self._split[i][0] for i in index])
+        except CommandError as error:
+            return str(error)
+        return images, self._split.labels[index]
 
 
 @dataclass
@@ -81,7 +121,7 @@ class Dataset:
 
     mean, std: per channel, of images scaled to [0, 1]. flips: random crop and horizontal flip are standard for it.
     shape: (C, H, W). test_boxes: reads where the object is in every test image, a tensor (m, 4) of boxes (top, left,
-    height, width) in pixels for each; None for a set without boxes.
+    height, width) in pixels for each; None for a set without boxes. reading: of a folder, which of its parts are what.
     """
 
     name: str
@@ -93,3 +133,16 @@ class Dataset:
     std: tuple[float, ...]
     flips: bool = False
     test_boxes: Callable[[], list[Tensor]] | None = None
+    reading: Reading | None = None
+
+
+@dataclass
+class Reading:
+    """Which parts of a folder were read as what.
+
+    train, test: what the splits are, in words. left_out: what was not read, and why.
+    """
+
+    train: str
+    test: str
+    left_out: list[str]

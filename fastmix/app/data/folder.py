@@ -1,73 +1,126 @@
-"""A directory per class. `train` and `test` (or `val`) directories are the splits; without, 20 % are kept for test.
+"""Images in a folder for each class: ROOT/CLASS/*.jpg, or ROOT/train/CLASS/*.jpg and ROOT/test/CLASS/*.jpg.
+
+The names of the splits are those of `layout.TRAIN` and `layout.HELD_OUT`, in small or capital letters. Without a split
+that is held out 20 % of every class are. A class that the test images lack keeps its label.
 
 A file boxes.csv in the test directory (or in ROOT) says where the objects of the test images are: a line per object,
-after the line ``file,top,left,height,width``, in pixels of the image file; file is relative to boxes.csv.
+after the line ``file,top,left,height,width``, in pixels of the picture as it is seen, upright; file is relative to
+boxes.csv.
 """
 
 from __future__ import annotations
 
 import csv
+import os
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from ..console import CommandError, require
-from .base import Dataset, FolderSplit
-from .images import centre_square
+from ..console import CommandError
+from ..names import listed, printable
+from .base import Dataset, FolderSplit, Reading
+from .images import centre_square, pillow, unreadable, upright_size
+from .layout import FLAT, LAYOUT, by_class, check_class, class_name, splits
+from .scan import SUFFIXES, LeftOut, folders, holds_images, images
 from .split import stratified_split
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".ppm", ".pgm", ".tif", ".tiff"}
-LAYOUT = "want ROOT/CLASS/*.jpg, or ROOT/train/CLASS/*.jpg and ROOT/test/CLASS/*.jpg (or val)"
 DEFAULT_SIZE = 64
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
 BOXES = "boxes.csv"
 COLUMNS = ["file", "top", "left", "height", "width"]
+KINDS = ", ".join(sorted(SUFFIXES))
 
 
-def _images(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+class _Folder:
+    """What is found in a folder of images. classes: those that give the labels, in their order."""
+
+    def __init__(self, root: Path, size: int) -> None:
+        self.root, self.size, self.left = root, size, LeftOut()
+        self.classes: list[str] = []
+
+    def inside(self, folder: Path) -> list[str]:
+        """The folders in a folder."""
+        return folders(str(folder), str(self.root), self.left, (BOXES,))
+
+    def read(self, base: Path, present: list[str], whole: bool, mixed: bool) -> FolderSplit:
+        """The images of the folders in base that are classes. present: the folders there; whole: every class must have
+        images; mixed: a class may hold folders with the names of splits."""
+        of, _ = by_class(present, self.classes)
+        known = [(label, of[name]) for label, name in enumerate(self.classes) if name in of]
+        found = images([str(base / name) for _, name in known], str(self.root), self.left)
+        for (_, name), files in zip(known, found, strict=True):
+            if not mixed:
+                check_class(base / name, files)
+            if whole and not files:
+                inside = f"{os.path.relpath(base / name, self.root)}{os.sep}"
+                broken = [link for link in self.left.broken if link.startswith(inside)]
+                links = f", but broken links ({listed(broken, 3)})" if broken else ""
+                raise CommandError(f"{printable(base / name)} has no images ({KINDS}){links}; {LAYOUT}")
+        labels = torch.tensor([label for label, _ in known], dtype=torch.int64)
+        counts = torch.tensor([len(files) for files in found], dtype=torch.int64)
+        return FolderSplit([file for files in found for file in files], labels.repeat_interleave(counts), self.size)
+
+    def held_out(self, names: list[str], where: str) -> tuple[str | None, FolderSplit | None]:
+        """The first of these folders that has images with labels, and its images. where: what has the classes."""
+        chosen, split = None, None
+        for name in names:
+            base = self.root / name
+            if chosen is not None:
+                self.left.unused.append(f"{printable(name)}/ ({printable(chosen)}/ is tested on)")
+                continue
+            present = self.inside(base)
+            extra = [each for each in by_class(present, self.classes)[1] if holds_images(str(base / each))]
+            if extra:
+                raise CommandError(f"{printable(base)} has classes that {where} lacks: {listed(extra)}")
+            found = self.read(base, present, False, False)
+            if len(found):
+                chosen, split = name, found
+            else:
+                self.left.unused.append(f"{printable(name)}/ (no images in class folders)")
+        return chosen, split
 
 
-def _class_folders(folder: Path) -> list[str]:
-    return sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
-
-
-def _split(folder: Path, classes: list[str], size: int) -> FolderSplit:
-    paths, labels = [], []
-    for label, name in enumerate(classes):
-        found = _images(folder / name) if (folder / name).is_dir() else []
-        if not found:
-            raise CommandError(f"{folder / name} has no images ({', '.join(sorted(SUFFIXES))}); {LAYOUT}")
-        paths += found
-        labels += [label] * len(found)
-    return FolderSplit(paths, torch.tensor(labels), size)
-
-
-def load(name: str, root: Path, image_size: int | None) -> Dataset:
-    require("PIL.Image", "pillow", "--data folder")
+def load(name: str, root: Path, image_size: int | None, layout: str = "auto", classes: list[str] | None = None
+         ) -> Dataset:
+    """Args:
+        layout: one of `layout.LAYOUTS`.
+        classes: those of a model, which give the labels; a folder of test images alone will do then. None: those that
+            are found.
+    """
+    pillow()
     if not root.is_dir():
-        raise CommandError(f"{root} is not a directory; {LAYOUT}")
-    size = image_size or DEFAULT_SIZE
-    held_out = next((root / part for part in ("test", "val") if (root / part).is_dir()), None)
-    base = root / "train" if (root / "train").is_dir() else root
-    classes = _class_folders(base)
-    if not classes:
-        raise CommandError(f"{base} has no class directories, so its images have no labels; {LAYOUT}")
-    train = _split(base, classes, size)
-    if base != root and held_out is not None:
-        extra = sorted(set(_class_folders(held_out)) - set(classes))
-        if extra:
-            raise CommandError(f"{held_out} has classes that {base} lacks: {', '.join(extra)}")
-        test = _split(held_out, classes, size)
+        raise CommandError(f"{printable(root)} is not a directory; {LAYOUT}")
+    folder = _Folder(root, image_size or DEFAULT_SIZE)
+    top = folder.inside(root)
+    train_name, held_out = splits(root, layout, top, classes)
+    base = root if train_name is None else root / train_name
+    if train_name is None:
+        present = [] if held_out else top
     else:
+        present = folder.inside(base)
+        folder.left.unused += [f"{printable(each)}/ (beside {printable(train_name)}/)" for each in top
+                               if each != train_name and each not in held_out]
+    if classes is None and not present:
+        hint = f", or {FLAT}" if train_name is not None else ""
+        raise CommandError(f"{printable(base)} has no class directories, so its images have no labels; {LAYOUT}{hint}")
+    folder.classes = [*map(class_name, present)] if classes is None else classes
+    _, unknown = by_class(present, folder.classes)
+    if unknown:
+        raise CommandError(f"{printable(base)} has classes that the model was not trained on: {listed(unknown)}")
+    train = folder.read(base, present, classes is None, layout == "flat")
+    test_name, test = folder.held_out(held_out, printable(base) if present else "the model")
+    if test is None:
         kept, apart = stratified_split(train.labels, 0.2)
         if len(apart) == 0:
-            raise CommandError(f"{root} has {len(train.labels)} images, too few to hold 20 % of every class out")
+            raise CommandError(f"{printable(root)} has {len(train)} images, too few to hold 20 % of every class out")
         train, test = train.subset(kept), train.subset(apart)
-    boxes = (held_out if base != root and held_out is not None else root) / BOXES
+    reading = Reading("" if train_name is None else f"{train_name}/",
+                      "20 % of every class, held out" if test_name is None else f"{test_name}/", folder.left.lines())
+    boxes = (root if test_name is None else root / test_name) / BOXES
     reader = (lambda: read_boxes(boxes, test)) if boxes.is_file() else None
-    return Dataset(name, train, test, classes, (3, size, size), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225),
-                   flips=True, test_boxes=reader)
+    return Dataset(name, train, test, folder.classes, (3, folder.size, folder.size), MEAN, STD, flips=True,
+                   test_boxes=reader, reading=reading)
 
 
 def read_boxes(path: Path, split: FolderSplit) -> list[Tensor]:
@@ -76,9 +129,9 @@ def read_boxes(path: Path, split: FolderSplit) -> list[Tensor]:
 
     Raises: CommandError naming the line, or the image that has no box.
     """
-    image = require("PIL.Image", "pillow", "--data folder")
+    image = pillow()
     found: dict[Path, list[list[float]]] = {}
-    with path.open(newline="") as file:
+    with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
         for number, line in enumerate(csv.reader(file), 1):
             if number == 1 and line == COLUMNS:
                 continue
@@ -89,14 +142,18 @@ def read_boxes(path: Path, split: FolderSplit) -> list[Tensor]:
             if number == 1 or len(box) != 4 or not min(box[2:]) > 0:
                 want = ",".join(COLUMNS) if number == 1 else "a file and four numbers, the sizes above 0"
                 raise CommandError(f"{path}, line {number}: is {','.join(line)!r}, want {want}")
+            name = os.fsdecode(name.encode("utf-8", "surrogateescape"))  # as the names of the folder are read
             found.setdefault(path.parent / name, []).append(box)
     boxes = []
     for picture in split.paths:
         if picture not in found:
             raise CommandError(f"{path} has no box for {picture.relative_to(path.parent)}, want one for every test "
                                "image")
-        with image.open(picture) as file:
-            left, top, side = centre_square(file.size)
+        try:
+            with image.open(picture) as file:
+                left, top, side = centre_square(upright_size(file))
+        except Exception as error:
+            raise unreadable(picture, error) from None
         scale, corner = split.image_size / side, torch.tensor([top, left])
         box = torch.tensor(found[picture])
         start = ((box[:, :2] - corner) * scale).clamp(0, split.image_size)
@@ -105,9 +162,17 @@ def read_boxes(path: Path, split: FolderSplit) -> list[Tensor]:
     return boxes
 
 
-def load_unlabelled(root: Path, image_size: int | None) -> FolderSplit:
-    """Images without labels, for a preview; every label is -1."""
-    paths = _images(root) if root.is_dir() else []
-    if not paths:
-        raise CommandError(f"{root} has no images ({', '.join(sorted(SUFFIXES))})")
-    return FolderSplit(paths, torch.full((len(paths),), -1), image_size or DEFAULT_SIZE)
+def labelled(root: Path) -> bool:
+    """Whether a folder has folders in it, which may be classes."""
+    return bool(folders(str(root), str(root), LeftOut()))
+
+
+def load_unlabelled(root: Path, image_size: int | None) -> Dataset:
+    """Images without labels, for a preview: each of a class of its own, named as the file."""
+    size, left = image_size or DEFAULT_SIZE, LeftOut()
+    files = images([str(root)], str(root), left)[0] if root.is_dir() else []
+    if not files:
+        raise CommandError(f"{printable(root)} has no images ({KINDS})")
+    split = FolderSplit(files, torch.arange(len(files)), size)
+    return Dataset("folder", split, split, [path.stem for path in split.paths], (3, size, size), MEAN, STD,
+                   reading=Reading("", "", left.lines()))

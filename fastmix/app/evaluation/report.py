@@ -13,6 +13,8 @@ import fastmix
 
 from ..console import CommandError
 from ..figures import evaluation as plots
+from ..figures.drawing import optional
+from ..names import printable
 from ..training import checkpoint
 from ..training.run import device_name
 from . import parts
@@ -48,5 +50,6 @@ def write(evaluation: parts.Evaluation, results: dict[str, dict[str, Any]], out:
               "torch": torch.__version__, "fastmix": fastmix.__version__, "parts": results}
     checkpoint.write_json(out, report)
     title = f"{settings.method} on {settings.data}, {settings.model}, {len(evaluation.index)} test images"
-    plots.page(results, evaluation, title, out.with_suffix(".png"))
-    return f"{out} and {out.with_suffix('.png')}"
+    with optional(out.with_suffix(".png")):
+        plots.page(results, evaluation, title, out.with_suffix(".png"))
+    return f"{printable(out)} and {printable(out.with_suffix('.png'))}"

@@ -132,6 +132,7 @@ def _examples(axis: Any, examples: list, columns: int = 4) -> None:
     axis.set_title("class activation maps; white: true box, red: found", fontsize=10)
 
 
+@drawing.picture
 def page(parts: dict[str, dict[str, Any]], evaluation: Evaluation, title: str, path: Path) -> None:
     """A PNG with every part. Parts without a result are left out."""
     panels: list[tuple[Any, tuple]] = []

@@ -13,6 +13,12 @@ PANELS = (("test_accuracy", "test accuracy, %"), ("ece", "ECE, % (less is better
           ("fgsm", "accuracy under FGSM, %"))
 
 
+def _label(name: str) -> str:
+    """The method, and under it its flags."""
+    return "\n".join(drawing.lines(part, 60) for part in name.replace(" --", "\n--", 1).split("\n"))
+
+
+@drawing.picture
 def draw(results: dict[str, Any], path: Path) -> None:
     """Test accuracy, ECE and accuracy under FGSM: a line per row, best accuracy first.
 
@@ -30,7 +36,7 @@ def draw(results: dict[str, Any], path: Path) -> None:
             if row["name"] == PLAIN:
                 axis.axvline(100 * row[key]["mean"], color="#888888", linestyle="--", linewidth=1, zorder=1)
         drawing.grid(axis, title, xlabel=None)
-    axes[0].set_yticks(range(len(found)), [row["name"].replace(" --", "\n--", 1) for row in found])
+    axes[0].set_yticks(range(len(found)), [_label(row["name"]) for row in found])
     axes[0].set_ylim(len(found) - 0.4, -0.6)
     figure.suptitle(results["title"], fontsize=11)
     drawing.save(figure, path)

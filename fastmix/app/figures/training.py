@@ -11,8 +11,9 @@ from torch import Tensor
 from ...targets import SoftTarget
 from ..console import require
 from ..training.timing import phases
-from .drawing import COLOURS
+from .drawing import COLOURS, picture
 from .drawing import grid as _grid
+from .drawing import lines as _lines
 from .drawing import new as _new
 from .drawing import save as _save
 
@@ -30,6 +31,7 @@ def _tested(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [entry for entry in history if "test_accuracy" in entry]
 
 
+@picture
 def curves(history: list[dict[str, Any]], title: str, path: Path) -> None:
     """Loss, accuracy and learning rate of a run by epoch.
 
@@ -85,6 +87,7 @@ def _policy(reward: Any, percentile: Any, history: list[dict[str, Any]], marker:
     percentile.grid(False)
 
 
+@picture
 def lines(history: list[dict[str, Any]], wanted: dict[str, str], title: str, path: Path) -> None:
     """A curve by epoch for each of these metrics. wanted: key -> heading."""
     figure, (axes,) = _new(1, len(wanted), (4 * len(wanted), 3.6))
@@ -97,13 +100,14 @@ def lines(history: list[dict[str, Any]], wanted: dict[str, str], title: str, pat
 
 
 def shares(target: SoftTarget, classes: list[str], row: int) -> list[str]:
-    """A line for every class of a label, largest share first; the same class twice counts once."""
+    """A line for every class of a label, or some for a long name, largest share first; the same class twice counts
+    once."""
     total: dict[int, float] = {}
     for label, weight in zip(target.index[row].tolist(), target.weight[row].tolist(), strict=True):
         total[label] = total.get(label, 0.0) + weight
     ordered = sorted(total.items(), key=lambda item: -item[1])
-    lines = [f"{classes[label]}: {100 * weight:.0f} %" for label, weight in ordered if weight >= 0.005]
-    return lines or [f"{classes[ordered[0][0]]}: 0 %"]
+    lines = [f"{_lines(classes[label])}: {100 * weight:.0f} %" for label, weight in ordered if weight >= 0.005]
+    return lines or [f"{_lines(classes[ordered[0][0]])}: 0 %"]
 
 
 def _show(axis: Any, image: Tensor) -> None:
@@ -129,6 +133,7 @@ class Attention(NamedTuple):
         return cls(heat.sqrt().cpu(), mask)  # sqrt lifts the small values
 
 
+@picture
 def samples(before: Tensor, after: Tensor | None, names: list[str], lines: list[list[str]], attention: Attention | None,
             title: str, path: Path) -> None:
     """Images before a method, their saliency, and after it.
@@ -149,8 +154,11 @@ def samples(before: Tensor, after: Tensor | None, names: list[str], lines: list[
             rows.append(("salient\npatches", torch.where(attention.mask.unsqueeze(-1), before, faded)))
     if after is not None:
         rows.append(("after", after))
-    text = max((len(entry) for entry in lines), default=1)
-    longest = max((len(line) for entry in lines for line in entry), default=0)
+    under = ["\n".join(entry) for entry in lines]
+    names = [_lines(name) for name in names[:count]]
+    longest_name = max(len(line) for name in names for line in name.split("\n"))
+    text = max((1 + entry.count("\n") for entry in under), default=1) + max(name.count("\n") for name in names)
+    longest = max((len(line) for entry in under for line in entry.split("\n")), default=0)
     height = 1.42 * len(rows) + 0.15 * text + (0.75 if len(rows) > 1 else 0.3)
     figure, axes = _new(len(rows), count, (1.35 * count + 0.7, height))
     for r, (heading, images) in enumerate(rows):
@@ -160,14 +168,15 @@ def samples(before: Tensor, after: Tensor | None, names: list[str], lines: list[
             axis.set_xticks([])
             axis.set_yticks([])
             if heading == "before":
-                axis.set_xlabel(names[i], fontsize=8, labelpad=2)
+                axis.set_xlabel(names[i], fontsize=8 if longest_name < 16 else 6.5, labelpad=2)
             elif heading == "after":
-                axis.set_xlabel("\n".join(lines[i]), fontsize=8 if longest < 16 else 6.5, labelpad=2)
+                axis.set_xlabel(under[i], fontsize=8 if longest < 16 else 6.5, labelpad=2)
         axes[r, 0].set_ylabel(heading, fontsize=9)
     figure.suptitle(title, fontsize=11)
     _save(figure, path)
 
 
+@picture
 def pairs(images: Tensor, first: Tensor, second: Tensor, boxes: Tensor, lines: list[list[str]], title: str,
           path: Path) -> None:
     """Images with two boxes, and the views cut out there.
@@ -199,6 +208,7 @@ def pairs(images: Tensor, first: Tensor, second: Tensor, boxes: Tensor, lines: l
     _save(figure, path)
 
 
+@picture
 def gallery(before: Tensor, names: list[str], methods: dict[str, tuple[Tensor, list[list[str]]]], title: str,
             path: Path) -> None:
     """The same images before and after several methods, a row each.
@@ -207,10 +217,10 @@ def gallery(before: Tensor, names: list[str], methods: dict[str, tuple[Tensor, l
         before: (N, H, W, C) in [0, 1]; names: of their classes.
         methods: name -> (images after it, lines to write under them).
     """
-    tallest = [max(len(entry) for entry in lines) for _, lines in methods.values()]
-    size = (1.35 * len(before) + 0.9, 1.5 * (1 + len(methods)) + 0.14 * sum(tallest) + 0.5)
+    rows = {"before": (before, [[_lines(name)] for name in names]), **methods}
+    tallest = [max("\n".join(entry).count("\n") + 1 for entry in lines) for _, lines in rows.values()]
+    size = (1.35 * len(before) + 0.9, 1.5 * len(rows) + 0.14 * (sum(tallest) - 1) + 0.5)
     figure, axes = _new(1 + len(methods), len(before), size)
-    rows = {"before": (before, [[name] for name in names]), **methods}
     for row, (heading, (images, lines)) in zip(axes, rows.items(), strict=True):
         row[0].set_ylabel(heading, fontsize=9)
         for axis, image, text in zip(row, images, lines, strict=True):
@@ -222,6 +232,7 @@ def gallery(before: Tensor, names: list[str], methods: dict[str, tuple[Tensor, l
     _save(figure, path)
 
 
+@picture
 def compare(groups: dict[str, list[dict[str, Any]]], histories: dict[str, list[list[dict[str, Any]]]], title: str,
             path: Path) -> None:
     """Test accuracy by epoch, final accuracies, and the time of a step.

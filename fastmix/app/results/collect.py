@@ -41,9 +41,10 @@ class Fgsm:
         return max(len(split.labels) for _, split in self._sets.values())
 
     def _dataset(self, options: Options) -> tuple[data.Dataset, data.Split]:
-        key = (options.data, options.root, options.image_size)
+        key = (options.data, options.root, options.image_size, options.layout)
         if key not in self._sets:
-            dataset = data.load(options.data, self._root or options.root, options.image_size)
+            dataset = data.load(options.data, self._root or options.root, options.image_size,
+                                layout=options.layout)
             labels = dataset.test.labels
             count = max(min(self.images, len(labels)), len(labels.unique()))
             chosen = dataset.test.subset(data.balanced_subset(labels, count, "the number of test images"))

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from .. import names
 from ..console import CommandError
 from ..methods import PLAIN
 from ..training import report
@@ -78,9 +79,10 @@ def table(results: dict[str, Any], more: dict[str, Callable[[Row], str | None]] 
 
 
 def markdown(lines: list[list[str]]) -> str:
-    """Lines of `table`."""
-    ruled = [lines[0], ["---"] * len(lines[0]), *lines[1:]]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in ruled)
+    """Lines of `table`. The first cells hold names."""
+    ruled = [lines[0], ["---"] * len(lines[0]), *([names.markdown(name), *cells] for name, *cells in lines[1:])]
+    return "\n".join("| " + " | ".join([name, *(cell.replace("|", "\\|") for cell in cells)]) + " |"
+                     for name, *cells in ruled)
 
 
 def plain(title: str, lines: list[list[str]]) -> str:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .. import names
 from ..console import UsageError
 from ..methods import is_own
 from ..training import compare, run
@@ -91,7 +91,7 @@ def flags(recipe: Recipe) -> dict[str, str]:
             typed[name] = "--no-channels-last"
         else:
             text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
-            typed[name] = f"--{flag} {shlex.quote(text)}"
+            typed[name] = names.flag(f"--{flag}", text)
     return typed
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..console import CommandError, UsageError
+from ..names import file_name
 from ..training import options
 from ..training.options import RunOptions
 
@@ -38,7 +39,7 @@ class SslOptions(RunOptions):
     linear_lr: float = 1.0
 
     def label(self) -> str:
-        return f"simsiam-{self.pair_weight}-{self.data}-{self.model.replace(':', '-')}-seed{self.seed}"
+        return f"simsiam-{self.pair_weight}-{self.data}-{file_name(self.model)}-seed{self.seed}"
 
     def to_json(self) -> dict[str, Any]:
         return {key: value for key, value in super().to_json().items() if key != "augment"}

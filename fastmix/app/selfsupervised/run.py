@@ -20,7 +20,9 @@ from ...refinement import Refinement
 from .. import claims, data, methods, tables
 from ..console import printer
 from ..figures import training as pictures
+from ..figures.drawing import optional
 from ..models.classifier import last_layer
+from ..names import printable
 from ..streams import TrainingStream, seed_everything
 from ..training import checkpoint
 from ..training.distributed import Processes
@@ -159,10 +161,12 @@ class SslRun(Run):
         }
         if self.writes:
             title = f"SimSiam, pair weights {options.pair_weight}, on {options.data}, {options.model}"
-            pictures.lines(self.history, {"train_loss": "loss", "spread": "spread of the projections (0: collapse)",
-                                          "lr": "learning rate, end of the epoch"}, title, self.folder / CURVES)
-            draw_pairs(setup, title, self.folder / PAIRS)
             checkpoint.write_json(self.folder / REPORT, result)
+            with optional(self.folder / CURVES):
+                pictures.lines(self.history, {"train_loss": "loss", "spread": "spread of the projections (0: collapse)",
+                                              "lr": "learning rate, end of the epoch"}, title, self.folder / CURVES)
+            with optional(self.folder / PAIRS):
+                draw_pairs(setup, title, self.folder / PAIRS)
         setup.processes.barrier()
         return result
 
@@ -203,17 +207,17 @@ def _train_one(options: SslOptions, folder: Path, resume: bool, here: Processes)
     log = printer(here.first)
     result = finished(folder, options.epochs) if resume else None
     if result is None:
-        run = SslRun(options, load_data(options), here, folder, log, epoch_bar(here.first))
+        run = SslRun(options, load_data(options, log, here.first), here, folder, log, epoch_bar(here.first))
         here.barrier()  # all have read before the first process writes
         if here.first and not resume:
             clear(folder, FILES)
             make_folder(folder)
             checkpoint.write_json(folder / CONFIG, options.to_json())
         here.barrier()
-        log(f"SimSiam, pair weights {options.pair_weight}, seed {options.seed}: {folder}")
+        log(f"SimSiam, pair weights {options.pair_weight}, seed {options.seed}: {printable(folder)}")
         run.start(resume)
         run.train()
         log(f"linear evaluation, {options.linear_epochs} epochs")
         result = run.report()
     log(_table(result))
-    log(f"written to {folder}")
+    log(f"written to {printable(folder)}")

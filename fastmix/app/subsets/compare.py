@@ -11,6 +11,7 @@ from typing import Any
 from .. import claims, data
 from ..console import CommandError, UsageError, progress_bar, require
 from ..figures import drawing
+from ..names import printable
 from ..training import checkpoint, report
 from ..training.distributed import Processes
 from ..training.evaluate import evaluate
@@ -70,6 +71,7 @@ def _read(path: Path, settings: dict[str, Any], overwrite: bool) -> list[dict[st
     return results
 
 
+@drawing.picture
 def draw(results: list[dict[str, Any]], interval: int, title: str, path: Path) -> None:
     """Test error against the share of images: a line per selection, mean and range over the seeds."""
     figure, ((axis,),) = drawing.new(1, 1, (7, 4.6))
@@ -140,6 +142,7 @@ def _run(wanted: Comparison, table: Table, trained: Trained, here: Processes, fo
         title = (f"{options.data}, {options.method}, {options.model}, {options.epochs} epochs, chosen from "
                  f"{len(table.index)} images")
         kept = [entry for entry in results if (entry["how"], entry["ratio"], entry["seed"]) in set(points)]
-        draw(kept, wanted.interval, title, folder / PICTURE)
+        with drawing.optional(folder / PICTURE):
+            draw(kept, wanted.interval, title, folder / PICTURE)
         print(_table(kept, wanted.ratios))
-        print(f"written to {folder}", flush=True)
+        print(f"written to {printable(folder)}", flush=True)

@@ -18,6 +18,7 @@ from ...files import remove, write_atomically
 from ...subsampling import AnchoredDCutMix, OtherSettings, Uncertainty, subsample, uncertainty, weights_digest
 from .. import claims, data
 from ..console import CommandError, UsageError, progress_bar
+from ..names import printable
 from ..streams import SubsetStream
 from ..training.distributed import Processes
 from ..training.trained import Inputs, Trained
@@ -103,7 +104,7 @@ class Table:
         found = self._read()
         if found is not None:
             if here.first:
-                print(f"statistics of {len(self.index)} images from {self.path}", flush=True)
+                print(f"statistics of {len(self.index)} images from {printable(self.path)}", flush=True)
             return found
         with progress_bar(f"{samples} mixtures of {len(self.index)} images", samples, here.first) as bar:
             scores = self._compute(here, bar)
@@ -129,7 +130,7 @@ class Table:
                 print(f"mixture {number + 1}/{scoring.samples} of {len(self.index)} images", flush=True)
 
         if here.first and self.partial.exists():
-            print(f"continuing {self.partial}", flush=True)
+            print(f"continuing {printable(self.partial)}", flush=True)
         try:
             return uncertainty(self._model, self._images, scoring.anchor, scoring.others, scoring.alpha,
                                scoring.samples, batch_size=scoring.batch, seed=scoring.seed, state=self.partial,

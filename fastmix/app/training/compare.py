@@ -9,6 +9,7 @@ from typing import Any
 
 from ..console import CommandError
 from ..figures import training as pictures
+from ..figures.drawing import optional
 from . import checkpoint
 from .run import METRICS
 
@@ -47,6 +48,7 @@ def write(folder: Path, groups: dict[str, list[dict[str, Any]]], folders: dict[s
         "title": title, "folders": [path.name for paths in folders.values() for path in paths],
         "summary": {name: summary(reports) for name, reports in groups.items()},
         "runs": [report for reports in groups.values() for report in reports]})
-    histories = {name: [[json.loads(line) for line in (path / METRICS).read_text().splitlines()] for path in paths]
-                 for name, paths in folders.items()}
-    pictures.compare(groups, histories, title, folder / PICTURE)
+    with optional(folder / PICTURE):
+        histories = {name: [[json.loads(line) for line in (path / METRICS).read_text().splitlines()] for path in paths]
+                     for name, paths in folders.items()}
+        pictures.compare(groups, histories, title, folder / PICTURE)

@@ -12,6 +12,7 @@ from ..._starting import received
 from ...files import make_folder, remove
 from .. import claims, data
 from ..console import CommandError, explained, printer, progress_bar
+from ..names import printable
 from ..tables import wrapped
 from . import checkpoint, compare, report
 from .distributed import Processes, processes
@@ -92,7 +93,7 @@ def _train_all(request: Request, here: Processes) -> None:
     done = [finished(job.folder, job.options.epochs) if request.resume else None for job in request.jobs]
     dataset: data.Dataset | None = None
     if None in done:
-        dataset = load_data(request.jobs[0].options)
+        dataset = load_data(request.jobs[0].options, log, here.first)
         for job in {job.options.method: job for job in request.jobs}.values():
             setup(job.options, dataset, dataclasses.replace(here, world=1))  # errors come before any file is touched
     here.barrier()  # all have read before the first process writes
@@ -104,7 +105,7 @@ def _train_all(request: Request, here: Processes) -> None:
     for number, (job, result) in enumerate(zip(request.jobs, done, strict=True), 1):
         if result is None and dataset is not None:
             log(f"{job.options.method}, seed {job.options.seed}" +
-                (f" ({number} of {len(request.jobs)})" if request.together else "") + f": {job.folder}")
+                (f" ({number} of {len(request.jobs)})" if request.together else "") + f": {printable(job.folder)}")
             run = Run(job.options, dataset, here, job.folder, log, epoch_bar(here.first))
             run.start(request.resume)
             run.train()
@@ -121,7 +122,7 @@ def _train_all(request: Request, here: Processes) -> None:
         compare.write(request.folder, results, folders, title)
     report.show(title, results)
     print(wrapped(report.EXPLANATION))
-    print(f"written to {request.folder}", flush=True)
+    print(f"written to {printable(request.folder)}", flush=True)
 
 
 def in_processes(device: str, body: Callable[[Processes], None], left: Callable[[], str]) -> int:

@@ -11,10 +11,11 @@ from typing import Any
 
 from .. import methods
 from ..console import CommandError, UsageError
+from ..names import file_name
 from . import checkpoint
 
 # May differ between a run and its continuation: they change where and how fast, not what is computed.
-FREE_ON_RESUME = ("device", "threads", "workers", "root")
+FREE_ON_RESUME = ("device", "threads", "workers", "root", "check_data")
 # The schedule that reads an option.
 SCHEDULE_FLAGS = {"milestones": "multistep", "gamma": "multistep", "warmup": "cosine"}
 
@@ -28,6 +29,8 @@ class RunOptions:
     data: str = "digits"
     root: str | None = None
     image_size: int | None = None
+    layout: str = "auto"
+    check_data: str = "headers"
     limit: int | None = None
     subset: str | None = None
     augment: str = "auto"
@@ -53,7 +56,7 @@ class RunOptions:
 
     def label(self) -> str:
         """Short name of the run's folder."""
-        return f"{self.method}-{self.data}-{self.model.replace(':', '-')}-seed{self.seed}"
+        return f"{self.method}-{self.data}-{file_name(self.model)}-seed{self.seed}"
 
     def to_json(self) -> dict[str, Any]:
         return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}

@@ -6,13 +6,13 @@ import contextlib
 import dataclasses
 import itertools
 import os
-import shlex
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ...files import WriteError, make_folder
 from .. import claims
 from ..console import UsageError
+from ..names import flag
 from . import checkpoint, compare
 from .run import CONFIG
 
@@ -49,7 +49,7 @@ def kept(folders: list[Path], command: str, folder: Path) -> str:
         return ""
     done = any((each / checkpoint.NAME).exists() for each in folders)
     return (f"{'the last finished epoch is kept' if done else 'no epoch was finished'}, continue with: "
-            f"{program()} {command} --resume --out {shlex.quote(str(folder))}")
+            f"{program()} {command} --resume {flag('--out', folder)}")
 
 
 def holds_run(folder: Path) -> bool:

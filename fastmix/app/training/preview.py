@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from collections.abc import Callable
 from pathlib import Path
-
-import torch
 
 from .. import data, methods
 from ..console import CommandError
 from ..data import folder
 from ..figures import training as pictures
+from ..names import printable
 from .loop import training_step
 from .options import Options
 from .samples import take_samples
@@ -19,25 +19,20 @@ from .setup import Setup, load_data
 from .timing import StepTimer
 
 
-def _unlabelled(root: Path, image_size: int | None) -> data.Dataset:
-    """A directory of images without class directories: enough for every method that needs no saliency."""
-    images = folder.load_unlabelled(root, image_size)
-    count, size = len(images.labels), images.image_size
-    named = data.FolderSplit(images.paths, torch.arange(count), size)
-    return data.Dataset("folder", named, named, [path.stem[:14] for path in images.paths], (3, size, size),
-                        (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-
-
-def load_images(chosen: Options, needs_saliency: bool) -> data.Dataset:
+def load_images(chosen: Options, needs_saliency: bool, log: Callable[[str], None] | None = None) -> data.Dataset:
     """The data set of the options; images without labels will do for a method that needs no saliency."""
     if chosen.data == "folder" and chosen.root is not None:
         root = Path(chosen.root)
-        if root.is_dir() and not any(p.is_dir() for p in root.iterdir()):
+        if root.is_dir() and not folder.labelled(root):
             if needs_saliency:
                 raise CommandError(f"method {chosen.method} needs saliency, and saliency needs labels: {root} has no "
                                    f"class directories; {folder.LAYOUT}")
-            return _unlabelled(root, chosen.image_size)
-    return load_data(chosen)
+            dataset = folder.load_unlabelled(root, chosen.image_size)
+            data.check(dataset, chosen.check_data)
+            if log is not None:
+                log(f"folder {printable(root)}: {len(dataset.classes)} images without labels")
+            return dataset
+    return load_data(chosen, log)
 
 
 def train_briefly(setup: Setup, steps: int) -> None:

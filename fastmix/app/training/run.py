@@ -18,7 +18,9 @@ from ...files import append, make_folder, remove, write_atomically
 from .. import data
 from ..console import CommandError, UsageError, first_line, require
 from ..figures import training as pictures
+from ..figures.drawing import optional
 from ..methods import PLAIN
+from ..names import listed, printable
 from ..tables import line_of
 from . import checkpoint, schedules
 from .distributed import Processes
@@ -31,8 +33,9 @@ from .setup import setup
 from .timing import StepTimer
 
 CONFIG, METRICS, REPORT = "config.json", "metrics.jsonl", "report.json"
+CURVES, SAMPLES = "curves.png", "samples.png"
 Bar = Callable[[int, int, int], AbstractContextManager[Callable[[], None]]]
-FILES = (CONFIG, METRICS, REPORT, checkpoint.NAME, "curves.png", "samples.png")
+FILES = (CONFIG, METRICS, REPORT, checkpoint.NAME, CURVES, SAMPLES)
 EVALUATION = ("evaluation.json", "evaluation.png")  # what the evaluate command adds
 
 
@@ -73,6 +76,7 @@ class Run:
             if state["world"] != self.setup.processes.world:
                 raise UsageError(f"{self.folder} was trained by {state['world']} processes, this is "
                                  f"{self.setup.processes.world}: a run continues with as many")
+            check_classes(self.folder, state, self.setup.dataset)
             try:
                 longer = state["options"]["epochs"] != self.options.epochs
                 for name, part in self._parts().items():
@@ -85,7 +89,7 @@ class Run:
             if longer:
                 self._extend(state["options"]["epochs"])
         elif resume:
-            self.log(f"{self.folder} has no checkpoint: no epoch was finished; starting anew")
+            self.log(f"{printable(self.folder)} has no checkpoint: no epoch was finished; starting anew")
         self.setup.processes.barrier()  # nobody may write before everybody has read
         if not self.writes:
             return
@@ -118,7 +122,7 @@ class Run:
         """The epochs that are left."""
         done = len(self.history)
         if done:
-            self.log(f"continuing {self.folder} after epoch {done} of {self.options.epochs}")
+            self.log(f"continuing {printable(self.folder)} after epoch {done} of {self.options.epochs}")
         timer = StepTimer(self.setup.device)
         for epoch in range(done + 1, self.options.epochs + 1):
             try:
@@ -175,7 +179,8 @@ class Run:
         state = {name: None if part is None else part.state_dict() for name, part in self._parts().items()}
         checkpoint.save(self.folder, state | {
             "options": self.options.to_json(), "world": self.setup.processes.world, "epoch": entry["epoch"],
-            "history": self.history, "best": self.best})
+            "history": self.history, "best": self.best,
+            "classes": self.setup.dataset.classes})
         append(self.folder / METRICS, json.dumps(entry) + "\n")
 
     def report(self) -> dict[str, Any]:
@@ -212,12 +217,24 @@ class Run:
         if self.writes:
             if options.method != PLAIN:
                 result["step_ratio"] = step_ratio(setup)
-            pictures.curves(self.history, f"{options.method} on {options.data}, {options.model}",
-                            self.folder / "curves.png")
-            draw_samples(setup, setup.dataset.test, self.folder / "samples.png")
             checkpoint.write_json(self.folder / REPORT, result)
+            with optional(self.folder / CURVES):
+                pictures.curves(self.history, f"{options.method} on {options.data}, {options.model}",
+                                self.folder / CURVES)
+            with optional(self.folder / SAMPLES):
+                draw_samples(setup, setup.dataset.test, self.folder / SAMPLES)
         setup.processes.barrier()
         return result
+
+
+def check_classes(folder: Path, state: dict[str, Any], dataset: data.Dataset) -> None:
+    """CommandError if the checkpoint in this folder is of a model for other classes: its labels would mean others."""
+    classes = state.get("classes", dataset.classes)
+    if classes != dataset.classes:
+        gone, new = (listed(name for name in a if name not in b) or "none" for a, b in
+                     ((classes, dataset.classes), (dataset.classes, classes)))
+        raise CommandError(f"{printable(folder)} was trained on other classes (only there: {gone}; only in the data: "
+                           f"{new})")
 
 
 def device_name(device: torch.device) -> str:

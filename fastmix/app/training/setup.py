@@ -105,13 +105,22 @@ class Setup:
         return Augmentation(crops, pad, chosen, seed)
 
 
-def load_data(options: RunOptions) -> data.Dataset:
-    dataset = data.load(options.data, options.root, options.image_size, options.limit)
+def load_data(options: RunOptions, log: Callable[[str], None] | None = None, first: bool = True,
+              classes: list[str] | None = None) -> data.Dataset:
+    """The data set of the options; the first process checks its images and logs what was read.
+
+    classes: those of a model that is to be tested. Raises: CommandError for images that cannot be read.
+    """
+    dataset = data.load(options.data, options.root, options.image_size, options.limit, options.layout, classes)
     if options.subset is not None:
         dataset.train = dataset.train.subset(data.read_index(Path(options.subset), len(dataset.train.labels)))
     for split in (dataset.train, dataset.test):
         if isinstance(split, data.FolderSplit):
             split.workers = options.workers
+    if first:
+        facts = data.check(dataset, options.check_data)
+        if log is not None:
+            log(data.account(dataset, options.root, facts))
     return dataset
 
 

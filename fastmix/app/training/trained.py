@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from .. import data
 from ..console import UsageError
 from ..data.base import Batch
-from .options import Options
+from . import checkpoint
+from .options import FREE_ON_RESUME, Options
 from .places import run_folder
-from .run import CONFIG
+from .run import CONFIG, check_classes
 from .setup import build_model, load_data, load_weights
 
 
@@ -35,11 +36,12 @@ class Trained:
 
     @classmethod
     def load(cls, folder: Path, device: torch.device, name: str | None = None, root: str | None = None,
-             workers: int = 0, dataset: data.Dataset | None = None) -> Trained:
+             workers: int = 0, dataset: data.Dataset | None = None, log: Callable[[str], None] | None = None,
+             first: bool = True) -> Trained:
         """The last finished epoch of the run in this folder.
 
         Args: folder: or the checkpoint.pt in it. name: of the data set, if asked for. root: where its files are now.
-            dataset: that of the run with all its images, if the caller has read it.
+            dataset: that of the run with all its images, if the caller has read it. log, first: as of `load_data`.
         Raises: CommandError for a folder without a run and for weights that do not fit, UsageError for another name.
         """
         folder = run_folder(folder)
@@ -50,7 +52,9 @@ class Trained:
             raise UsageError(f"--data is {name}, but {folder} was trained on {stored.data}")
         options = dataclasses.replace(stored, limit=None, subset=None, workers=workers,
                                       root=stored.root if root is None else root)
-        dataset = load_data(options) if dataset is None else dataset
+        state = checkpoint.load(folder) or {}
+        dataset = load_data(options, log, first, state.get("classes")) if dataset is None else dataset
+        check_classes(folder, state, dataset)
         model = build_model(options, dataset)
         epoch = load_weights(model, folder)
         return cls(folder, options, dataset, data.Preprocess(dataset, device), model.to(device).eval(), device, epoch,
@@ -58,7 +62,9 @@ class Trained:
 
     def replaced(self) -> bool:
         """Whether the folder holds a run with other settings by now."""
-        return Options.from_json(self.folder / CONFIG) != self.stored
+        now = Options.from_json(self.folder / CONFIG)
+        free = {name: getattr(now, name) for name in (*FREE_ON_RESUME, "epochs")}
+        return now != dataclasses.replace(self.stored, **free)
 
     def inputs(self, images: Tensor) -> Tensor:
         """(N, C, H, W) bytes to the model's input."""
