@@ -88,7 +88,8 @@ def _failed(error: BaseException) -> int:
     _give_up_output()
     ended = explained(error)
     # | head: it has what it wanted. Of a signal to all processes the first one speaks.
-    silent = isinstance(error, BrokenPipeError) or (stopped is not None and not _starting.first_rank())
+    silent = isinstance(error, BrokenPipeError) or (
+        (stopped is not None or ended.everywhere) and not _starting.first_rank())
     if not silent and str(ended):
         _starting.say(printable(str(ended)))
     return ended.code

@@ -18,7 +18,10 @@ WORKER = "DataLoader worker"
 
 
 class CommandError(Exception):
-    """A failed command: the message is all that the user sees. code: the exit status."""
+    """A failed command: the message is all that the user sees. code: the exit status. everywhere: whether all processes
+    of torchrun fail alike, so that the first one alone says so."""
+
+    everywhere = False
 
     def __init__(self, message: str, code: int = FAILURE) -> None:
         super().__init__(message)
@@ -27,6 +30,8 @@ class CommandError(Exception):
 
 class UsageError(CommandError):
     """Flags that make no sense, alone or together."""
+
+    everywhere = True
 
     def __init__(self, message: str) -> None:
         super().__init__(message, USAGE)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..._starting import received
 from ...ops.dispatch import select
-from ..errors import CommandError, UsageError, explained, first_line
+from ..errors import USAGE, CommandError, UsageError, explained, first_line
 
 Shared = TypeVar("Shared")
 USED = ("view", "soft_target")  # by every command that runs a model
@@ -91,7 +91,7 @@ def _device(name: str, local_rank: int, world: int) -> torch.device:
             raise UsageError(f"--device is {name!r}; under torchrun every process takes its own, want cuda")
         index = device.index if device.index is not None else local_rank
         if index >= count:
-            raise UsageError(f"--device is {name!r} (index {index}), but torch sees {count} CUDA devices")
+            raise CommandError(f"--device is {name!r} (index {index}), but torch sees {count} CUDA devices", USAGE)
         device = torch.device("cuda", index)
     return device
 

@@ -107,6 +107,8 @@ class LossGuard:
 class NotFinite(CommandError):
     """Training diverged."""
 
+    everywhere = True
+
 
 class Epoch:
     """The steps of one epoch, counted from 1: `update` once for every batch of `batches`, then `result`.

@@ -17,6 +17,7 @@ from . import checkpoint, compare
 from .run import CONFIG
 
 RUNS = Path("runs")
+TAKEN = "{} already holds a run: --resume continues it, --overwrite replaces it, or take another --out"
 
 
 def _numbered(name: str) -> Iterator[Path]:
@@ -58,10 +59,11 @@ def holds_run(folder: Path) -> bool:
 
 
 def check_free(folder: Path) -> None:
-    """UsageError for a folder whose run would be lost."""
+    """UsageError for a folder whose run would be lost, claims.Held for one that a living run holds."""
     if holds_run(folder):
-        raise UsageError(f"{folder} already holds a run: --resume continues it, --overwrite replaces it, or take "
-                         "another --out")
+        with contextlib.suppress(WriteError):
+            claims.Claim.of_folder(folder).release()  # a run that lives is named
+        raise UsageError(TAKEN.format(folder))
 
 
 @dataclasses.dataclass
@@ -104,8 +106,8 @@ class Place:
         for each in dict.fromkeys([*folders(folder), *(compare.members(folder) or [])]):
             if each != folder:
                 stack.enter_context(claims.Claim.of_folder(each))
-        if not self.resume and not self.overwrite:
-            check_free(folder)
+        if not self.resume and not self.overwrite and holds_run(folder):
+            raise UsageError(TAKEN.format(folder))
         return folder
 
     @staticmethod
