@@ -16,7 +16,6 @@ import shlex
 import socket
 import sys
 import time
-import weakref
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -39,7 +38,7 @@ class Held(UsageError):
     """Another process, which lives, holds it."""
 
 
-_held: weakref.WeakSet[Claim] = weakref.WeakSet()
+_held: set[Claim] = set()
 
 
 class Claim:
@@ -101,6 +100,7 @@ class Claim:
             with contextlib.suppress(OSError):
                 os.close(self._descriptor)
         self._descriptor = None
+        _held.discard(self)
 
     def _remove_made(self) -> None:
         with contextlib.suppress(OSError):
