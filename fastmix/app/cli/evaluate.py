@@ -71,8 +71,9 @@ def main(argv: list[str]) -> int:
         torch.set_num_threads(args.threads)
     with processes(args.device or "auto") as here:
         log = printer(here.first)
-        trained = Trained.load(args.checkpoint, here.device, root=args.root, workers=args.workers or 0, log=log,
+        trained = Trained.load(args.checkpoint, here.device, root=args.root, workers=args.workers or 0,
                                first=here.first)
+        trained.dataset.say(log)
         test = trained.dataset.test
         index = torch.arange(len(test.labels))
         if args.limit is not None:
