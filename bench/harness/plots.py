@@ -7,8 +7,11 @@ that roof each provider reaches (the floor over its time).
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+
+from fastmix.app.figures import drawing
 
 from .entries import Entry, median
 from .report import ours, peers, speedup
@@ -22,11 +25,8 @@ TICKS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 
 
 def draw(results: Entry, beside: Path) -> list[str]:
     """Writes <stem>-speedup.png and <stem>-roofline.png next to the JSON; returns a line for each, or why not."""
-    try:
-        import matplotlib
-    except ImportError:
+    if find_spec("matplotlib") is None:
         return ["no plots: matplotlib is not installed"]
-    matplotlib.use("Agg")
     backends = [name for name in OURS if any(name in ours(case) for case in results["cases"])]
     if not backends:
         return ["no plots: no fastmix backend ran"]
@@ -34,16 +34,22 @@ def draw(results: Entry, beside: Path) -> list[str]:
     lines = []
     for kind, panel in (("speedup", _speedups), ("roofline", _shares)):
         path = beside.with_name(f"{beside.stem}-{kind}.png")
-        _figure(results, cases, backends, panel).savefig(path, dpi=110)
-        lines.append(f"wrote {path}")
+        with drawing.optional(path):
+            _write(results, cases, backends, panel, path)
+            lines.append(f"wrote {path}")
     return lines
+
+
+@drawing.picture
+def _write(results: Entry, cases: list[Entry], backends: list[str], panel: Any, path: Path) -> None:
+    drawing.save(_figure(results, cases, backends, panel), path)
 
 
 def _figure(results: Entry, cases: list[Entry], backends: list[str], panel: Any) -> Any:
     """A row per case and a panel per backend; ``panel(axis, cases, backend)`` draws one and returns its values."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(5 + 6 * len(backends), 2.2 + 0.27 * len(cases)), layout="constrained")
+    figure = Figure(figsize=(5 + 6 * len(backends), 2.2 + 0.27 * len(cases)), dpi=110, layout="constrained")
     axes = figure.subplots(1, len(backends), sharey=True, sharex=True, squeeze=False)[0]
     for axis in axes:
         axis.set_xscale("log")  # replaces the tick formatter, so before the panel sets its own
@@ -67,7 +73,7 @@ def _figure(results: Entry, cases: list[Entry], backends: list[str], panel: Any)
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3, frameon=False)
     machine = results["machine"]
     figure.suptitle(f"{machine['name']}, {machine['threads']} threads, torch {machine['packages'].get('torch', '?')}, "
-                    f"{results['date'][:10]}", fontsize=10, parse_math=False)
+                    f"{results['date'][:10]}", fontsize=10)
     return figure
 
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from fastmix.app.tables import table, terminal_width
+from fastmix.app.tables import fitted, table, terminal_width
 from fastmix.files import make_folder, write_atomically
 from fastmix.ops.dispatch import OPERATORS
 
@@ -117,7 +117,7 @@ def case_table(case: Entry) -> str:
         notes.append(f"  fastmix {name}: {'; '.join(marks)}")
     if case["cores_used_by_others"] > BUSY:
         notes.append(f"  note: disturbed, other processes used {case['cores_used_by_others']:.1f} cores meanwhile")
-    return "\n".join([title, *aligned(rows), *notes])
+    return "\n".join([fitted(title, "  "), *aligned(rows), *(fitted(note, "    ") for note in notes)])
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:

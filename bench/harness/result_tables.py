@@ -51,14 +51,14 @@ def runs(results: Entry, claims: Entry | None, name: str, picture: str | None) -
     more = {} if claims is None else {"the papers, with their own models and data": lambda row: claimed(claims, row)}
     lines = render.table(results, more)
     machine = f" on {results['machine']}" if "machine" in results else ""
-    parts = [render.markdown(lines), f"From [{Path(name).name}]({name}){machine}. "
+    parts = [render.markdown(lines, named=True), f"From [{Path(name).name}]({name}){machine}. "
              + ". ".join(note[0].upper() + note[1:] for note in render.notes(results)) + "."]
     if picture is not None:
         parts.append(f"![Test accuracy, ECE and accuracy under FGSM of every row]({picture})")
     risks = render.risks(results)
     if risks:
         parts += ["Cross-entropy of the training images x 1000, before and after the refinement "
-                  "(refined data augmentation, Table 2):", render.markdown(risks)]
+                  "(refined data augmentation, Table 2):", render.markdown(risks, named=True)]
     return "\n\n".join(filter(None, [*parts, _commands(results)]))
 
 

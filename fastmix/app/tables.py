@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import shutil
+import sys
 import textwrap
 import unicodedata
 from collections.abc import Sequence
@@ -43,15 +45,24 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], width: int | No
         return _drawn(lines, widths, range(1, len(columns)))
     names = [[line[0]] for line in lines]
     if widths[0] > width // 3:
-        room = max(width // 3, *(cells(word) for line in lines for word in line[0].split() or [""]))
-        names = [textwrap.wrap(line[0], room, break_long_words=False, break_on_hyphens=False) or [""]
-                 for line in lines]
+        names = [_name_lines(line[0], width // 3) for line in lines]
         widths[0] = max(cells(text) for name in names for text in name)
     groups = [group for start, stop in zip((1, *parts), (*parts, len(columns)), strict=True)
               for group in _folded(widths, list(range(start, stop)), width)]
     if len(groups) > BLOCKS or any(_total(widths, group) > width for group in groups):
         return _rows_as_blocks(lines)
     return "\n\n".join(_drawn(lines, widths, group, names) for group in groups)
+
+
+def _name_lines(name: str, room: int) -> list[str]:
+    """A name in lines, the first one outdented; a flag stays with its value."""
+    found: list[str] = []
+    for part in re.split(" (?=--)", name) if " --" in name else name.split():
+        if found and cells(found[-1]) + 1 + cells(part) <= room:
+            found[-1] += f" {part}"
+        else:
+            found.append(f"  {part}" if found else part)
+    return found or [""]
 
 
 def _total(widths: list[int], group: Sequence[int]) -> int:
@@ -86,6 +97,7 @@ def _drawn(lines: list[list[str]], widths: list[int], group: Sequence[int],
         drawn += [text + " " * (widths[0] - cells(text)) for text in above]
         drawn.append("  ".join([last + " " * (widths[0] - cells(last)),
                                 *(" " * (widths[i] - cells(line[i])) + line[i] for i in group)]))
+    drawn = [text.rstrip() for text in drawn]
     rule = "  ".join("-" * widths[i] for i in (0, *group))
     heading = len(names[0]) if names else 1
     return "\n".join([*drawn[:heading], rule, *drawn[heading:]])
@@ -97,6 +109,11 @@ def _rows_as_blocks(lines: list[list[str]]) -> str:
     return "\n".join("\n".join([row[0], *(f"  {text}{' ' * (label - cells(text))}  {cell}"
                                             for text, cell in zip(heading[1:], row[1:], strict=True))])
                      for row in rows)
+
+
+def fitted(text: str, indent: str) -> str:
+    """A line that people read on a terminal, there in lines of its width; elsewhere, as for grep, one line."""
+    return wrapped(text, indent=indent) if sys.stdout is not None and sys.stdout.isatty() else text
 
 
 def line_of(parts: Sequence[tuple[int, str]], width: int | None = None) -> str:

@@ -35,9 +35,7 @@ def loaded(root, **options):
 
 
 def account(root, **options):
-    lines = []
-    load_data(Options(data="folder", root=str(root), **options), lines.append)
-    line, = lines
+    line = load_data(Options(data="folder", root=str(root), **options)).account
     assert "\n" not in line
     return line
 
@@ -244,8 +242,8 @@ def test_one_line_says_what_was_read(tmp_path, capsys):
     assert train(tmp_path) == 0
     line, = [line for line in capsys.readouterr().out.splitlines() if line.startswith("folder ")][:1]
     assert line == (f"folder {tmp_path / 'data'}: 2 classes (ant, bee), 10 training images (train/), 12 test "
-                    "images (val/), of 8x8 to 20x20 pixels, 1 of more than 8 bits, scaled, 1 with transparency, laid over "
-                    "white, read as 8x8 RGB")
+                    "images (val/), of 8x8 to 20x20 pixels, 1 of more than 8 bits, scaled to 8, 1 with "
+                    "transparency, laid over white, read as 8x8 RGB")
 
 
 @pytest.mark.parametrize("flags", [[], ["--workers", "2"], ["--check-data", "full"]])

@@ -82,7 +82,7 @@ def test_names_are_no_markdown():
         for i, c in enumerate(bare):
             assert c not in "`*_{}[]<>#|~$" or bare[i - 1] == "\\", cell
     lines = [["method", "x"], ["a|b*c*", "1.2x*"]]
-    assert render.markdown(lines).splitlines()[2] == "| a\\|b\\*c\\* | 1.2x* |"
+    assert render.markdown(lines, named=True).splitlines()[2] == "| a\\|b\\*c\\* | 1.2x* |"
 
 
 def test_long_names_keep_their_ends():

@@ -86,8 +86,9 @@ def main(argv: list[str]) -> int:
 
     with processes(args.device or "auto") as here:
         log = printer(here.first)
-        trained = Trained.load(folder, here.device, root=args.root, workers=args.workers or 0, log=log,
+        trained = Trained.load(folder, here.device, root=args.root, workers=args.workers or 0,
                                first=here.first)
+        trained.dataset.say(log)
         with claims.held(here.share, take):
             _evaluate(args, trained, here, out, log)
     return 0

@@ -15,6 +15,7 @@ from ...ops import library
 from ...ops.dispatch import AUTO, BACKENDS, OPERATORS, _State, why_not
 from ...ops.enums import InstructionSet
 from ..console import Parser
+from ..tables import fitted
 
 SETS = {InstructionSet.PORTABLE: "portable", InstructionSet.AVX2: "AVX2", InstructionSet.AVX512: "AVX-512"}
 
@@ -47,7 +48,7 @@ def lines() -> list[str]:
              f"{platform.machine()})", "torch": torch.__version__, "triton": _version("triton"),
              "threads": str(torch.get_num_threads()), "CPU kernels": _instruction_set(), "CUDA": _cuda(),
              "FASTMIX_BACKEND": os.environ.get("FASTMIX_BACKEND", "auto (not set)")}
-    text = [f"{name:<16} {value}" for name, value in facts.items()]
+    text = [fitted(f"{name:<16} {value}", " " * 17) for name, value in facts.items()]
     devices = ["cpu"] + ["cuda"] * torch.cuda.is_available()
     for device in devices:
         text += ["", f"operators on {device} tensors (* serves now)"]
@@ -56,8 +57,8 @@ def lines() -> list[str]:
             for i, name in enumerate(BACKENDS):
                 reason = why_not(op, name, device)
                 mark = "*" if name == chosen else " "
-                text.append(f"  {op if i == 0 else '':<14}{mark} {name:<10} "
-                            f"{'available' if reason is None else 'no: ' + reason}")
+                text.append(fitted(f"  {op if i == 0 else '':<14}{mark} {name:<10} "
+                                   f"{'available' if reason is None else 'no: ' + reason}", " " * 33))
     return text
 
 

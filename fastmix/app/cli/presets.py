@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..console import Parser, UsageError
 from ..methods import METHODS
+from ..tables import fitted
 from ..training import presets
 from ..training.recipes import PRESETS
 
@@ -38,8 +39,8 @@ def main(argv: list[str]) -> int:
     claims = max(len(preset.claim) for preset in shown)
     for preset in shown:
         missing = "" if preset.options["method"] in METHODS else f" [no method {preset.options['method']} here]"
-        print(f"{preset.name:<{width}}  {preset.claim:<{claims}}  {preset.source}"
-              + (f" ({preset.note})" if preset.note else "") + missing)
+        note = f" ({preset.note})" if preset.note else ""
+        print(fitted(f"{preset.name:<{width}}  {preset.claim:<{claims}}  {preset.source}{note}{missing}", "    "))
         if given.flags:
-            print(f"    {presets.flags(preset)}")
+            print(fitted(f"    {presets.flags(preset)}", "    "))
     return 0

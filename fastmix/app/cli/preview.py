@@ -72,7 +72,8 @@ def main(argv: list[str]) -> int:
         torch.set_num_threads(chosen.threads)
     with processes(chosen.device) as here:
         needs_saliency = methods.of(chosen).needs_saliency
-        made = setup(chosen, preview.load_images(chosen, needs_saliency, printer(here.first)), here)
+        made = setup(chosen, preview.load_images(chosen, needs_saliency), here)
+        made.dataset.say(printer(here.first))
         if needs_saliency:
             if folder_of_run is None:
                 preview.train_briefly(made, steps or STEPS)

@@ -89,11 +89,11 @@ def main(argv: list[str]) -> int:
                 advance()
     results = collect(groups, fgsm, found, args.machine, step)
     lines = render.table(results)
-    print(render.markdown(lines) if args.markdown else render.plain(results["title"], lines))
+    print(render.markdown(lines, named=True) if args.markdown else render.plain(results["title"], lines))
     risks = render.risks(results)
     if risks:
         heading = "cross-entropy of the training images x 1000, before and after the refinement"
-        print(f"\n{heading}\n\n{render.markdown(risks)}" if args.markdown else render.plain(heading, risks))
+        print(f"\n{heading}\n\n{render.markdown(risks, named=True)}" if args.markdown else f"\n{render.plain(heading, risks)}")
     if args.out is not None:
         checkpoint.write_json(args.out, results)
         with optional(args.out.with_suffix(".png")):

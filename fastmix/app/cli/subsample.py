@@ -103,7 +103,8 @@ def main(argv: list[str]) -> int:
 
 def _subsample(args: argparse.Namespace, here: Processes) -> None:
     trained = Trained.load(args.checkpoint, here.device, args.data, args.root, args.workers or 0,
-                           log=printer(here.first), first=here.first)
+                           first=here.first)
+    trained.dataset.say(printer(here.first))
     if args.compare is not None:
         table = Table(args.table or args.out / "table.npz", trained, _scoring(args))
         wanted = compare.Comparison(args.compare, args.ratios, args.seeds, args.interval, args.epochs,

@@ -122,6 +122,7 @@ class Dataset:
     mean, std: per channel, of images scaled to [0, 1]. flips: random crop and horizontal flip are standard for it.
     shape: (C, H, W). test_boxes: reads where the object is in every test image, a tensor (m, 4) of boxes (top, left,
     height, width) in pixels for each; None for a set without boxes. reading: of a folder, which of its parts are what.
+    account: a line about what was read.
     """
 
     name: str
@@ -134,6 +135,12 @@ class Dataset:
     flips: bool = False
     test_boxes: Callable[[], list[Tensor]] | None = None
     reading: Reading | None = None
+    account: str | None = None
+
+    def say(self, log: Callable[[str], None]) -> None:
+        """Logs the account, where there is one."""
+        if self.account is not None:
+            log(self.account)
 
 
 @dataclass

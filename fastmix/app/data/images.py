@@ -25,8 +25,7 @@ BACKGROUND = (255, 255, 255)
 # What turns a picture upright, by its EXIF orientation.
 _UPRIGHT = {2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANSPOSE", 6: "ROTATE_270",
             7: "TRANSVERSE", 8: "ROTATE_90"}
-# Modes of Pillow with more than 8 bits a value.
-WIDE = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
+_WIDE = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
 _ROUNDING = 1e-6  # by which floats may leave [0, 1]
 # TIFF tags
 _BITS, _PHOTOMETRIC, _SAMPLE_FORMAT, _ORIENTATION = 258, 262, 339, 274
@@ -70,17 +69,25 @@ def upright_size(file: Any) -> tuple[int, int]:
     return (height, width) if turned else (width, height)
 
 
+def _signed(file: Any) -> bool:
+    return file.format == "TIFF" and file.tag_v2.get(_SAMPLE_FORMAT, (1,))[0] == _SIGNED
+
+
 def _largest(file: Any) -> tuple[int, int]:
-    """The largest value that the file's type holds, and its bits; modes I and I;16."""
+    """The largest value that the file's type holds, and its bits."""
     if file.format != "TIFF":  # PNG and PGM, of 16 bits
         return 2**16 - 1, 16
     bits = file.tag_v2.get(_BITS, (16,))[0]
-    signed = file.tag_v2.get(_SAMPLE_FORMAT, (1,))[0] == _SIGNED
-    return 2 ** (bits - signed) - 1, bits
+    return 2 ** (bits - _signed(file)) - 1, bits
+
+
+def by_range(file: Any) -> bool:
+    """Whether the values of an opened image are scaled by the range of their type: all but unsigned bytes."""
+    return file.mode in _WIDE or (file.mode == "L" and _signed(file))
 
 
 def _grey(file: Any) -> np.ndarray:
-    """(H, W) uint8 of an image whose values have more than 8 bits. Refused if they are not of their type's range."""
+    """(H, W) uint8 of an image `by_range`. Refused if its values are not in the range of their type."""
     values = np.asarray(file)
     inverted = file.format == "TIFF" and file.tag_v2.get(_PHOTOMETRIC) == _WHITE_IS_ZERO
     if file.mode == "F":
@@ -90,8 +97,8 @@ def _grey(file: Any) -> np.ndarray:
         share = values.astype(np.float64)
     else:
         largest, bits = _largest(file)
-        if largest == 2**32 - 1:  # Pillow has none of these: the same bits, with a sign
-            values = values.view(np.uint32)
+        if largest == 2**32 - 1 or bits == 8:  # Pillow has none of these: the same bits, the sign another
+            values = values.view(np.uint32 if bits == 32 else np.int8)
         low, high = int(values.min()), int(values.max())
         if low < 0:
             raise Refused(f"holds whole numbers from {low} to {high} with a sign, want 0 to {largest}; shift and scale "
@@ -114,7 +121,7 @@ def rgb(file: Any) -> Any:
     image = _pillow()
     file.load()
     turn = _UPRIGHT.get(_orientation(file))  # after load(), which turns a TIFF
-    if file.mode in WIDE:
+    if by_range(file):
         picture = image.fromarray(_grey(file))
         if isinstance(file.info.get("transparency"), int):
             picture.putalpha(image.fromarray(255 * (np.asarray(file) != file.info["transparency"]).astype(np.uint8)))

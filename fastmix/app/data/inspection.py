@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from ..console import CommandError, progress_bar
 from ..names import listed, printable
 from .base import Dataset, FolderSplit
-from .images import WIDE, pillow, rgb, transparent, unreadable, upright_size
+from .images import by_range, pillow, rgb, transparent, unreadable, upright_size
 
 LEVELS = ("headers", "full", "none")
 THREADS = 4 * (os.cpu_count() or 1)
@@ -22,7 +22,7 @@ Bar = Callable[[str, int | None], AbstractContextManager[Callable[..., None]]]
 
 
 class Found(NamedTuple):
-    """size: (width, height). wide: of more than 8 bits. damaged: why the file cannot be read."""
+    """size: (width, height). wide: of other values than unsigned bytes. damaged: why the file cannot be read."""
 
     size: tuple[int, int] | None
     pictures: int = 1
@@ -66,8 +66,8 @@ def inspect(path: str, full: bool) -> Found:
         with pillow().open(path) as file:
             size = file.size if file.format == "PNG" else upright_size(file)
             pictures = getattr(file, "n_frames", 1) if file.format in ("TIFF", "GIF", "WEBP") else 1
-            clear, wide = transparent(file), file.mode in WIDE
-            if full or file.mode in ("I", "F") or not _ends_well(file):
+            clear, wide = transparent(file), by_range(file)
+            if full or (wide and not file.mode.startswith("I;16")) or not _ends_well(file):
                 rgb(file)
             return Found(size, pictures, wide, clear)
     except Exception as error:  # damaged files make Pillow raise almost anything
@@ -125,7 +125,7 @@ def check(dataset: Dataset, level: str, bar: Bar = progress_bar) -> list[str]:
         more = f" and {len(damaged) - NAMED} more" if len(damaged) > NAMED else ""
         raise CommandError(f"{len(damaged)} of {len(files)} images cannot be used: {', '.join(damaged[:NAMED])}{more}; "
                            "remove or replace them")
-    kinds = [(sum(each.wide for each in found), "of more than 8 bits, scaled"),
+    kinds = [(sum(each.wide for each in found), "of more than 8 bits, scaled to 8"),
              (sum(each.transparent for each in found), "with transparency, laid over white"),
              (sum(each.pictures > 1 for each in found), "with several pictures, of which the first is read")]
     return [f"of {_sizes(found)} pixels", *(f"{count} {what}" for count, what in kinds if count)]

@@ -78,11 +78,12 @@ def table(results: dict[str, Any], more: dict[str, Callable[[Row], str | None]] 
     return [list(kept), *([cells[i] or "-" for cells in kept.values()] for i in range(len(found)))]
 
 
-def markdown(lines: list[list[str]]) -> str:
-    """Lines of `table`. The first cells hold names."""
-    ruled = [lines[0], ["---"] * len(lines[0]), *([names.markdown(name), *cells] for name, *cells in lines[1:])]
-    return "\n".join("| " + " | ".join([name, *(cell.replace("|", "\\|") for cell in cells)]) + " |"
-                     for name, *cells in ruled)
+def markdown(lines: list[list[str]], named: bool = False) -> str:
+    """Lines as of `table`. named: the first cells hold names, which are no Markdown."""
+    body = [[cell.replace("|", "\\|") for cell in line] for line in lines[1:]]
+    if named:
+        body = [[names.markdown(line[0]), *cells[1:]] for line, cells in zip(lines[1:], body, strict=True)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in [lines[0], ["---"] * len(lines[0]), *body])
 
 
 def plain(title: str, lines: list[list[str]]) -> str:

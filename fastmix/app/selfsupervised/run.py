@@ -207,7 +207,8 @@ def _train_one(options: SslOptions, folder: Path, resume: bool, here: Processes)
     log = printer(here.first)
     result = finished(folder, options.epochs) if resume else None
     if result is None:
-        run = SslRun(options, load_data(options, log, here.first), here, folder, log, epoch_bar(here.first))
+        run = SslRun(options, load_data(options, here.first), here, folder, log, epoch_bar(here.first))
+        run.setup.dataset.say(log)
         here.barrier()  # all have read before the first process writes
         if here.first and not resume:
             clear(folder, FILES)

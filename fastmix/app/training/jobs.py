@@ -93,9 +93,10 @@ def _train_all(request: Request, here: Processes) -> None:
     done = [finished(job.folder, job.options.epochs) if request.resume else None for job in request.jobs]
     dataset: data.Dataset | None = None
     if None in done:
-        dataset = load_data(request.jobs[0].options, log, here.first)
+        dataset = load_data(request.jobs[0].options, here.first)
         for job in {job.options.method: job for job in request.jobs}.values():
             setup(job.options, dataset, dataclasses.replace(here, world=1))  # errors come before any file is touched
+        dataset.say(log)
     here.barrier()  # all have read before the first process writes
     if here.first:
         _prepare(request)

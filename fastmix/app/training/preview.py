@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 from .. import data, methods
@@ -19,7 +18,7 @@ from .setup import Setup, load_data
 from .timing import StepTimer
 
 
-def load_images(chosen: Options, needs_saliency: bool, log: Callable[[str], None] | None = None) -> data.Dataset:
+def load_images(chosen: Options, needs_saliency: bool) -> data.Dataset:
     """The data set of the options; images without labels will do for a method that needs no saliency."""
     if chosen.data == "folder" and chosen.root is not None:
         root = Path(chosen.root)
@@ -29,10 +28,9 @@ def load_images(chosen: Options, needs_saliency: bool, log: Callable[[str], None
                                    f"class directories; {folder.LAYOUT}")
             dataset = folder.load_unlabelled(root, chosen.image_size)
             data.check(dataset, chosen.check_data)
-            if log is not None:
-                log(f"folder {printable(root)}: {len(dataset.classes)} images without labels")
+            dataset.account = f"folder {printable(root)}: {len(dataset.classes)} images without labels"
             return dataset
-    return load_data(chosen, log)
+    return load_data(chosen)
 
 
 def train_briefly(setup: Setup, steps: int) -> None:

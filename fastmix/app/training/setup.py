@@ -105,9 +105,8 @@ class Setup:
         return Augmentation(crops, pad, chosen, seed)
 
 
-def load_data(options: RunOptions, log: Callable[[str], None] | None = None, first: bool = True,
-              classes: list[str] | None = None) -> data.Dataset:
-    """The data set of the options; the first process checks its images and logs what was read.
+def load_data(options: RunOptions, first: bool = True, classes: list[str] | None = None) -> data.Dataset:
+    """The data set of the options; the first process checks its images and says in its account what was read.
 
     classes: those of a model that is to be tested. Raises: CommandError for images that cannot be read.
     """
@@ -117,10 +116,10 @@ def load_data(options: RunOptions, log: Callable[[str], None] | None = None, fir
     for split in (dataset.train, dataset.test):
         if isinstance(split, data.FolderSplit):
             split.workers = options.workers
-    if first:
-        facts = data.check(dataset, options.check_data)
-        if log is not None:
-            log(data.account(dataset, options.root, facts))
+    if options.data != "folder" and options.check_data != "headers":
+        raise UsageError(f"--check-data is for --data folder; the files of {options.data} are read as a whole")
+    if first and options.root is not None:
+        dataset.account = data.account(dataset, options.root, data.check(dataset, options.check_data))
     return dataset
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,12 +36,11 @@ class Trained:
 
     @classmethod
     def load(cls, folder: Path, device: torch.device, name: str | None = None, root: str | None = None,
-             workers: int = 0, dataset: data.Dataset | None = None, log: Callable[[str], None] | None = None,
-             first: bool = True) -> Trained:
+             workers: int = 0, dataset: data.Dataset | None = None, first: bool = True) -> Trained:
         """The last finished epoch of the run in this folder.
 
         Args: folder: or the checkpoint.pt in it. name: of the data set, if asked for. root: where its files are now.
-            dataset: that of the run with all its images, if the caller has read it. log, first: as of `load_data`.
+            dataset: that of the run with all its images, if the caller has read it. first: as of `load_data`.
         Raises: CommandError for a folder without a run and for weights that do not fit, UsageError for another name.
         """
         folder = run_folder(folder)
@@ -53,7 +52,7 @@ class Trained:
         options = dataclasses.replace(stored, limit=None, subset=None, workers=workers,
                                       root=stored.root if root is None else root)
         state = checkpoint.load(folder) or {}
-        dataset = load_data(options, log, first, state.get("classes")) if dataset is None else dataset
+        dataset = load_data(options, first, state.get("classes")) if dataset is None else dataset
         check_classes(folder, state, dataset)
         model = build_model(options, dataset)
         epoch = load_weights(model, folder)
