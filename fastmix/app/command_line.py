@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import re
 import sys
 from collections.abc import Collection, Sequence
 from typing import Any, NoReturn
@@ -12,6 +13,7 @@ from .errors import UsageError
 from .tables import terminal_width, wrapped
 
 ALL = "--help-all"
+_COMMAND = re.compile(r" +(python |torchrun |--|\()")
 
 
 def meant(word: str, known: Collection[str]) -> str:
@@ -23,7 +25,7 @@ def meant(word: str, known: Collection[str]) -> str:
 
 
 class _Format(argparse.RawDescriptionHelpFormatter):
-    """Paragraphs fill the terminal; lines that begin with a blank, which are commands, stay as they are."""
+    """Paragraphs fill the terminal; lines that begin with a blank stay apart, and commands as they are."""
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=24, width=max(20, terminal_width() - 2))
@@ -40,7 +42,8 @@ class _Format(argparse.RawDescriptionHelpFormatter):
                     flowing.append(line)
                 else:
                     flowing[-1] += f" {line}"
-            paragraphs.append("\n".join(line if line.startswith(" ") else wrapped(line, width) for line in flowing))
+            paragraphs.append("\n".join(line if _COMMAND.match(line) else wrapped(line, width, "    " * (line[0] == " "))
+                                        for line in flowing))
         return "\n\n".join(paragraphs)
 
 

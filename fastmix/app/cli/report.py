@@ -93,7 +93,8 @@ def main(argv: list[str]) -> int:
     risks = render.risks(results)
     if risks:
         heading = "cross-entropy of the training images x 1000, before and after the refinement"
-        print(f"\n{heading}\n\n{render.markdown(risks, named=True)}" if args.markdown else f"\n{render.plain(heading, risks)}")
+        shown = f"{heading}\n\n{render.markdown(risks, named=True)}" if args.markdown else render.plain(heading, risks)
+        print(f"\n{shown}")
     if args.out is not None:
         checkpoint.write_json(args.out, results)
         with optional(args.out.with_suffix(".png")):

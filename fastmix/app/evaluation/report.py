@@ -15,6 +15,7 @@ from ..console import CommandError
 from ..figures import evaluation as plots
 from ..figures.drawing import optional
 from ..names import printable
+from ..tables import fitted
 from ..training import checkpoint
 from ..training.run import device_name
 from . import parts
@@ -31,10 +32,10 @@ def evaluate_parts(evaluation: parts.Evaluation, wanted: list[str], strict: bool
         except parts.Skipped as error:
             if strict:
                 raise CommandError(f"part {name}: {error}") from None
-            log(f"{name}: left out, {error}")
+            log(fitted(f"{name}: left out, {error}", "  "))
             continue
         results[name] = part | {"seconds": time.perf_counter() - started}
-        log(f"{name}: {parts.summary(name, part)} ({results[name]['seconds']:.1f} s)")
+        log(fitted(f"{name}: {parts.summary(name, part)} ({results[name]['seconds']:.1f} s)", "  "))
     return results
 
 
