@@ -19,6 +19,7 @@ from torch import Tensor
 
 import fastmix
 from fastmix import functional
+from fastmix.app import claims
 from fastmix.app.console import Parser, run
 from fastmix.reference import functional as reference
 
@@ -199,7 +200,8 @@ def main(argv: list[str]) -> int:
     if not options.worker:
         command = ["-m", MODULE, "--worker", "--device", options.device, "--json", str(options.json), "--seconds",
                    str(options.seconds)]
-        found = worker.supervise(command, options.json, options.budget)
+        with claims.Claim.of_file(options.json, "--json"):
+            found = worker.supervise(command, options.json, options.budget)
         print("\n".join(table(found)))
         return any(row[3] == "FAILED" for name, entry in found.items() for row in rows_of(name, entry))
     device = torch.device(options.device, 0) if options.device == "cuda" else torch.device("cpu")

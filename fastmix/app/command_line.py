@@ -42,8 +42,9 @@ class _Format(argparse.RawDescriptionHelpFormatter):
                     flowing.append(line)
                 else:
                     flowing[-1] += f" {line}"
-            paragraphs.append("\n".join(line if _COMMAND.match(line) else wrapped(line, width, "    " * (line[0] == " "))
-                                        for line in flowing))
+            lines = (line if _COMMAND.match(line) else wrapped(line, width, "    " if line.startswith(" ") else "")
+                     for line in flowing)
+            paragraphs.append("\n".join(lines))
         return "\n\n".join(paragraphs)
 
 

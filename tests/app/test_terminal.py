@@ -104,8 +104,8 @@ def test_wide_and_joining_characters():
 
 def test_the_report_and_the_bench_fold_too(monkeypatch):
     monkeypatch.setenv("COLUMNS", "60")
-    row = {"name": "rmix --saliency half --label-smoothing 0.1 --patches 2,4", "method": "rmix", "flags": [], "seeds": 3,
-           "runs": [{}], **{key: {"mean": 0.9, "std": 0.01} for key in render.KEYS}}
+    row = {"name": "rmix --saliency half --label-smoothing 0.1 --patches 2,4", "method": "rmix", "flags": [],
+           "seeds": 3, "runs": [{}], **{key: {"mean": 0.9, "std": 0.01} for key in render.KEYS}}
     text = render.plain("title", render.table({"rows": [row]}))
     assert max(map(len, text.splitlines())) <= 60 and "90.00 ± 1.00 %" in text and "--patches 2,4" in text
     lines = aligned([("provider", *("heading" * 2 for _ in range(6))), ("cpu", *("1.23 ms" for _ in range(6)))])
@@ -152,7 +152,7 @@ def test_the_version(capsys):
     (["bench", "scale", "--op", "pastte"], "did you mean paste?")])
 def test_what_a_word_may_have_meant(capsys, tmp_path, monkeypatch, words, text):
     monkeypatch.chdir(tmp_path)
-    status, out, err = call(capsys, *words)
+    status, _, err = call(capsys, *words)
     assert status == USAGE and err.count("\n") == 1 and text in err
 
 
@@ -217,7 +217,8 @@ def test_a_finished_run_is_extended(tmp_path, capsys, flags):
     # The rates are those of the longer schedule from there on.
     other = tmp_path / "five"
     assert call(capsys, *RUN[:-1], 5, *flags, "--batch", "50", "--out", other)[0] == 0
-    assert [entry["lr"] for entry in entries[2:]] == pytest.approx([entry["lr"] for entry in training.metrics(other)[2:]])
+    rates = [[entry["lr"] for entry in found[2:]] for found in (entries, training.metrics(other))]
+    assert rates[0] == pytest.approx(rates[1])
     # Finished as it is now, it is not trained again, and not shortened.
     status, out, _ = call(capsys, "train", "--resume", "--epochs", 5, "--out", folder)
     assert status == 0 and "epoch 5/5" not in out
