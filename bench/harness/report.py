@@ -7,7 +7,7 @@ import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from fastmix.app.tables import fitted, table, terminal_width
+from fastmix.app.tables import fitted, output_width, table
 from fastmix.files import make_folder, write_atomically
 from fastmix.ops.dispatch import OPERATORS
 
@@ -122,7 +122,7 @@ def case_table(case: Entry) -> str:
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     """The lines of a table with its heading, folded to the terminal."""
-    return [f"  {line}".rstrip() for line in table(rows[0], rows[1:], terminal_width() - 2).splitlines()]
+    return [f"  {line}".rstrip() for line in table(rows[0], rows[1:], output_width() - 2).splitlines()]
 
 
 def summary(results: Entry) -> str:

@@ -17,8 +17,8 @@ from .command_line import Parser
 from .errors import FAILURE, INTERRUPTED, USAGE, CommandError, UsageError, explained, first_line
 from .names import print_anything, printable
 
-__all__ = ["FAILURE", "INTERRUPTED", "USAGE", "CommandError", "Parser", "UsageError", "explained", "first_line", "note",
-           "printer", "progress_bar", "require", "run"]
+__all__ = ["FAILURE", "INTERRUPTED", "USAGE", "CommandError", "Parser", "UsageError", "explained", "failed",
+           "first_line", "note", "printer", "progress_bar", "require", "run"]
 
 
 def require(module: str, package: str, need: str, extra: str = "train") -> ModuleType:
@@ -68,17 +68,19 @@ def run(command: Callable[[list[str]], int], argv: list[str]) -> int:
         try:
             try:
                 status = command(argv)
-                _starting.raise_received()  # one that was lost
+                stopped = _starting.received()
+                if stopped is not None and status != stopped.status:
+                    raise stopped  # it was lost
                 return status
             finally:
                 if sys.stdout is not None:
                     sys.stdout.flush()  # here, where it may fail
         except (Exception, KeyboardInterrupt) as error:
-            return _failed(error)
+            return failed(error)
 
 
-def _failed(error: BaseException) -> int:
-    """Says what an error was; its exit status."""
+def failed(error: BaseException, more: str = "") -> int:
+    """Says what an error was, and more about it; its exit status."""
     if _starting.debug():
         with suppress(OSError, ValueError):
             traceback.print_exception(error)
@@ -91,7 +93,7 @@ def _failed(error: BaseException) -> int:
     silent = isinstance(error, BrokenPipeError) or (
         (stopped is not None or ended.everywhere) and not _starting.first_rank())
     if not silent and str(ended):
-        _starting.say(printable(str(ended)))
+        _starting.say(printable("; ".join(filter(None, [str(ended), more]))))
     return ended.code
 
 

@@ -10,7 +10,7 @@ from .._starting import FAILURE, INTERRUPTED, USAGE, Stopped
 from ..files import WriteError
 from ..ops.dispatch import CannotServe
 
-__all__ = ["FAILURE", "INTERRUPTED", "USAGE", "CommandError", "UsageError", "explained", "first_line"]
+__all__ = ["FAILURE", "INTERRUPTED", "USAGE", "CommandError", "UsageError", "expected", "explained", "first_line"]
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "Unable to find a valid cuDNN algorithm")
@@ -43,10 +43,13 @@ def first_line(error: BaseException) -> str:
 
 
 def explained(error: BaseException) -> CommandError:
-    """What an error is to the person at the keyboard: one line, with a remedy where there is one.
+    """What an error is to the person at the keyboard: one line. One that nobody expected is named, with how to see where
+    it comes from."""
+    return expected(error) or CommandError(f"{type(error).__name__}: {first_line(error)} (FASTMIX_DEBUG=1 shows where)")
 
-    An error that nobody expected is named, with how to see where it comes from.
-    """
+
+def expected(error: BaseException) -> CommandError | None:
+    """The line of an error that a person can cause, with the remedy where there is one; None for any other."""
     text = str(error)
     if isinstance(error, CommandError):
         # As a process that decodes images hands it over: with its traceback, whose last line it is.
@@ -74,7 +77,7 @@ def explained(error: BaseException) -> CommandError:
     if isinstance(error, RuntimeError) and WORKER in text:
         return CommandError(f"a process that decodes images has ended ({first_line(error)}): it may lack memory; try "
                             "fewer --workers, or 0")
-    return CommandError(f"{type(error).__name__}: {first_line(error)} (FASTMIX_DEBUG=1 shows where)")
+    return None
 
 
 def _unwritten(error: WriteError) -> CommandError:

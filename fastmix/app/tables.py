@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import sys
@@ -9,6 +10,7 @@ import textwrap
 import unicodedata
 from collections.abc import Sequence
 
+UNLIMITED = 2**20
 BLOCKS = 4  # so often a table is folded before its rows become blocks
 
 
@@ -17,14 +19,23 @@ def terminal_width() -> int:
     return shutil.get_terminal_size().columns
 
 
+def output_width() -> int:
+    """Columns that a line of results may take: those of the terminal, or COLUMNS; in a file or a pipe, which other
+    programs read, any number."""
+    given = os.environ.get("COLUMNS", "")
+    if (given.isdecimal() and int(given)) or (sys.stdout is not None and sys.stdout.isatty()):
+        return terminal_width()
+    return UNLIMITED
+
+
 def cells(text: str) -> int:
     """Columns that a text takes: two for a wide character, none for one that joins the one before it."""
     return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
 
 
 def wrapped(text: str, width: int | None = None, indent: str = "") -> str:
-    """A paragraph in lines of the terminal's width, whole words. indent: of all lines but the first."""
-    return textwrap.fill(text, width or terminal_width(), subsequent_indent=indent, break_long_words=False,
+    """A paragraph in lines of whole words. width: None for `output_width`. indent: of all lines but the first."""
+    return textwrap.fill(text, width or output_width(), subsequent_indent=indent, break_long_words=False,
                          break_on_hyphens=False)
 
 
@@ -36,9 +47,9 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], width: int | No
     column that leaves no room is wrapped; where that does not do, every row is a block, a line for each of its cells.
     No cell is ever cut.
 
-    Args: width: None for that of the terminal. parts: columns at which a wide table is folded first.
+    Args: width: None for `output_width`. parts: columns at which a wide table is folded first.
     """
-    width = width or terminal_width()
+    width = width or output_width()
     lines = [list(columns), *map(list, rows)]
     widths = [max(cells(line[i]) for line in lines) for i in range(len(columns))]
     if _total(widths, range(1, len(columns))) <= width:
@@ -119,7 +130,7 @@ def fitted(text: str, indent: str) -> str:
 def line_of(parts: Sequence[tuple[int, str]], width: int | None = None) -> str:
     """Parts of a line of progress; in a narrow terminal those of the lowest priority are left out. parts: (priority,
     text); 0 always stays."""
-    width = width or terminal_width()
+    width = width or output_width()
     kept = list(parts)
     while cells("  ".join(text for _, text in kept)) > width and any(priority for priority, _ in kept):
         kept.remove(max(kept, key=lambda part: part[0]))

@@ -11,7 +11,8 @@ from typing import Any
 from ..._starting import received
 from ...files import make_folder, remove
 from .. import claims, data
-from ..console import CommandError, explained, printer, progress_bar
+from ..console import CommandError, failed, printer, progress_bar
+from ..errors import expected
 from ..names import printable
 from ..tables import wrapped
 from . import checkpoint, compare, report
@@ -132,6 +133,10 @@ def in_processes(device: str, body: Callable[[Processes], None], left: Callable[
         with processes(device) as here:
             body(here)
     except (KeyboardInterrupt, OSError, MemoryError, RuntimeError) as error:
-        ended = explained(received() or error)
+        if isinstance(error, KeyboardInterrupt) or received() is not None:
+            return failed(error, left())
+        ended = expected(error)
+        if ended is None:
+            raise
         raise CommandError("; ".join(filter(None, [str(ended), left()])), ended.code) from error
     return 0
