@@ -122,7 +122,7 @@ def case_table(case: Entry) -> str:
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     """The lines of a table with its heading, folded to the terminal."""
-    return [f"  {line}".rstrip() for line in table(rows[0], rows[1:], output_width() - 2).splitlines()]
+    return [f"  {line}".rstrip() for line in table(rows[0], rows[1:], output_width() - 2, rule=False).splitlines()]
 
 
 def summary(results: Entry) -> str:

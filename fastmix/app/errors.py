@@ -43,8 +43,8 @@ def first_line(error: BaseException) -> str:
 
 
 def explained(error: BaseException) -> CommandError:
-    """What an error is to the person at the keyboard: one line. One that nobody expected is named, with how to see where
-    it comes from."""
+    """What an error is to the person at the keyboard: one line. One that nobody expected is named, with how to see
+    where it comes from."""
     return expected(error) or CommandError(f"{type(error).__name__}: {first_line(error)} (FASTMIX_DEBUG=1 shows where)")
 
 

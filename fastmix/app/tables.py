@@ -40,8 +40,8 @@ def wrapped(text: str, width: int | None = None, indent: str = "") -> str:
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]], width: int | None = None,
-          parts: Sequence[int] = ()) -> str:
-    """A heading, a rule and a line for every row, the first column to the left and the others to the right.
+          parts: Sequence[int] = (), rule: bool = True) -> str:
+    """A heading, a rule (if wanted) and a line for every row, the first column to the left and the others to the right.
 
     What is wider than the terminal is folded: several tables, one below the other, each with the first column. A first
     column that leaves no room is wrapped; where that does not do, every row is a block, a line for each of its cells.
@@ -53,7 +53,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], width: int | No
     lines = [list(columns), *map(list, rows)]
     widths = [max(cells(line[i]) for line in lines) for i in range(len(columns))]
     if _total(widths, range(1, len(columns))) <= width:
-        return _drawn(lines, widths, range(1, len(columns)))
+        return _drawn(lines, widths, range(1, len(columns)), rule=rule)
     names = [[line[0]] for line in lines]
     if widths[0] > width // 3:
         names = [_name_lines(line[0], width // 3) for line in lines]
@@ -62,7 +62,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], width: int | No
               for group in _folded(widths, list(range(start, stop)), width)]
     if len(groups) > BLOCKS or any(_total(widths, group) > width for group in groups):
         return _rows_as_blocks(lines)
-    return "\n\n".join(_drawn(lines, widths, group, names) for group in groups)
+    return "\n\n".join(_drawn(lines, widths, group, names, rule) for group in groups)
 
 
 def _name_lines(name: str, room: int) -> list[str]:
@@ -101,7 +101,7 @@ def _folded(widths: list[int], columns: list[int], width: int) -> list[list[int]
 
 
 def _drawn(lines: list[list[str]], widths: list[int], group: Sequence[int],
-           names: list[list[str]] | None = None) -> str:
+           names: list[list[str]] | None = None, rule: bool = True) -> str:
     drawn = []
     for line, name in zip(lines, names or [[line[0]] for line in lines], strict=True):
         *above, last = name
@@ -109,9 +109,9 @@ def _drawn(lines: list[list[str]], widths: list[int], group: Sequence[int],
         drawn.append("  ".join([last + " " * (widths[0] - cells(last)),
                                 *(" " * (widths[i] - cells(line[i])) + line[i] for i in group)]))
     drawn = [text.rstrip() for text in drawn]
-    rule = "  ".join("-" * widths[i] for i in (0, *group))
     heading = len(names[0]) if names else 1
-    return "\n".join([*drawn[:heading], rule, *drawn[heading:]])
+    return "\n".join([*drawn[:heading], *(["  ".join("-" * widths[i] for i in (0, *group))] if rule else []),
+                      *drawn[heading:]])
 
 
 def _rows_as_blocks(lines: list[list[str]]) -> str:
