@@ -57,9 +57,18 @@ def shortened(name: str, most: int) -> str:
 
 
 def wrapped(name: str, width: int, rows: int = 3) -> list[str]:
-    """A printable name in lines of at most so many characters, shortened if it needs more rows than these."""
-    text = shortened(printable(name), width * rows)
-    return [text[start:start + width] for start in range(0, len(text), width)] or [""]
+    """A printable name in lines of at most so many characters, where it can be broken behind its words, shortened if it
+    needs more rows than these."""
+    text = printable(name)
+    lines = [""]
+    for word in re.findall(r"[^\W_]+|[\W_]", text):
+        if len(lines[-1] + word) > width:
+            lines.append("")
+        lines[-1] += word
+    if len(lines) <= rows and max(map(len, lines)) <= width:
+        return lines
+    text = shortened(text, width * rows)
+    return [text[start:start + width] for start in range(0, len(text), width)]
 
 
 def quoted(word: str | os.PathLike[str]) -> str:

@@ -284,6 +284,9 @@ def test_a_model_keeps_its_labels_on_test_images_that_lack_a_class(tmp_path, tra
     arguments = ["evaluate", "--checkpoint", str(trained), "--only", "calibration", "--root", str(tmp_path / "other")]
     assert program.main(arguments) == 0
     assert "3 classes (ant, bee, cat), 0 training images, 6 test images (test/)" in capsys.readouterr().out
+    assert program.main(["subsample", "--checkpoint", str(trained), "--root", str(tmp_path / "other"), "--out",
+                         str(tmp_path / "i.npy")]) == FAILURE
+    assert "has no training images to choose from" in capsys.readouterr().err
     tree(tmp_path / "other", "test/dog")
     assert program.main(arguments) == FAILURE
     assert "has classes that the model lacks: dog" in capsys.readouterr().err

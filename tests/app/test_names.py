@@ -89,6 +89,7 @@ def test_long_names_keep_their_ends():
     assert names.shortened("abcdef", 6) == "abcdef" and names.shortened("abcdefgh", 5) == "ab\u2026gh"
     assert names.wrapped("x" * 200, 20) == ["x" * 20, "x" * 10 + "\u2026" + "x" * 9, "x" * 20]
     assert names.wrapped("", 20) == [""]
+    assert names.wrapped("001.Black_footed_Albatross", 20) == ["001.Black_footed_", "Albatross"]
     assert names.listed("abcd", 2) == "a, b and 2 more"
 
 

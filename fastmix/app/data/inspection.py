@@ -14,7 +14,7 @@ from .base import Dataset, FolderSplit
 from .images import by_range, pillow, rgb, transparent, unreadable, upright_size
 
 LEVELS = ("headers", "full", "none")
-THREADS = 4 * (os.cpu_count() or 1)
+CORES = os.cpu_count() or 1
 CHUNK = 256
 NAMED = 20  # damaged files, at most
 _STRIPS, _STRIP_BYTES, _TILES, _TILE_BYTES = 273, 279, 324, 325  # TIFF tags
@@ -110,7 +110,8 @@ def check(dataset: Dataset, level: str, bar: Bar = progress_bar) -> list[str]:
     pillow()
     found: list[Found] = []
     chunks = [files[start:start + CHUNK] for start in range(0, len(files), CHUNK)]
-    with ThreadPoolExecutor(THREADS) as pool, bar("checking the images", len(files)) as advance:
+    threads = CORES if level == "full" else 4 * CORES  # headers wait for the disk; every thread holds a whole image
+    with ThreadPoolExecutor(threads) as pool, bar("checking the images", len(files)) as advance:
         try:
             for some in pool.map(lambda chunk: [inspect(file, level == "full") for file in chunk], chunks):
                 found += some

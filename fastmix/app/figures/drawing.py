@@ -78,13 +78,18 @@ def _glyphs(font: str) -> frozenset[int]:
         return frozenset()
 
 
+def _missing(text: str) -> set[int]:
+    """The characters of a text that matplotlib's own font lacks."""
+    manager = require("matplotlib.font_manager", "matplotlib", "drawing")
+    wide = {ord(c) for c in text if not c.isascii()}
+    return wide - _glyphs(manager.findfont(manager.FontProperties())) if wide else wide
+
+
 def _fallback(missing: set[int]) -> list[str]:
     """Families of this machine's fonts that have characters which are missing, and takes these out of the set."""
     families: list[str] = []
     manager = require("matplotlib.font_manager", "matplotlib", "drawing").fontManager
-    for font in sorted(manager.ttflist, key=lambda font: (font.weight != 400, font.name)):
-        if not missing:
-            break
+    for font in sorted(manager.ttflist, key=lambda font: (font.weight != 400, font.name)) if missing else []:
         if font.style == "normal" and font.name not in families and missing & _glyphs(font.fname):
             families.append(font.name)
             missing -= _glyphs(font.fname)
@@ -96,7 +101,6 @@ def _literal(figure: Any) -> None:
     character that its fonts cannot draw."""
     ticker = require("matplotlib.ticker", "matplotlib", "drawing")
     kind = require("matplotlib.text", "matplotlib", "drawing").Text
-    manager = require("matplotlib.font_manager", "matplotlib", "drawing")
     numbers: set[Any] = set()
     named = []
     for axis in (axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)):
@@ -105,9 +109,8 @@ def _literal(figure: Any) -> None:
         else:
             named.append(axis)
     texts = [text for text in figure.findobj(kind) if text not in numbers]
-    missing = {ord(c) for text in texts for c in text.get_text() if not c.isascii()}
-    missing -= _glyphs(manager.findfont(manager.FontProperties()))
-    families = _fallback(missing) if missing else []
+    missing = _missing("".join(text.get_text() for text in texts))
+    families = _fallback(missing)
     for text in texts:
         text.set_parse_math(False)
         if not text.get_text().isascii() and families:
@@ -133,7 +136,9 @@ def _escaped(character: str) -> str:
 
 def lines(name: str, width: int = 20, rows: int = 3) -> str:
     """A name beside a picture, in lines of at most so many characters."""
-    return "\n".join(wrapped(name, width, rows))
+    missing = _missing(name)
+    _fallback(missing)
+    return "\n".join(wrapped(_drawable(printable(name), missing), width, rows))
 
 
 def new(rows: int, columns: int, size: tuple[float, float], **kwargs: Any) -> tuple[Any, Any]:

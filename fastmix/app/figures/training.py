@@ -106,8 +106,15 @@ def shares(target: SoftTarget, classes: list[str], row: int) -> list[str]:
     for label, weight in zip(target.index[row].tolist(), target.weight[row].tolist(), strict=True):
         total[label] = total.get(label, 0.0) + weight
     ordered = sorted(total.items(), key=lambda item: -item[1])
-    lines = [f"{_lines(classes[label])}: {100 * weight:.0f} %" for label, weight in ordered if weight >= 0.005]
-    return lines or [f"{_lines(classes[ordered[0][0]])}: 0 %"]
+    lines = [_share(classes[label], weight) for label, weight in ordered if weight >= 0.005]
+    return lines or [_share(classes[ordered[0][0]], 0)]
+
+
+def _share(name: str, weight: float) -> str:
+    """A class and its share, which is in a line of its own where the name leaves no room."""
+    text = _lines(name)
+    separator = ": " if len(text.split("\n")[-1]) <= 16 else "\n"
+    return f"{text}{separator}{100 * weight:.0f} %"
 
 
 def _show(axis: Any, image: Tensor) -> None:

@@ -76,6 +76,8 @@ class Table:
 
     def __init__(self, path: Path, trained: Trained, scoring: Scoring) -> None:
         train, limit = trained.dataset.train, scoring.limit
+        if not len(train.labels):
+            raise CommandError(f"{printable(trained.options.root or '')} has no training images to choose from")
         everything = torch.arange(len(train.labels))
         self.index = everything if limit is None else data.balanced_subset(train.labels, limit, "--limit")
         self.labels = train.labels[self.index]
