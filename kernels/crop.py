@@ -56,7 +56,8 @@ def _crop_kernel(
         background = tl.load(fill_ptr + n * CHANNELS + channel, mask=inside & ~shown, other=0)
         background += tl.zeros((ROWS, COLUMNS), out_ptr.dtype.element_ty)
     else:
-        background = tl.full((ROWS, COLUMNS), 0, out_ptr.dtype.element_ty) + fill_value.to(out_ptr.dtype.element_ty)
+        word = tl.cast(fill_value, out_ptr.dtype.element_ty)  # fill_value is a constant where it is 1
+        background = tl.full((ROWS, COLUMNS), 0, out_ptr.dtype.element_ty) + word
     value = tl.load(x_ptr + n * image_stride + at + (down.to(tl.int64) * length + right), mask=shown, other=0)
     tl.store(out_ptr + n * rows * length + at, tl.where(shown, value, background), mask=inside)
 

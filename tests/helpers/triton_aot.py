@@ -12,7 +12,8 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -264,13 +265,17 @@ OPERATORS = {"soft_target": soft_target_cases, "blend": blend_cases, "paste": pa
 
 
 def launches(operator: str) -> dict[str, tuple]:
-    """case/kernel -> (kernel, arguments, options) of everything that the cases launch."""
+    """case/kernel -> (kernel, arguments, options) of everything that an operator's cases launch."""
+    return launched([operator.split()[0]], OPERATORS[operator]())
+
+
+def launched(modules: Iterable[str], cases: Iterator[Case]) -> dict[str, tuple]:
+    """The same of any cases of the operators in these modules of kernels."""
     found: dict[str, tuple] = {}
-    module = library.kernels(operator.split()[0])
-    places = [m for m in (module, *map(library.kernels, SHARED)) if hasattr(m, "launch")]
+    places = [m for m in map(library.kernels, (*modules, *SHARED)) if hasattr(m, "launch")]
     before = [m.launch for m in places]
     try:
-        for case, call, args in OPERATORS[operator]():
+        for case, call, args in cases:
             def record(kernel, programs, device, *kernel_args, case=case, **options):
                 assert programs > 0
                 key = f"{case}/{kernel.fn.__name__}"
@@ -292,13 +297,21 @@ def _width(ptx: str, instruction: str) -> int:
     return max(widths, default=0)
 
 
-def compile_for(capability: int, kernel, args: tuple, options: dict) -> dict[str, int]:
+@contextmanager
+def as_target(capability: int) -> Iterator[GPUTarget]:
+    """Kernels are compiled for this GPU."""
     before = driver._active  # reading driver.active would ask for a GPU
-    driver.set_active(_Driver(capability))
+    there = _Driver(capability)
+    driver.set_active(there)
     try:
-        compiled = kernel.run(*args, grid=(1,), warmup=True, **options)
+        yield there.get_current_target()
     finally:
         driver._active = before
+
+
+def compile_for(capability: int, kernel, args: tuple, options: dict) -> dict[str, int]:
+    with as_target(capability):
+        compiled = kernel.run(*args, grid=(1,), warmup=True, **options)
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(compiled.asm["cubin"])
         file.flush()
