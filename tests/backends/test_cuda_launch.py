@@ -105,7 +105,8 @@ def test_blocks_opt_in_by_static_and_dynamic_bytes(tmp_path):
     (tmp_path / "runtime.cpp").write_text(RUNTIME)
     program = tmp_path / "launch"
     done = subprocess.run(["nvcc", "-std=c++17", "-O1", "-arch=sm_90", "-cudart", "none", f"-I{ROOT / 'csrc'}",
-                           "launch.cu", "runtime.cpp", "-o", str(program)], cwd=tmp_path, capture_output=True, text=True)
+                           "launch.cu", "runtime.cpp", "-o", str(program)], cwd=tmp_path, capture_output=True,
+                          text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     # float32 rows of J = 12129 are 48516 bytes: with 640 of the kernel's own more than 48 KB.
     sizes = (1024, 16384, 28672, 28676, 48512, 48516, UNASKED, UNASKED + 4, 200_000)

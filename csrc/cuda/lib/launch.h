@@ -60,7 +60,7 @@ inline size_t max_shared_bytes() {
 #endif
 }
 
-constexpr size_t kUnaskedShared = 48 * 1024;    // what a block may have without opting in, static and dynamic together
+constexpr size_t kUnaskedShared = 48 * 1024;     // what a block may have without opting in, static and dynamic together
 constexpr size_t kMostStaticShared = 32 * 1024;  // of any kernel; tests/backends/test_cuda_build.py holds them to it
 
 #ifndef FASTMIX_SIMT
