@@ -4,8 +4,8 @@
 // Shape: as paste, by packs of 16 bytes of the output, whose bytes are aligned words moved into place (window.cuh). The
 // mixed byte is normalised once, by a table of scales and offsets that each block makes in shared memory.
 //
-// sm_90, bfloat16: 6 or 7 instructions a byte to get it wherever it lies, 15 or 16 in all (blend of two 26, patch_mix 31
-// or 33); the memory leaves time for 26, so patch_mix is bound by its arithmetic (cuda_budget.json, docs/gpu.md).
+// sm_90, bfloat16: 6 or 7 instructions a byte to get it wherever it lies, 15 or 16 in all (blend of two 26, patch_mix
+// 31 or 33); the memory leaves time for 26, so patch_mix is bound by its arithmetic (cuda_budget.json, docs/gpu.md).
 #pragma once
 
 #include "cuda/lib/regions.cuh"
