@@ -5,7 +5,7 @@
 
 namespace fastmix {
 
-// Divides n in [0, 2^31) by d in [1, 2^31). Granlund and Montgomery 1994, Fig. 4.1: 2^32 (2^shift - d) / d + 1 with
+// Divides n in [0, 2^31) by d in [1, 2^31). Granlund and Montgomery 1994: 2^32 (2^shift - d) / d + 1 with
 // the least shift so that 2^shift >= d; q = (high half of multiplier * n, plus n) >> shift, whose sum stays below 2^32.
 class Divisor {
  public:
