@@ -55,6 +55,8 @@ test: setup  ## the whole test suite, and the operators again on Triton's interp
 budgets: setup  ## what every compiled GPU kernel uses: writes tests/backends/*.json, which the tests hold (ARGS: operators)
 	PYTHONPATH=tests $(BIN)/python -m helpers.triton_aot $(ARGS)
 	! command -v nvcc > /dev/null || PYTHONPATH=tests $(BIN)/python -m helpers.cuda_budget
+	$(BIN)/python -m fastmix bench traffic --budget tests/backends/traffic_budget.json
+	$(BIN)/python -m fastmix bench pages docs/gpu.md
 
 VERSION ?= 3.6.0
 triton-version: setup  ## the tests of ahead-of-time compilation under another Triton: make triton-version VERSION=3.6.0
