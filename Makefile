@@ -8,7 +8,7 @@ OUT ?= runs
 TESTS ?= tests
 ARGS ?=
 
-.PHONY: help setup train train-fashion results test budgets bench bench-all lint format clean
+.PHONY: help setup train train-fashion results test budgets triton-version bench bench-all lint format clean
 .DELETE_ON_ERROR:
 
 help:  ## this list
@@ -43,7 +43,7 @@ results: setup  ## docs/results.md from finished runs of every method: make resu
 
 # Two chains share the cores: the interpreter's run and then what waits for compilers, beside it all the rest, whose output
 # follows, its summary last. 5: nothing to run.
-COMPILED := $(if $(filter tests,$(TESTS)),$(wildcard $(addprefix tests/backends/test_,simt.py triton_aot.py cuda_*.py)))
+COMPILED := $(if $(filter tests,$(TESTS)),$(wildcard $(addprefix tests/backends/test_,simt.py triton_aot.py triton_sizes.py cuda_*.py)))
 test: setup  ## the whole test suite, and the operators again on Triton's interpreter
 	@mkdir -p build; \
 	$(BIN)/python -m pytest $(TESTS) $(addprefix --ignore=,$(COMPILED)) $(ARGS) > build/tests.log 2>&1 & rest=$$!; \
@@ -55,6 +55,13 @@ test: setup  ## the whole test suite, and the operators again on Triton's interp
 budgets: setup  ## what every compiled GPU kernel uses: writes tests/backends/*.json, which the tests hold (ARGS: operators)
 	PYTHONPATH=tests $(BIN)/python -m helpers.triton_aot $(ARGS)
 	! command -v nvcc > /dev/null || PYTHONPATH=tests $(BIN)/python -m helpers.cuda_budget
+	$(BIN)/python -m fastmix bench traffic --budget tests/backends/traffic_budget.json
+	$(BIN)/python -m fastmix bench pages docs/gpu.md
+
+VERSION ?= 3.6.0
+triton-version: setup  ## the tests of ahead-of-time compilation under another Triton: make triton-version VERSION=3.6.0
+	@test -d build/triton-$(VERSION) || $(PIP) install --no-deps --target build/triton-$(VERSION) triton==$(VERSION)
+	PYTHONPATH=build/triton-$(VERSION) $(BIN)/python -m pytest tests/backends/test_triton_aot.py tests/backends/test_triton_sizes.py $(ARGS)
 
 $(VENV)/.peers: $(VENV)/.requirements bench/requirements.txt
 	@echo "setup: the libraries that the bench compares with"

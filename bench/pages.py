@@ -17,12 +17,12 @@ from fastmix.app.console import USAGE, CommandError, Parser, UsageError
 from fastmix.files import write_atomically
 from fastmix.ops.checkout import CHECKOUT
 
-from .harness import benchmark_tables, growth, operator_table, report, result_tables, steps
+from .harness import benchmark_tables, growth, operator_table, predicted, report, result_tables, steps
 from .harness.blocks import rewritten
 from .harness.command_line import RESULTS
 from .harness.entries import Entry
 
-PAGES = ("README.md", "docs/benchmarks.md", "docs/operators.md", "docs/results.md")
+PAGES = ("README.md", "docs/benchmarks.md", "docs/gpu.md", "docs/operators.md", "docs/results.md")
 BENCHMARKS = "docs/benchmarks.md"
 KINDS = {report.FORMAT: "operators", steps.FORMAT: "steps", growth.FORMAT: "scale"}
 Files = dict[str, list[Path]]  # kind of result -> its files
@@ -93,6 +93,8 @@ def page(text: str, folder: Path, files: Files | None = None, root: Path | None 
                                           for path in paths[kind]] for kind in paths})
         if name == "operators" and root is not None:
             return operator_table.operators(root, folder)
+        if name == "predicted" and root is not None:
+            return predicted.table(root)
         if result_tables.is_block(name):
             return result_tables.block(name, folder)
         raise ValueError(f"there is no block {name}")

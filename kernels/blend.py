@@ -24,14 +24,15 @@ from torch import Tensor
 
 from ._by_source import by_source
 from ._common import FLOAT, device, finish, launch, next_power_of_2, rows_like, to_float, to_storage, vector
-from ._tiles import UNROLLED, source_image
+from ._tiles import REGISTERS, UNROLLED, source_image
 
 
 @dataclass(frozen=True)
 class Config:
     """Reasoned, not measured."""
 
-    # Four warps, 16 bytes x 8 loads a thread and source: 16 KB a source in flight a program.
+    # Four warps, 16 bytes x 8 loads a thread and source: 16 KB a source. Before the first is used 8 are issued in
+    # float32 and 6 of halves (sm_90, budget_triton.json).
     piece_bytes: int = 16384
 
 
@@ -113,9 +114,11 @@ def blend(x: Tensor, index: Tensor, weight: Tensor) -> Tensor:
     source, written, result = rows_like(x, images=False)
     elements, vec, block, programs = _shape(source)
     columns = index.shape[1]
+    # maxnreg: left alone, ptxas of Triton 3.6 spills 16 bytes of the loop for sm_100
+    options = {} if columns <= UNROLLED else {"maxnreg": REGISTERS}
     launch(_blend_kernel, programs, x.device, written, source, index.contiguous(), weight.contiguous(), x.shape[0],
            elements, source.stride(0), columns, K=columns if columns <= UNROLLED else 0, ACC=FLOAT[x.dtype],
-           VEC=vec, BLOCK=block, num_warps=4)
+           VEC=vec, BLOCK=block, num_warps=4, **options)
     return finish(written, result)
 
 

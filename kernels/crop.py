@@ -56,7 +56,8 @@ def _crop_kernel(
         background = tl.load(fill_ptr + n * CHANNELS + channel, mask=inside & ~shown, other=0)
         background += tl.zeros((ROWS, COLUMNS), out_ptr.dtype.element_ty)
     else:
-        background = tl.full((ROWS, COLUMNS), 0, out_ptr.dtype.element_ty) + fill_value.to(out_ptr.dtype.element_ty)
+        word = tl.cast(fill_value, out_ptr.dtype.element_ty)  # fill_value is a constant where it is 1
+        background = tl.full((ROWS, COLUMNS), 0, out_ptr.dtype.element_ty) + word
     value = tl.load(x_ptr + n * image_stride + at + (down.to(tl.int64) * length + right), mask=shown, other=0)
     tl.store(out_ptr + n * rows * length + at, tl.where(shown, value, background), mask=inside)
 
@@ -166,10 +167,12 @@ def resized_crop(x: Tensor, box: Tensor, height: int, width: int, fill: Tensor |
         source = source if image_rows(source)[2] == 1 else source.contiguous()
         strides = wide, tall * wide
     colours = x.new_full((channels,), value) if fill is None else fill.contiguous()
+    # maxnreg: left alone, ptxas of Triton 3.6 spills 8 bytes for sm_100; float64 needs more and has no such limit
+    options = {} if x.dtype == torch.float64 else {"maxnreg": REGISTERS}
     launch(_resized_crop_kernel, tiles.programs, x.device, out, source, box.contiguous(), colours, x.shape[0],
            tiles.rows, tiles.length, height, width, tall, wide, tiles.column_chunks, source.stride(0), *strides,
            PIXEL=tiles.pixel, ACC=FLOAT[x.dtype], VEC=tiles.vec, ROWS=tiles.tile_rows, COLUMNS=tiles.tile_columns,
-           FILL_STRIDE=0 if fill is None else channels, num_warps=tiles.warps)
+           FILL_STRIDE=0 if fill is None else channels, num_warps=tiles.warps, **options)
     return out
 
 

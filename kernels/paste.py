@@ -4,7 +4,8 @@ Eq. 4-5.
 Images are rows: (C*H) rows of W elements, or with channels last H rows of W*C. A box is a range of rows and a range
 of elements of a row (its columns times the elements of a pixel), so neither layout needs a division by pixel.
 Source k is loaded where its box overlaps a 16-byte vector that no later box covers whole: the masks are constant
-along a vector, so loads stay 16 bytes wide, and only vectors on an edge are read from two sources.
+along a vector, so loads stay 16 bytes wide, and only vectors on an edge are read from two sources. Which boxes hold a
+row, a column or a vector are bits of one integer each; the highest bit that a row and a column share is what shows.
 
 Gradient: pixel (i, j) of out[n] is pixel (i, j) of x[index[n, k]] for the one k that shows, so
 ``dx[m] = sum over (n, k) with index[n, k] = m of g[n] where k shows``, gathered by m (`_by_source.by_source`).
@@ -31,6 +32,18 @@ def box(box_ptr, i, column, height, length, VEC: tl.constexpr, PIXEL: tl.constex
 
     i: rows of the image (R, 1); column: elements of a row (1, L).
     """
+    top, bottom, left, right = _sides(box_ptr, height, length, PIXEL)
+    first = column // VEC * VEC
+    rows = (i >= top) & (i < bottom)
+    boxed = rows & ((column >= left) & (column < right))
+    touched = rows & ((first < right) & (first + VEC > left) & (left < right))
+    filled = rows & ((first >= left) & (first + VEC <= right))
+    return boxed, touched, filled
+
+
+@device
+def _sides(box_ptr, height, length, PIXEL: tl.constexpr):
+    """(top, bottom, left, right) of a box clipped to the image, columns in elements of a row."""
     # Clipped in int64, where no int32 box can wrap.
     top = tl.load(box_ptr).to(tl.int64)
     left = tl.load(box_ptr + 1).to(tl.int64)
@@ -41,12 +54,7 @@ def box(box_ptr, i, column, height, length, VEC: tl.constexpr, PIXEL: tl.constex
     bottom = tl.minimum(tl.maximum(bottom, 0), height).to(tl.int32)
     left = tl.minimum(tl.maximum(left, 0), width).to(tl.int32) * PIXEL
     right = tl.minimum(tl.maximum(right, 0), width).to(tl.int32) * PIXEL
-    first = column // VEC * VEC
-    rows = (i >= top) & (i < bottom)
-    boxed = rows & ((column >= left) & (column < right))
-    touched = rows & ((first < right) & (first + VEC > left) & (left < right))
-    filled = rows & ((first >= left) & (first + VEC <= right))
-    return boxed, touched, filled
+    return top, bottom, left, right
 
 
 @device
@@ -79,26 +87,41 @@ def _paste_kernel(
     n, row, column, length, inside = tile(batch, rows, length, column_chunks, VEC, ROWS, COLUMNS)
     i = row % height
     at = row.to(tl.int64) * length + column
-    todo = inside  # elements that no box has claimed yet, from the last box to the first
-    needed = inside  # the same of vectors: False once they are complete
-    value = tl.zeros((ROWS, COLUMNS), out_ptr.dtype.element_ty)
     valid = n >= 0
     if K > 0:
-        for back in tl.static_range(K - 1):
-            k = K - 1 - back
-            value, todo, needed, valid = _paste_box(
-                value, todo, needed, valid, x_ptr, at, index_ptr + n * columns + k,
-                boxes_ptr + (n * (columns - 1) + (k - 1)) * 4, i, column, batch, height, length, image_stride, VEC,
-                PIXEL)
+        # Bit k of a row, of a column, of a vector of columns: whether it lies in box k, overlaps it, lies in it whole.
+        # Their common bits are those of an element, the highest of which is what shows.
+        first = column // VEC * VEC
+        rows_in = i * 0 + 1
+        columns_in = column * 0 + 1
+        touched = column * 0 + 1
+        filled = column * 0
+        for k in tl.static_range(1, K):
+            top, bottom, left, right = _sides(boxes_ptr + (n * (columns - 1) + (k - 1)) * 4, height, length, PIXEL)
+            rows_in += tl.where((i >= top) & (i < bottom), 1 << k, 0)
+            columns_in += tl.where((column >= left) & (column < right), 1 << k, 0)
+            touched += tl.where((first < right) & (first + VEC > left) & (left < right), 1 << k, 0)
+            filled += tl.where((first >= left) & (first + VEC <= right), 1 << k, 0)
+        shown = rows_in & columns_in
+        touched = rows_in & touched
+        filled = rows_in & filled
+        value = tl.zeros((ROWS, COLUMNS), out_ptr.dtype.element_ty)
+        for k in tl.static_range(K):
+            source, valid = _source(x_ptr, index_ptr + n * columns + k, valid, batch, image_stride, VEC)
+            needed = inside & ((touched >> k & 1) != 0) & (filled < 2 << k)
+            value = tl.where(shown >= 1 << k, tl.load(source + at, mask=needed, other=0), value)
     else:
+        todo = inside  # elements that no box has claimed yet, from the last box to the first
+        needed = inside  # the same of vectors: False once they are complete
+        value = tl.zeros((ROWS, COLUMNS), out_ptr.dtype.element_ty)
         for back in range(0, columns - 1):
             k = columns - 1 - back
             value, todo, needed, valid = _paste_box(
                 value, todo, needed, valid, x_ptr, at, index_ptr + n * columns + k,
                 boxes_ptr + (n * (columns - 1) + (k - 1)) * 4, i, column, batch, height, length, image_stride, VEC,
                 PIXEL)
-    source, valid = _source(x_ptr, index_ptr + n * columns, valid, batch, image_stride, VEC)
-    value = tl.where(todo, tl.load(source + at, mask=needed, other=0), value)
+        source, valid = _source(x_ptr, index_ptr + n * columns, valid, batch, image_stride, VEC)
+        value = tl.where(todo, tl.load(source + at, mask=needed, other=0), value)
     value = tl.where(valid, value, tl.full((ROWS, COLUMNS), NAN_BITS, out_ptr.dtype.element_ty))
     tl.store(out_ptr + n * rows * length + at, value, mask=inside)
 

@@ -153,7 +153,7 @@ def _plan_blend_kernel(
     n = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     valid = n < rows
     column = tl.arange(0, KP)[None, :]
-    bits_ptr += (columns - 1).to(tl.int64) * rows
+    bits_ptr += tl.cast(columns - 1, tl.int64) * rows
     on = _active(active_ptr, bits_ptr, n, valid, prob, DECIDES)
     draw = tl.where(draws == 1, 0, n)
     weight = _weights(gamma_ptr, bits_ptr + chances, draw, column, valid, draws, columns, alpha, DRAWN)
@@ -177,7 +177,7 @@ def _plan_paste_kernel(
     n = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     valid = n < rows
     column = tl.arange(0, KP)[None, :]
-    bits_ptr += (columns - 1).to(tl.int64) * rows
+    bits_ptr += tl.cast(columns - 1, tl.int64) * rows
     on = _active(active_ptr, bits_ptr, n, valid, prob, DECIDES)
     bits_ptr += chances
     draw = tl.where(draws == 1, 0, n)

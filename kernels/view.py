@@ -24,8 +24,12 @@ from .blend import weighted_source
 from .paste import box
 from .patch_mix import arguments, cell_tile, cells_together, partner_share, write_weight
 
-# Left alone, ptxas spills 16 bytes of paste at 64 registers to fit one more program of 512 threads.
+# Left alone, ptxas spills 16 bytes of paste at 64 registers to fit one more program of 512 threads, and 24 of patch_mix
+# on sm_100; its float64 needs more than 128.
 REGISTERS = 96
+PATCH_REGISTERS = 160
+# Channels of a pixel up to which each is normalised by numbers of its own, and not each column.
+FEW_CHANNELS = tl.constexpr(4)
 
 
 @device
@@ -63,12 +67,24 @@ def _write(out_ptr, mixed, total, valid, mean_ptr, std_ptr, n, row, column, mask
            ACC: tl.constexpr, PIXEL: tl.constexpr):
     """A tile of ``scale * mixed + offset * total``, by the channel of a row or, with channels last, of a column; NaN
     where not valid."""
-    channel = channel_of(row, column, height, PIXEL)
-    has_channel = row < rows if PIXEL == 1 else column < length
-    mean = tl.load(mean_ptr + channel, mask=has_channel, other=0.0).to(ACC)
-    std = tl.load(std_ptr + channel, mask=has_channel, other=1.0).to(ACC)
     one = tl.full((1, 1), 1.0, ACC)
-    value = one / (std * 255.0) * mixed + (0.0 - mean) / std * total
+    channel = channel_of(row, column, height, PIXEL)
+    if PIXEL > 1 and PIXEL <= FEW_CHANNELS:
+        # Divisions for each channel, not for each column.
+        scale = tl.zeros((1, 1), ACC)
+        offset = tl.zeros((1, 1), ACC)
+        for c in tl.static_range(PIXEL):
+            mean = tl.load(mean_ptr + c).to(ACC)
+            std = tl.load(std_ptr + c).to(ACC)
+            scale = tl.where(channel == c, one / (std * 255.0), scale)
+            offset = tl.where(channel == c, (0.0 - mean) / std, offset)
+    else:
+        has_channel = row < rows if PIXEL == 1 else column < length
+        mean = tl.load(mean_ptr + channel, mask=has_channel, other=0.0).to(ACC)
+        std = tl.load(std_ptr + channel, mask=has_channel, other=1.0).to(ACC)
+        scale = one / (std * 255.0)
+        offset = (0.0 - mean) / std
+    value = scale * mixed + offset * total
     value = to_storage(tl.where(valid, value, float("nan")), out_ptr.dtype.element_ty)
     tl.store(out_ptr + n * rows * length + row.to(tl.int64) * length + column, value, mask=mask)
 
@@ -172,9 +188,10 @@ def _view_patch_mix_kernel(
         write_weight(shares_ptr, mask_ptr, lam_ptr, n, m, valid, cells, lam_stride, CELLS)
 
 
-def _warps(tiles: Tiles) -> int:
-    """8 elements a thread: at 16, as paste has them, addresses of single bytes took up to 181 registers and spilled."""
-    return min(16, 2 * tiles.warps)
+def _warps(tiles: Tiles, boxed: bool = False) -> int:
+    """16 elements a thread share what their rows and columns need; 8 where sources are boxed one after the other, whose
+    masks and addresses of single bytes took up to 181 registers."""
+    return min(16, 2 * tiles.warps) if boxed else tiles.warps
 
 
 def _output(x: Tensor, dtype: int, channels_last: bool) -> Tensor:
@@ -207,7 +224,7 @@ def _launch(kernel, x: Tensor, index: Tensor, argument: Tensor, mean: Tensor, st
     launch(kernel, tiles.programs, x.device, out, source, index.contiguous(), argument.contiguous(), mean.contiguous(),
            std.contiguous(), *windows, x.shape[0], tiles.rows, tiles.length, x.shape[2], tiles.column_chunks, columns,
            *strides, ACC=FLOAT[out.dtype], PIXEL=tiles.pixel, VEC=tiles.vec, ROWS=tiles.tile_rows,
-           COLUMNS=tiles.tile_columns, num_warps=_warps(tiles), **has, **options)
+           COLUMNS=tiles.tile_columns, num_warps=_warps(tiles, options.get("HAS_INDEX", False)), **has, **options)
     return out
 
 
@@ -239,5 +256,6 @@ def view_patch_mix(x: Tensor, partner: Tensor, mask: Tensor, lam: Tensor, mean: 
     tiles, args, options = arguments(out, mask, lam)
     launch(_view_patch_mix_kernel, tiles.programs, x.device, out, weight, source, partner.contiguous(),
            mask.contiguous().view(torch.uint8), lam, mean.contiguous(), std.contiguous(), *windows, *strides, *args,
-           PIXEL=tiles.pixel, CELLS=cells_together(mask), **has, **{**options, "num_warps": _warps(tiles)})
+           PIXEL=tiles.pixel, CELLS=cells_together(mask), maxnreg=PATCH_REGISTERS, **has,
+           **{**options, "num_warps": _warps(tiles)})
     return out, weight

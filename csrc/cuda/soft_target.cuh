@@ -5,7 +5,7 @@
 // A row is read once from memory. Short rows stay in registers as they lie in memory (16 bytes a load, all loads of a
 // thread in flight together, bfloat16 in half the registers of its floats); exp is taken twice rather than kept. Long
 // rows are staged in shared memory, each thread reading back only what it copied, so no barrier is needed: 512 threads
-// and 44 KB (21841 bfloat16) leave room for four blocks, whose loads and arithmetic overlap. Rows that do not fit
+// and 44 KB (21841 bfloat16) leave room for two blocks, whose loads and arithmetic overlap. Rows that do not fit
 // there (beyond 32768 classes, or less shared memory) are read three times, twice from the second-level cache.
 // Shape: a warp for a row of up to 4 packs a lane (8 rows a block, no barrier), 256 threads up to 4 packs a thread,
 // 512 threads beyond. Blocks walk over rows (grid at most what fits the device), so each counts the rows that are not

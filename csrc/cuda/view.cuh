@@ -1,27 +1,23 @@
 // View on the GPU: bytes to mixed, normalised images in one pass. Not yet run on a GPU.
 //
 // bytes: N*C*H*W read once a source that shows them (again from the second-level cache), N*C*H*W*size written once.
-// Shape: as paste, by packs of 16 bytes of the output. Their bytes are one load of 2 to 8 where the source is a whole
-// number of such words off, a byte at a time elsewhere and along its edges. The mixed byte is normalised once, by a
-// table of scales and offsets that each block makes in shared memory.
+// Shape: as paste, by packs of 16 bytes of the output, whose bytes are aligned words moved into place (window.cuh). The
+// mixed byte is normalised once, by a table of scales and offsets that each block makes in shared memory.
+//
+// sm_90, bfloat16: 6 or 7 instructions a byte to get it wherever it lies, 15 or 16 in all (blend of two 26, patch_mix
+// 31 or 33); the memory leaves time for 26, so patch_mix is bound by its arithmetic (cuda_budget.json, docs/gpu.md).
 #pragma once
 
-#include "core/view.h"
 #include "cuda/lib/regions.cuh"
+#include "cuda/lib/window.cuh"
 
 namespace fastmix {
 
 enum class ViewMix { kPaste, kBlend, kPatch };  // kPaste is the view alone as well
 
 // shape: of the output.
-struct ViewParams : ImageOutputs, CellMix<int> {
-  const uint8_t* src;
-  int64_t src_stride;                       // bytes between images of src
-  int64_t src_channel, src_row, src_pixel;  // bytes between channels, rows and pixels of an image
-  int channels, width;
+struct ViewParams : ImageOutputs, ByteImages, CellTiling {
   const float *mean, *std;  // (C)
-  const uint8_t* flip;      // (N), or null
-  const int64_t* shift;     // (N, 2), or null
   int k;
   const int64_t* index;  // (N, K); null: every image itself
   const int32_t* boxes;  // (N, K - 1, 4)
@@ -29,105 +25,188 @@ struct ViewParams : ImageOutputs, CellMix<int> {
   float* shares;         // view_patch_mix: (N, 2)
 };
 
-// N bytes, the first one lowest.
-template <int N>
-using Word = std::conditional_t<N == 1, uint8_t,
-                                std::conditional_t<N == 2, uint16_t, std::conditional_t<N == 4, uint32_t, uint64_t>>>;
-
-template <typename A, int N>
-FASTMIX_DEVICE A byte_of(Word<N> word, int l) {
-  return static_cast<A>(static_cast<uint8_t>(word >> (8 * l)));
-}
-
-// An image as it is seen.
-struct ViewSource {
-  const uint8_t* image;
-  ViewTransform transform;
-};
-
-FASTMIX_DEVICE ViewSource source_of(const ViewParams& a, int64_t m) {
-  return {a.src + m * a.src_stride,
-          view_transform(a.flip == nullptr ? nullptr : a.flip + m, a.shift == nullptr ? nullptr : a.shift + 2 * m,
-                         a.shape.height, a.width)};
-}
-
-// The bytes that a tile's elements in `bits` show of a source in plane `plane`; 0 of all others and of the padding.
-template <int N>
-FASTMIX_DEVICE Word<N> load_bytes(const ViewParams& a, const Tile& t, int plane, const ViewSource& source,
-                                  uint32_t bits) {
-  const ImageShape& s = a.shape;
-  const ViewTransform& w = source.transform;
-  const uint8_t* image = source.image + plane * a.src_channel;
-  int row = t.row, column = t.column / s.pixel, channel = t.column - column * s.pixel;
-  if constexpr (N > 1) {
-    // One row, and bytes that follow each other in memory, or one channel of a mirrored row.
-    const bool in_order = a.src_pixel == s.pixel && (w.step > 0 || s.pixel == 1);
-    const int last = (t.column + N - 1) / s.pixel, from = row + w.down;
-    const int begin = w.first + w.step * column, end = w.first + w.step * last;
-    const bool whole = t.column + N <= s.row_elements && from >= 0 && from < s.height && begin >= 0 && end >= 0 &&
-                       begin < a.width && end < a.width;
-    if (in_order && whole) {
-      const int64_t low = w.step > 0 ? begin * a.src_pixel + channel : end;
-      const uint8_t* p = image + from * a.src_row + low;
-      if (reinterpret_cast<uintptr_t>(p) % N == 0) {
-        const Word<N> loaded = *reinterpret_cast<const Word<N>*>(p);
-        Word<N> word = 0;
-#pragma unroll
-        for (int l = 0; l < N; ++l) {
-          const Word<N> byte = static_cast<uint8_t>(loaded >> (8 * (w.step > 0 ? l : N - 1 - l)));
-          if (bits >> l & 1u) word |= static_cast<Word<N>>(byte << (8 * l));
-        }
-        return word;
-      }
-    }
-  }
-  Word<N> word = 0;
-#pragma unroll
-  for (int l = 0; l < N; ++l) {
-    const int i = row + w.down, j = w.first + w.step * column;
-    if ((bits >> l & 1u) && i >= 0 && i < s.height && j >= 0 && j < a.width) {
-      const Word<N> byte = image[i * a.src_row + j * a.src_pixel + channel * a.src_channel];
-      word |= static_cast<Word<N>>(byte << (8 * l));
-    }
-    if (++channel < s.pixel) continue;
-    channel = 0;
-    if (++column < a.width) continue;
-    column = 0;
-    ++row;
-  }
-  return word;
-}
+template <typename T, typename K>
+using Mixed = accumulator_t<T>[K::kPieces][K::kElements];
 
 // mixed byte -> scale * byte + total * offset, total the sum of the weights that it was mixed with.
-template <typename T, int N, typename A = accumulator_t<T>>
-FASTMIX_DEVICE void store_normalised(const ViewParams& a, const Tile& t, const A* scale, const A* offset, A total,
-                                     const A (&mixed)[kTilePlanes][N]) {
-  const ImageShape& s = a.shape;
-  T* image = static_cast<T*>(a.dst) + t.image * s.image_elements();
-  int channel = t.column % s.pixel;
+template <typename T, typename K, typename A = accumulator_t<T>>
+FASTMIX_DEVICE void store_normalised(const ViewParams& a, const Tile<K>& t, const A* scale, const A* offset, A total,
+                                     const Mixed<T, K>& mixed) {
+  constexpr int N = K::kElements;
+  T* image = static_cast<T*>(a.dst) + t.image * a.grid.image_elements + t.offset;
+  int channel = 0;  // of the first element
+  if (a.shape.pixel > 1) a.by_pixel.divide(t.place[0].column, channel);
+  // What follows each other in a row of pixels of three.
+  A scales[3] = {}, offsets[3] = {};
+  const bool three = K::kRows && a.shape.pixel == 3;
+  if (three) {
 #pragma unroll
-  for (int i = 0; i < kTilePlanes; ++i) {
-    if (t.plane + i >= s.planes) continue;
-    Elements<T, N> e;
-#pragma unroll
-    for (int l = 0; l < N; ++l) {
-      const int c = t.plane + i + channel;  // one of the two is 0
-      store(&e.v[l], scale[c] * mixed[i][l] + offset[c] * total);
-      channel = channel + 1 < s.pixel ? channel + 1 : 0;
+    for (int c = 0; c < 3; ++c) {
+      scales[c] = scale[channel];
+      offsets[c] = offset[channel] * total;
+      channel = channel < 2 ? channel + 1 : 0;
     }
-    store_elements<T, N>(image + t.offset(s, i), e);
+  }
+#pragma unroll
+  for (int i = 0; i < K::kPieces; ++i) {
+    if (!t.has(i)) continue;
+    A value[N];
+    if (three) {
+#pragma unroll
+      for (int l = 0; l < N; ++l) value[l] = scales[l % 3] * mixed[i][l] + offsets[l % 3];
+    } else if (a.shape.pixel == 1) {  // a plane is a channel
+      const int c = K::kRows ? 0 : t.plane + i;
+      const A of_plane = scale[c], shift = offset[c] * total;
+#pragma unroll
+      for (int l = 0; l < N; ++l) value[l] = of_plane * mixed[i][l] + shift;
+    } else {
+      int of = channel;
+#pragma unroll
+      for (int l = 0; l < N; ++l) {
+        const int c = (K::kRows ? 0 : t.plane + i) + of;  // one of the two is 0
+        value[l] = scale[c] * mixed[i][l] + offset[c] * total;
+        of = of + 1 < a.shape.pixel ? of + 1 : 0;
+      }
+    }
+    store_words<T, N>(image + t.step(a.grid, i), rounded<T, N>(value));
   }
 }
 
-template <typename T, int N, ViewMix kMix>
-// 5 blocks: left to itself ptxas spills 8 or 16 bytes of several of these kernels to fit one more.
-FASTMIX_KERNEL void __launch_bounds__(kTileThreads, 5) view_kernel(const __grid_constant__ ViewParams a) {
+// All elements of the places that exist.
+template <typename K>
+FASTMIX_DEVICE void all_elements(const Tile<K>& t, uint32_t (&bits)[K::kPlaces]) {
+#pragma unroll
+  for (int i = 0; i < K::kPlaces; ++i) bits[i] = t.place[i].exists ? kAllElements<K::kElements> : 0;
+}
+
+// What a tile shows of a source, its loads under way.
+template <typename K>
+struct Seen {
+  ViewSource source;
+  Window<K> window;
+  RawWords<K> raw;
+};
+
+template <typename K>
+FASTMIX_DEVICE void look(const ViewParams& a, const Tile<K>& t, int64_t m, const uint32_t (&wanted)[K::kPlaces],
+                         Seen<K>& seen) {
+  seen.source = source_of(a, a.shape, m);
+  seen.window = window_of<K>(a, a, t, seen.source, wanted);
+  load_raw<K>(a, a, t, seen.source, seen.window, seen.raw);
+}
+
+// bytes |= what was looked for.
+template <typename K>
+FASTMIX_DEVICE void take(const ViewParams& a, const Tile<K>& t, const Seen<K>& seen,
+                         Bytes<K::kElements> (&bytes)[K::kPieces]) {
+  add_shown<K>(a, a, t, seen.source, seen.window, seen.raw, bytes);
+}
+
+// Bytes of the sources that show, one after the other.
+template <typename T, typename K>
+FASTMIX_DEVICE void paste_bytes(const ViewParams& a, const Tile<K>& t, const int64_t* index, const Box* boxes,
+                                Mixed<T, K>& mixed) {
+  constexpr int N = K::kElements;
+  Bytes<N> bytes[K::kPieces] = {};
+  uint32_t left[K::kPlaces];
+  all_elements<K>(t, left);
+#pragma unroll 1
+  for (int k = a.k - 1; k >= 0; --k) {
+    uint32_t bits[K::kPlaces], any = 0, rest = 0;
+#pragma unroll
+    for (int i = 0; i < K::kPlaces; ++i) {
+      bits[i] = k > 0 ? inside<K>(a, t.place[i], boxes[k - 1]) & left[i] : left[i];
+      left[i] &= ~bits[i];
+      any |= bits[i];
+      rest |= left[i];
+    }
+    if (any != 0) {
+      Seen<K> seen;
+      look<K>(a, t, index == nullptr ? t.image : index[k], bits, seen);
+      take<K>(a, t, seen, bytes);
+    }
+    if (rest == 0) break;
+  }
+#pragma unroll
+  for (int i = 0; i < K::kPieces; ++i) {
+#pragma unroll
+    for (int l = 0; l < N; ++l) mixed[i][l] = byte_of<accumulator_t<T>, N>(bytes[i], l);
+  }
+}
+
+// Returns the sum of the weights.
+template <typename T, typename K, typename A = accumulator_t<T>>
+FASTMIX_DEVICE A blend_bytes(const ViewParams& a, const Tile<K>& t, const int64_t* index, Mixed<T, K>& mixed) {
+  constexpr int N = K::kElements;
+  uint32_t all[K::kPlaces];
+  all_elements<K>(t, all);
+  A total = 0;
+#pragma unroll
+  for (int i = 0; i < K::kPieces; ++i) {
+#pragma unroll
+    for (int l = 0; l < N; ++l) mixed[i][l] = 0;
+  }
+#pragma unroll 1
+  for (int k = 0; k < a.k; ++k) {
+    const A weight = static_cast<A>(a.weight[t.image * a.k + k]);
+    total += weight;
+    Seen<K> seen;
+    look<K>(a, t, index[k], all, seen);
+    Bytes<N> bytes[K::kPieces] = {};
+    take<K>(a, t, seen, bytes);
+#pragma unroll
+    for (int i = 0; i < K::kPieces; ++i) {
+#pragma unroll
+      for (int l = 0; l < N; ++l) mixed[i][l] += weight * byte_of<A, N>(bytes[i], l);
+    }
+  }
+  return total;
+}
+
+template <typename T, typename K, typename A = accumulator_t<T>>
+FASTMIX_DEVICE void mix_cells_of_bytes(const ViewParams& a, const Tile<K>& t, int64_t partner, const uint8_t* mask,
+                                       const uint8_t* other, float lam, Mixed<T, K>& mixed) {
+  constexpr int N = K::kElements;
+  CellShares shares[K::kPlaces];
+  uint32_t read[K::kPlaces], read_other[K::kPlaces];
+#pragma unroll
+  for (int i = 0; i < K::kPlaces; ++i) {
+    shares[i] = {kAllElements<N>, kAllElements<N>};
+    if (t.place[i].exists) shares[i] = shares_of<K>(a.grid, t.place[i], a, mask, other, lam);
+    read[i] = kAllElements<N> & ~shares[i].other;
+    read_other[i] = kAllElements<N> & ~shares[i].own;
+  }
+  Seen<K> own, theirs;
+  look<K>(a, t, t.image, read, own);
+  look<K>(a, t, partner, read_other, theirs);
+  Bytes<N> x[K::kPieces] = {}, y[K::kPieces] = {};
+  take<K>(a, t, own, x);
+  take<K>(a, t, theirs, y);
+#pragma unroll
+  for (int i = 0; i < K::kPieces; ++i) {
+    const CellShares& of = shares[t.at(i)];
+#pragma unroll
+    for (int l = 0; l < N; ++l) {
+      // Exact where the share is 1 or 0: bytes are finite.
+      const A share = of.own >> l & 1u ? A(1) : of.other >> l & 1u ? A(0) : static_cast<A>(lam);
+      const A first = byte_of<A, N>(x[i], l), second = byte_of<A, N>(y[i], l);
+      mixed[i][l] = second + share * (first - second);
+    }
+  }
+}
+
+// Blocks: what leaves registers enough for none to be spilled.
+template <typename T, typename K, ViewMix kMix>
+FASTMIX_KERNEL void __launch_bounds__(kTileThreads, kMix == ViewMix::kPaste               ? 6
+                                                    : kMix == ViewMix::kBlend && K::kRows ? 4
+                                                                                          : 5)
+    view_kernel(const __grid_constant__ ViewParams a) {
   using A = accumulator_t<T>;
   FASTMIX_DYNAMIC_SHARED(A, scale);
   A* offset = scale + a.channels;
   Box* boxes = reinterpret_cast<Box*>(offset + a.channels);
   const ImageShape& s = a.shape;
-  const Tile t = tile_of<N>(s, a.per_image);
+  const Tile<K> t = tile_of<K>(a);
   const int64_t* index = a.index == nullptr ? nullptr : a.index + t.image * a.k;
   for (int c = static_cast<int>(threadIdx.x); c < a.channels; c += kTileThreads) {
     scale[c] = view_scale<A>(a.std[c]);
@@ -137,76 +216,30 @@ FASTMIX_KERNEL void __launch_bounds__(kTileThreads, 5) view_kernel(const __grid_
   for (int k = static_cast<int>(threadIdx.x); k < a.k && index != nullptr; k += kTileThreads) {
     bad |= static_cast<uint64_t>(index[k]) >= static_cast<uint64_t>(s.images);
     if (kMix == ViewMix::kPaste && k > 0) {
-      boxes[k - 1] = clip_box(a.boxes + (t.image * (a.k - 1) + k - 1) * 4, s.height, a.width);
+      boxes[k - 1] = clip_box(a.boxes + (t.image * (a.k - 1) + k - 1) * 4, s.height, s.width);
     }
   }
   bad = __syncthreads_or(bad);
   const uint8_t *own_mask = nullptr, *other_mask = nullptr;
   float lam = 0;
   if constexpr (kMix == ViewMix::kPatch) {
-    const int64_t cells = static_cast<int64_t>(a.h) * a.w;
     lam = a.lam[t.image * a.lam_step];
-    own_mask = a.mask + t.image * cells;
-    other_mask = bad ? own_mask : a.mask + index[0] * cells;
-    if (t.is_first_block) {
-      write_weight(own_mask, other_mask, lam, !bad, a.h * a.w, a.shares + 2 * t.image);
-    }
+    own_mask = a.mask + t.image * a.cells();
+    other_mask = bad ? own_mask : a.mask + index[0] * a.cells();
+    if (t.is_first_block) write_weight(own_mask, other_mask, lam, !bad, a.cells(), a.shares + 2 * t.image);
   }
-  if (t.first >= s.plane_elements()) return;
-  if (bad) {
-    return fill_tile<T, N>(s, t, static_cast<T*>(a.dst) + t.image * s.image_elements(), nan_of<T>());
-  }
-  A mixed[kTilePlanes][N] = {};
+  if (!t.place[0].exists) return;
+  if (bad) return fill_tile<T, K>(a, t, static_cast<T*>(a.dst) + t.image * a.grid.image_elements, nan_of<T>());
+  Mixed<T, K> mixed;
   A total = 1;
   if constexpr (kMix == ViewMix::kBlend) {
-    total = 0;
-    for (int k = 0; k < a.k; ++k) {
-      const ViewSource source = source_of(a, index[k]);
-      const A weight = static_cast<A>(a.weight[t.image * a.k + k]);
-      total += weight;
-#pragma unroll
-      for (int i = 0; i < kTilePlanes; ++i) {
-        if (t.plane + i >= s.planes) continue;
-        const Word<N> word = load_bytes<N>(a, t, t.plane + i, source, kAllElements<N>);
-#pragma unroll
-        for (int l = 0; l < N; ++l) mixed[i][l] += weight * byte_of<A, N>(word, l);
-      }
-    }
+    total = blend_bytes<T, K>(a, t, index, mixed);
   } else if constexpr (kMix == ViewMix::kPatch) {
-    const CellShares shares = shares_of<N>(s, t, own_mask, other_mask, lam, a.h, a.w);
-    const ViewSource own = source_of(a, t.image), other = source_of(a, index[0]);
-#pragma unroll
-    for (int i = 0; i < kTilePlanes; ++i) {
-      if (t.plane + i >= s.planes) continue;
-      const Word<N> x = load_bytes<N>(a, t, t.plane + i, own, kAllElements<N> & ~shares.other);
-      const Word<N> y = load_bytes<N>(a, t, t.plane + i, other, kAllElements<N> & ~shares.own);
-#pragma unroll
-      for (int l = 0; l < N; ++l) {
-        const A first = byte_of<A, N>(x, l), second = byte_of<A, N>(y, l);
-        const A blended = second + static_cast<A>(lam) * (first - second);
-        mixed[i][l] = shares.own >> l & 1u ? first : shares.other >> l & 1u ? second : blended;
-      }
-    }
+    mix_cells_of_bytes<T, K>(a, t, index[0], own_mask, other_mask, lam, mixed);
   } else {
-    Word<N> words[kTilePlanes] = {};
-    uint32_t left = kAllElements<N>;
-    for (int k = a.k - 1; k >= 0 && left != 0; --k) {
-      const uint32_t bits = k > 0 ? inside<N>(s, t, boxes[k - 1]) & left : left;
-      if (bits == 0) continue;
-      left &= ~bits;
-      const ViewSource source = source_of(a, index == nullptr ? t.image : index[k]);
-#pragma unroll
-      for (int i = 0; i < kTilePlanes; ++i) {
-        if (t.plane + i < s.planes) words[i] |= load_bytes<N>(a, t, t.plane + i, source, bits);
-      }
-    }
-#pragma unroll
-    for (int i = 0; i < kTilePlanes; ++i) {
-#pragma unroll
-      for (int l = 0; l < N; ++l) mixed[i][l] = byte_of<A, N>(words[i], l);
-    }
+    paste_bytes<T, K>(a, t, index, boxes, mixed);
   }
-  store_normalised<T, N>(a, t, scale, offset, total, mixed);
+  store_normalised<T, K>(a, t, scale, offset, total, mixed);
 }
 
 // Scales, offsets and clipped boxes of a block, in bytes.
@@ -217,10 +250,12 @@ size_t view_shared(const ViewParams& a) {
 
 template <typename T, ViewMix kMix>
 void view(ViewParams a, Stream stream) {
-  with_pack<T>(a.shape, a.dst, 0, a.dst, [&](auto n) {
-    constexpr int kN = decltype(n)::value;
-    const LaunchShape shape = tile_shape<kN>(a, view_shared<T>(a));
-    launch(view_kernel<T, kN, kMix>, shape, stream, a);
+  set_words(a, a.shape);
+  if (kMix == ViewMix::kPatch) set_cell_size(a, a.shape);
+  with_pieces<T, 4>(a.shape, a.dst, 0, a.dst, [&](auto kind) {
+    using K = decltype(kind);
+    const LaunchShape shape = tile_shape<K>(a, view_shared<T>(a));
+    launch(view_kernel<T, K, kMix>, shape, stream, a);
   });
 }
 

@@ -1,18 +1,22 @@
-"""The CUDA library compiles and links here, without a GPU, for every architecture, and stays within its budget."""
+"""The CUDA library compiles and links here, without a GPU, for every architecture, and stays within its budget: of
+registers and shared memory, and for sm_90 of what its machine code does (`helpers.kernel_work`)."""
 
 import json
+import re
 import shutil
 import subprocess
 
 import pytest
 from helpers import cuda_budget
+from helpers.kernel_work import wanted_in_flight
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc"),
               pytest.mark.skipif(cuda_budget.tool("cuobjdump") is None, reason="no cuobjdump")]
 ARCHITECTURES = ("sm_80", "sm_90", "sm_100")
-# Kernels that read images or rows in packs; "1>" are their scalar twins, for odd sizes.
-PACKED = ("paste_kernel<unsigned short, 8>", "paste_kernel<unsigned int, 4>", "paste_backward_kernel<bf16, 8>",
-          "patch_mix_kernel<bf16, 8>", "patch_mix_backward_kernel<float, 4>",
+# Kernels that read images or rows in packs; those of "<1, 4>" are their scalar twins, for odd sizes.
+PACKED = ("paste_kernel<unsigned short, PlanePieces<8, 3> >", "paste_kernel<unsigned int, RowPieces<4, 2> >",
+          "paste_backward_kernel<bf16, PlanePieces<8, 4> >", "patch_mix_kernel<bf16, RowPieces<8, 2> >",
+          "patch_mix_backward_kernel<float, PlanePieces<4, 3> >",
           "saliency_cells_kernel<float, (PixelLoad)0>", "saliency_cells_kernel<bf16, (PixelLoad)1>",
           "saliency_peak_kernel<f16, (PixelLoad)0>", "soft_target_rows<bf16, (TargetKind)0, 32, 4, 256>",
           "soft_target_rows<float, (TargetKind)0, 256, 4, 256>", "soft_target_rows<bf16, (TargetKind)0, 512, 0, 512>",
@@ -56,8 +60,30 @@ def test_budget(measured, architecture):
     assert measured[architecture].keys() == wanted.keys(), "run make budgets"
     over = {kernel: (n, wanted[kernel]) for kernel, n in measured[architecture].items()
             if n["registers"] > wanted[kernel]["registers"] or n["shared"] > wanted[kernel]["shared"]
-            or n["wide_loads"] < wanted[kernel]["wide_loads"]}
+            or n["wide_loads"] < wanted[kernel]["wide_loads"] or not _reads_as_well(n, wanted[kernel])}
     assert over == {}
+
+
+def _reads_as_well(n, held):
+    """Whether the machine code does no more than held, as far as it was read."""
+    return (n.get("instructions", 0) <= held.get("instructions", 0) * 1.02
+            and all(n.get(key, 0) >= held.get(key, 0) for key in ("loads_first", "in_flight", "cp_async")))
+
+
+def test_memory_bound_kernels_keep_enough_under_way(measured):
+    """In every one whose machine code is read, 32 KB on an SM, or what its exception says."""
+    flight = {kernel: n["in_flight"] for kernel, n in measured["sm_90"].items() if "in_flight" in n}
+    assert len(flight) > 80
+    assert {kernel: n for kernel, n in flight.items() if n < wanted_in_flight(kernel)} == {}
+
+
+def test_loads_come_before_uses(measured):
+    """Of both sources of all pieces of a thread."""
+    pieces = {kernel: int(re.search(r"Pieces<\d+, (\d)>", kernel)[1]) for kernel in measured["sm_90"]
+              if kernel.startswith(("paste_kernel", "patch_mix_kernel")) and "Pieces<1," not in kernel}
+    assert len(pieces) == 19
+    assert {kernel: measured["sm_90"][kernel]["loads_first"] for kernel in pieces} == {
+        kernel: 2 * count for kernel, count in pieces.items()}
 
 
 @pytest.mark.parametrize("choice,cuda,wanted", [("auto", "'13.0'", True), ("auto", "None", False),

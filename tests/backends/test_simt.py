@@ -19,12 +19,13 @@ pytestmark = pytest.mark.skipif(simt_build.missing() is not None, reason=str(sim
 
 CASES = (
     "isda_pixels", "isda_pixels_backward", "isda_rows", "isda_rows_backward", "isda_rows_many_classes", "paste",
-    "paste_odd", "paste_backward", "paste_backward_odd", "patch_mix", "patch_mix_odd", "patch_mix_backward",
-    "patch_mix_backward_odd", "percentile_1024", "percentile_16384", "percentile_double", "percentile_memory",
-    "saliency_map_divided", "saliency_map_whole", "saliency_mask_cells", "saliency_mask_divided",
-    "saliency_mask_whole", "saliency_peak", "saliency_peak_divided", "soft_target_block", "soft_target_dense",
-    "soft_target_double", "soft_target_looped", "soft_target_sigmoid", "soft_target_staged", "soft_target_warp",
-    "view", "view_odd", "view_blend", "view_blend_turned", "view_patch_mix", "view_patch_mix_double")
+    "paste_odd", "paste_wrapped", "paste_backward", "paste_backward_odd", "patch_mix", "patch_mix_odd",
+    "patch_mix_wrapped", "patch_mix_backward", "patch_mix_backward_odd", "percentile_1024", "percentile_16384",
+    "percentile_double", "percentile_memory", "saliency_map_divided", "saliency_map_whole", "saliency_mask_cells",
+    "saliency_mask_divided", "saliency_mask_whole", "saliency_peak", "saliency_peak_divided", "soft_target_block",
+    "soft_target_dense", "soft_target_double", "soft_target_looped", "soft_target_sigmoid", "soft_target_staged",
+    "soft_target_warp", "view", "view_odd", "view_wrapped", "view_blend", "view_blend_turned", "view_patch_mix",
+    "view_patch_mix_double")
 QUICK = ("isda_pixels_backward", "isda_rows", "paste", "patch_mix", "saliency_mask_whole", "soft_target_block",
          "view")
 

@@ -288,3 +288,36 @@ def test_opcheck_of_operators_that_write_their_arguments():
         state = torch.ones(5, dtype=torch.int64), torch.zeros(5, 4), torch.zeros(shape)
         torch.library.opcheck(OPS.covariance_update_.default,
                               (*state, torch.randn(6, 4, 1), torch.randint(0, 5, (6, 1)), None, code))
+
+
+@pytest.mark.parametrize("shape,last", [((3, 3, 40, 24), False), ((2, 3, 21, 48), True), ((2, 5, 7, 9), False)])
+def test_tiles_are_those_of_the_traffic_model(shape, last):
+    """Programs run with the images innermost, and divide an image as `fastmix.bench.harness.tiles` says."""
+    import triton
+    import triton.language as tl
+
+    from fastmix.bench.harness import tiles as model
+
+    kernels = library.kernels("_tiles")
+
+    @triton.jit
+    def tell(out_ptr, batch, rows, length, column_chunks, VEC: tl.constexpr, ROWS: tl.constexpr,
+             COLUMNS: tl.constexpr):
+        n, row, column, length, inside = kernels.tile(batch, rows, length, column_chunks, VEC, ROWS, COLUMNS)
+        at = n * rows * length + row * length + column
+        tl.store(out_ptr + at, tl.program_id(0) + row * 0 + column * 0, mask=inside)
+
+    tell.fn.__globals__["kernels"] = kernels
+    x = torch.empty(shape).contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
+    tiles = kernels.Tiles.of(x)
+    out = torch.full((x.numel(),), -1, dtype=torch.int32)
+    tell[(tiles.programs,)](out, shape[0], tiles.rows, tiles.length, tiles.column_chunks, VEC=tiles.vec,
+                            ROWS=tiles.tile_rows, COLUMNS=tiles.tile_columns)
+    images = model.Images(*shape, x.element_size(), last)
+    wanted = torch.full_like(out, -1)
+    for number, tile in enumerate(model.triton(images, tiles.tile_rows, tiles.tile_columns)):
+        for n in range(shape[0]):
+            for first, count in tile:
+                at = n * images.rows * images.length + first
+                wanted[at:at + count] = number * shape[0] + n
+    assert torch.equal(out, wanted)

@@ -11,6 +11,7 @@ import pytest
 pytest.importorskip("triton")
 
 from helpers import triton_aot as aot
+from helpers.kernel_work import WANTED
 
 pytestmark = pytest.mark.skipif(aot.interpreted(), reason="in the interpreter there is nothing to compile")
 BUDGET = json.loads(aot.BUDGET.read_text())
@@ -30,6 +31,10 @@ def test_budget(operator, capability):
         above = [(key, name) for key, found in got.items() for name in ("registers", "shared")
                  if found[name] > held[key][name]]
         assert not above
+        worse = [key for key, found in got.items()
+                 if found.get("instructions", 0) > held[key].get("instructions", 0) * 1.02
+                 or any(found.get(name, 0) < held[key].get(name, 0) for name in ("loads_first", "in_flight"))]
+        assert not worse
 
 
 @pytest.mark.parametrize("operator", ["blend", "paste", "patch_mix", "soft_target"])
@@ -51,6 +56,26 @@ def test_crops_are_stored_16_bytes_at_a_time():
     """Their loads are shifted or gathered: an element each."""
     for key, found in BUDGET["crop"]["sm_90"].items():
         assert found["store"] == 16, key
+
+
+# Bytes of a kernel under way on an SM where they are fewer than `kernel_work.WANTED`, by a part of its name, and why.
+FEWER = {
+    "fp64": (16 * 1024, "twice the registers, and float64 is not what images are trained in"),
+    "k=12": (16 * 1024, "more sources than are unrolled: one at a time"),
+    "backward": (16 * 1024, "one reader at a time, in their order, beside sums of float32"),
+    "view": (8 * 1024, "bytes are read and two or four times as many written, which need no waiting"),
+    "crop": (8 * 1024, "loads of an element each: a shifted row is not aligned, and neighbours are in the cache"),
+}
+
+
+@pytest.mark.parametrize("operator", aot.MOVES_IMAGES)
+def test_memory_bound_kernels_keep_enough_under_way(operator):
+    """The budget itself."""
+    for key, found in BUDGET[operator]["sm_90"].items():
+        if "in_flight" in found:
+            name = f"{operator} {key}"
+            least = min((least for part, (least, _) in FEWER.items() if part in name), default=WANTED)
+            assert found["in_flight"] >= least, key
 
 
 def test_a_kernel_that_spills_is_seen():

@@ -1,4 +1,6 @@
-"""What each compiled CUDA kernel uses: registers, stack (spills), shared memory, 16-byte loads.
+"""What each compiled CUDA kernel uses: registers, stack (spills), shared memory, 16-byte loads. For sm_90, of kernels
+that `kernel_work` knows, what their machine code does as well: instructions an element where all is well, 16-byte loads
+issued before the first is used, bytes under way on an SM; and the narrowest asynchronous copy (cp.async).
 
 ``make budgets`` builds the CUDA library and writes tests/backends/cuda_budget.json, which test_cuda_build.py holds.
 """
@@ -14,12 +16,16 @@ import subprocess
 import sys
 from pathlib import Path
 
-from . import ROOT
+from . import ROOT, sass
+from .kernel_work import work_of
 
 BUDGET = ROOT / "tests" / "backends" / "cuda_budget.json"
 BUILD = ROOT / "build" / "cuda_test"
+# Whose machine code is read.
+READ = "sm_90"
 # A load of 16 bytes from device memory, and of the generic addresses that rows staged in shared memory have.
 ENUMERATOR = re.compile(r"\((PixelLoad|TargetKind|ViewMix)\)")
+Numbers = dict[str, int | float]
 WIDE_LOAD = re.compile(r"\bLDG?\.E\.128")
 
 
@@ -31,6 +37,11 @@ def tool(name: str) -> str | None:
         return found
     path = Path(spec.origin).parent / "backends" / "nvidia" / "bin" / name
     return str(path) if path.is_file() else None
+
+
+def static_shared(architecture: str, numbers: Numbers) -> int:
+    """Static shared memory of a kernel's own, in bytes: from sm_90 on 1 KB of the reported number is the system's."""
+    return int(numbers["shared"]) - (1024 if numbers["shared"] >= 1024 and architecture != "sm_80" else 0)
 
 
 def build() -> Path:
@@ -55,11 +66,27 @@ def _demangled(names: list[str]) -> list[str]:
             else line.removeprefix("void ").split("(", 1)[0] for line in lines]
 
 
-def measure(library: Path) -> dict[str, dict[str, dict[str, int]]]:
+def read(kernel: str, listing: list[str], numbers: Numbers) -> Numbers:
+    """What the machine code of a kernel does."""
+    instructions = sass.instructions(listing)
+    found: Numbers = {}
+    copies = [i.width for i in instructions if i.name == "LDGSTS"]
+    if copies:
+        found["cp_async"] = min(copies)
+    work = work_of(kernel)
+    if work is not None:
+        code = sass.Code(tuple(instructions))
+        found["instructions"] = round(work.instructions(code), 1)
+        found["loads_first"] = work.flight(code).wide
+        found["in_flight"] = work.per_sm(code, int(numbers["registers"]), int(numbers["shared"]))
+    return found
+
+
+def measure(library: Path) -> dict[str, dict[str, Numbers]]:
     """architecture -> kernel -> numbers."""
     usage = subprocess.run([tool("cuobjdump"), "--dump-resource-usage", str(library)], capture_output=True, text=True,
                            check=True).stdout
-    found: dict[tuple[str, str], dict[str, int]] = {}
+    found: dict[tuple[str, str], Numbers] = {}
     arch = name = ""
     for line in usage.splitlines():
         if line.startswith("arch ="):
@@ -69,21 +96,18 @@ def measure(library: Path) -> dict[str, dict[str, dict[str, int]]]:
         elif match := re.search(r"REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)", line):
             registers, stack, shared, local = map(int, match.groups())
             found[arch, name] = {"registers": registers, "stack": stack + local, "shared": shared, "wide_loads": 0}
+    names = dict(zip(found, _demangled([name for _, name in found]), strict=True))
     nvdisasm = Path(tool("cuobjdump")).parent
     with subprocess.Popen([tool("cuobjdump"), "-sass", str(library)], stdout=subprocess.PIPE, text=True,
                           env={**os.environ, "PATH": f"{os.environ['PATH']}:{nvdisasm}"}) as process:
-        for line in process.stdout:
-            if line.startswith("arch ="):
-                arch = line.split("=")[1].strip()
-            elif "Function :" in line:
-                name = line.split(":")[1].strip()
-            elif WIDE_LOAD.search(line):
-                found[arch, name]["wide_loads"] += 1
-    keys = list(found)
-    result: dict[str, dict[str, dict[str, int]]] = {}
-    for (arch, _), kernel, numbers in sorted(
-            zip(keys, _demangled([key[1] for key in keys]), found.values(), strict=True), key=lambda row: row[:2]):
-        result.setdefault(arch, {})[kernel] = numbers
+        for arch, name, text in sass.listings(process.stdout):
+            numbers = found[arch, name]
+            numbers["wide_loads"] = sum(bool(WIDE_LOAD.search(line)) for line in text)
+            if arch == READ:
+                numbers |= read(names[arch, name], text, numbers)
+    result: dict[str, dict[str, Numbers]] = {}
+    for key in sorted(found, key=lambda key: (key[0], names[key])):
+        result.setdefault(key[0], {})[names[key]] = found[key]
     return result
 
 

@@ -2,17 +2,20 @@
 
 A launcher runs on meta tensors with its launch recorded instead of run; Triton then specialises and compiles the
 recorded arguments for a target. ``make budgets`` writes tests/backends/budget_triton.json: registers, spills, shared
-memory and the widest global load and store of every kernel.
+memory and the widest global load and store of every kernel. Of those that move images it holds for sm_90 what the
+machine code does as well, see `helpers.sass`.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -24,11 +27,14 @@ from fastmix.ops import library
 from fastmix.ops.covariance import KINDS, cov_shape
 from fastmix.ops.enums import FLOAT_TYPES, Loss, Reduction, codes
 
-from . import ROOT
+from . import ROOT, sass
 
 MEAN = Reduction.MEAN.value
 BUDGET = ROOT / "tests" / "backends" / "budget_triton.json"
 TARGETS = (80, 90, 100)
+# Whose machine code is read, and of which operators.
+READ = 90
+MOVES_IMAGES = ("blend", "paste", "patch_mix", "view", "crop")
 # Modules with launches of their own beside an operator's.
 SHARED = ("_by_source", "_classes", "_isda_table")
 SHORT = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16", torch.float64: "fp64"}
@@ -264,13 +270,17 @@ OPERATORS = {"soft_target": soft_target_cases, "blend": blend_cases, "paste": pa
 
 
 def launches(operator: str) -> dict[str, tuple]:
-    """case/kernel -> (kernel, arguments, options) of everything that the cases launch."""
+    """case/kernel -> (kernel, arguments, options) of everything that an operator's cases launch."""
+    return launched([operator.split()[0]], OPERATORS[operator]())
+
+
+def launched(modules: Iterable[str], cases: Iterator[Case]) -> dict[str, tuple]:
+    """The same of any cases of the operators in these modules of kernels."""
     found: dict[str, tuple] = {}
-    module = library.kernels(operator.split()[0])
-    places = [m for m in (module, *map(library.kernels, SHARED)) if hasattr(m, "launch")]
+    places = [m for m in map(library.kernels, (*modules, *SHARED)) if hasattr(m, "launch")]
     before = [m.launch for m in places]
     try:
-        for case, call, args in OPERATORS[operator]():
+        for case, call, args in cases:
             def record(kernel, programs, device, *kernel_args, case=case, **options):
                 assert programs > 0
                 key = f"{case}/{kernel.fn.__name__}"
@@ -292,27 +302,56 @@ def _width(ptx: str, instruction: str) -> int:
     return max(widths, default=0)
 
 
-def compile_for(capability: int, kernel, args: tuple, options: dict) -> dict[str, int]:
+@contextmanager
+def as_target(capability: int) -> Iterator[GPUTarget]:
+    """Kernels are compiled for this GPU."""
     before = driver._active  # reading driver.active would ask for a GPU
-    driver.set_active(_Driver(capability))
+    there = _Driver(capability)
+    driver.set_active(there)
     try:
-        compiled = kernel.run(*args, grid=(1,), warmup=True, **options)
+        yield there.get_current_target()
     finally:
         driver._active = before
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(compiled.asm["cubin"])
-        file.flush()
-        tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
-        report = subprocess.run([tool, "--dump-resource-usage", file.name], capture_output=True, text=True,
-                                check=True).stdout
+
+
+def compile_for(capability: int, kernel, args: tuple, options: dict, reads: bool = False) -> dict[str, float]:
+    """reads: its machine code too."""
+    with as_target(capability):
+        compiled = kernel.run(*args, grid=(1,), warmup=True, **options)
+    report = _cuobjdump(compiled.asm["cubin"], "--dump-resource-usage")
     stack, registers = (int(re.search(rf"{word}:(\d+)", report).group(1)) for word in ("STACK", "REG"))
-    return {"registers": registers, "stack": stack, "shared": compiled.metadata.shared,
-            "warps": compiled.metadata.num_warps, "load": _width(compiled.asm["ptx"], "ld"),
-            "store": _width(compiled.asm["ptx"], "st")}
+    numbers = {"registers": registers, "stack": stack, "shared": compiled.metadata.shared,
+               "warps": compiled.metadata.num_warps, "load": _width(compiled.asm["ptx"], "ld"),
+               "store": _width(compiled.asm["ptx"], "st")}
+    if reads and capability == READ:
+        elements = options.get("ROWS", 1) * options.get("COLUMNS", options.get("BLOCK"))
+        threads = 32 * compiled.metadata.num_warps
+        numbers |= _read(compiled.asm["cubin"], elements / threads, threads, registers, compiled.metadata.shared)
+    return numbers
 
 
-def measure(operator: str, capability: int) -> dict[str, dict[str, int]]:
-    return {key: compile_for(capability, *launch) for key, launch in launches(operator).items()}
+def _cuobjdump(cubin: bytes, option: str) -> str:
+    folder = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        return subprocess.run([folder / "cuobjdump", option, file.name], capture_output=True, text=True, check=True,
+                              env={**os.environ, "PATH": f"{folder}:{os.environ['PATH']}"}).stdout
+
+
+def _read(cubin: bytes, elements: float, threads: int, registers: int, shared: int) -> dict[str, float]:
+    """What a kernel's machine code does: every loop that moves data one turn."""
+    _, _, listing = next(iter(sass.listings(_cuobjdump(cubin, "-sass").splitlines())))
+    code = sass.Code(tuple(sass.instructions(listing)))
+    ways = [code.steady, *(code.turn(loop) for loop in code.data_loops)]
+    flight = max(map(sass.in_flight, ways), key=lambda flight: (flight.bytes, flight.wide))
+    return {"instructions": round(code.executed(1) / elements, 1), "loads_first": flight.wide,
+            "in_flight": flight.bytes * sass.resident_threads(registers, threads, shared)}
+
+
+def measure(operator: str, capability: int) -> dict[str, dict[str, float]]:
+    return {key: compile_for(capability, *launch, reads=operator in MOVES_IMAGES and "_by_source" not in key)
+            for key, launch in launches(operator).items()}
 
 
 def interpreted() -> bool:

@@ -17,7 +17,7 @@ inline ImageShape image_shape(const char* op, const Rows& rows) {
   s.images = sizes[0];
   s.planes = rows.channels_last ? 1 : static_cast<int>(channels);
   s.height = static_cast<int>(sizes[2]);
-  s.row_elements = static_cast<int>(row);
+  s.width = static_cast<int>(sizes[3]);
   s.pixel = rows.channels_last ? static_cast<int>(channels) : 1;
   return s;
 }

@@ -8,38 +8,53 @@
 
 namespace fastmix {
 
-template <int N>
-FASTMIX_DEVICE uint32_t inside(const ImageShape& s, const Tile& t, const Box& box) {
+template <typename K>
+FASTMIX_DEVICE uint32_t inside(const ImageOutputs& a, const Place& p, const Box& box) {
+  const int pixel = a.shape.pixel;
   uint32_t bits = 0;
-  for_each_row<N>(s, t, [&](int begin, int length, int row, int column) {
+  for_each_row<K>(a.grid, p, [&](int begin, int length, int row, int column) {
     if (row < box.top || row >= box.bottom) return;
-    const int low = box.left * s.pixel - column, high = box.right * s.pixel - column;
+    const int low = box.left * pixel - column, high = box.right * pixel - column;
     bits |= element_bits(low > 0 ? low : 0, high < length ? high : length) << begin;
   });
   return bits;
 }
 
-// Which elements of a tile are the image's own, and which its partner's; lambda is for the others.
-struct CellShares {
-  uint32_t own, other;
-  float lam;
+// A cell-wise mixture of images of a shape, and what it divides by.
+struct CellTiling : CellMix<int> {
+  Divisor by_height, by_width;  // of a cell, in rows and in elements of a row; set by set_cell_size
+
+  FASTMIX_METHOD int cells() const { return h * w; }
 };
 
-template <int N>
-FASTMIX_DEVICE CellShares shares_of(const ImageShape& s, const Tile& t, const uint8_t* mask, const uint8_t* other,
-                                    float lam, int h, int w) {
-  CellShares shares{0, 0, lam};
-  const int cell_height = s.height / h, cell_width = s.row_elements / w;
-  for_each_row<N>(s, t, [&](int begin, int length, int row, int column) {
-    const int line = row / cell_height * w;
-    int cell = column / cell_width;
+inline void set_cell_size(CellTiling& a, const ImageShape& s) {
+  if (a.cells() == 0 || s.plane_elements() == 0) return;  // nothing is launched
+  a.by_height = Divisor(s.height / a.h);
+  a.by_width = Divisor(s.row_elements() / a.w);
+}
+
+// Which elements of a place are the image's own, and which its partner's; lambda is for the others.
+struct CellShares {
+  uint32_t own, other;
+};
+
+template <typename K>
+FASTMIX_DEVICE CellShares shares_of(const TileGrid& grid, const Place& p, const CellTiling& cells, const uint8_t* mask,
+                                    const uint8_t* other, float lam) {
+  CellShares shares{0, 0};
+  for_each_row<K>(grid, p, [&](int begin, int length, int row, int column) {
+    int done;
+    int cell = cells.by_height.divide(row) * cells.w + cells.by_width.divide(column, done);
+    int left = cells.by_width.value() - done;  // of the cell
+#pragma unroll 1
     for (int at = 0; at < length; ++cell) {
-      const int left = (cell + 1) * cell_width - column - at, run = left < length - at ? left : length - at;
-      const float a = own_share(mask[line + cell] != 0, other[line + cell] != 0, lam);
+      const int run = left < length - at ? left : length - at;
+      const float a = own_share(mask[cell] != 0, other[cell] != 0, lam);
       const uint32_t bits = element_bits(begin + at, begin + at + run);
       if (a == 1.0f) shares.own |= bits;
       if (a == 0.0f) shares.other |= bits;
       at += run;
+      left = cells.by_width.value();
     }
   });
   return shares;

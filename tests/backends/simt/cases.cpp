@@ -91,8 +91,7 @@ void soft_target_case(int64_t rows, int classes, Loss loss, bool dense, bool cou
 
 // (n, channels, height, width) in either layout; the widths decide whether rows are packs.
 ImageShape image_shape(int n, int channels, int height, int width, bool channels_last) {
-  return channels_last ? ImageShape{n, 1, height, width * channels, channels}
-                       : ImageShape{n, channels, height, width, 1};
+  return channels_last ? ImageShape{n, 1, height, width, channels} : ImageShape{n, channels, height, width, 1};
 }
 
 template <typename T>
@@ -298,18 +297,21 @@ const std::map<std::string, std::function<void()>> kCases = {
     {"isda_rows_backward", [] { isda_case<float>(9, 70, 65, 1, true, true); }},
     {"isda_pixels_backward", [] { isda_case<f16>(2, 11, 33, 35, false, true); }},
     {"paste", [] { paste_case<bf16>(3, 5, 16, 24, false, false); }},
+    {"paste_wrapped", [] { paste_case<bf16>(3, 4, 6, 12, false, false); }},
     {"paste_odd", [] { paste_case<float>(3, 3, 7, 9, true, false); }},
     {"paste_backward", [] { paste_case<float>(3, 3, 8, 8, true, true); }},
     {"paste_backward_odd", [] { paste_case<f16>(3, 3, 7, 7, false, true); }},
     {"patch_mix", [] { patch_mix_case<bf16>(3, 3, 16, 16, 4, 2, false, false); }},
+    {"patch_mix_wrapped", [] { patch_mix_case<bf16>(3, 4, 6, 12, 3, 4, false, false); }},
     {"patch_mix_odd", [] { patch_mix_case<double>(3, 3, 9, 9, 3, 9, true, false); }},
     {"patch_mix_backward", [] { patch_mix_case<float>(3, 3, 16, 16, 2, 4, true, true); }},
     {"patch_mix_backward_odd", [] { patch_mix_case<f16>(3, 5, 6, 5, 2, 5, false, true); }},
     {"view", [] { view_case<float, ViewMix::kPaste>(4, 3, 8, 16, false, false); }},
+    {"view_wrapped", [] { view_case<bf16, ViewMix::kPaste>(3, 4, 6, 12, false, false); }},
     {"view_odd", [] { view_case<f16, ViewMix::kPaste>(3, 3, 7, 9, true, false); }},
     {"view_blend", [] { view_case<bf16, ViewMix::kBlend>(4, 3, 8, 16, true, true); }},
     {"view_blend_turned", [] { view_case<float, ViewMix::kBlend>(3, 5, 4, 12, true, false); }},
-    {"view_patch_mix", [] { view_case<float, ViewMix::kPatch>(3, 3, 16, 32, false, true); }},
+    {"view_patch_mix", [] { view_case<float, ViewMix::kPatch>(3, 3, 32, 32, false, true); }},
     {"view_patch_mix_double", [] { view_case<double, ViewMix::kPatch>(3, 1, 6, 6, false, false); }},
     {"saliency_map_whole", [] { saliency_case<float>(2, 3, 32, 32, 4, 4, false, true); }},
     {"saliency_mask_whole", [] { saliency_case<bf16>(2, 3, 32, 64, 4, 8, true, false); }},

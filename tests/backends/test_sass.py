@@ -1,0 +1,80 @@
+"""helpers.sass on listings small enough to count by hand."""
+
+import pytest
+from helpers import sass
+from helpers.kernel_work import Work, work_of
+
+HEADER = "\tcode for sm_90\n\t\tFunction : kernel\n"
+
+
+def code(*lines):
+    """Instructions at 0x10, 0x20 and so on; in a branch, `@n` stands for the n-th of them."""
+    text = []
+    for number, line in enumerate(lines, 1):
+        for target in range(len(lines), 0, -1):
+            line = line.replace(f"@{target} ", f"{16 * target:#x} ")
+        text.append(f"        /*{16 * number:04x}*/                   {line} ;   /* 0x0 */")
+    return sass.Code(tuple(sass.instructions(text)))
+
+
+def test_a_listing_is_taken_apart():
+    lines = ["arch = sm_80", *HEADER.splitlines(), "        /*0000*/   MOV R1, R2 ;  /* 0x1 */", "   /* 0x2 */",
+             "        /*0010*/   @!P0 EXIT ;  /* 0x1 */", "        /*0020*/   NOP;  /* 0x1 */", "arch = sm_90",
+             "\t\tFunction : other", "        /*0000*/   EXIT ;"]
+    found = [(arch, name, sass.instructions(text)) for arch, name, text in sass.listings(lines)]
+    assert [(arch, name, len(text)) for arch, name, text in found] == [("sm_80", "kernel", 2), ("sm_90", "other", 1)]
+    assert found[0][2][1] == sass.Instruction(0x10, "!P0", "EXIT")
+
+
+@pytest.mark.parametrize("text,width", [("LDG.E.128 R4, desc[UR4][R2.64]", 16), ("LDG.E.64 R4, desc[UR4][R2.64]", 8),
+                                        ("LDG.E R4, desc[UR4][R2.64]", 4), ("LDG.E.U8 R4, desc[UR4][R2.64]", 1),
+                                        ("LDGSTS.E.BYPASS.128 [R7], desc[UR4][R2.64]", 16)])
+def test_widths(text, width):
+    assert sass.Instruction(0, "", text).width == width
+
+
+def test_the_steady_way_moves_the_most_data_in_the_fewest_instructions():
+    found = code("S2R R0, SR_TID.X", "@P0 BRA @6 ", "MOV R9, R9", "STG.E.128 desc[UR4][R2.64], R4", "EXIT",
+                 "@P1 BRA @9 ", "MOV R9, R9", "MOV R8, R8", "LDG.E.128 R4, desc[UR4][R2.64]",
+                 "STG.E.128 desc[UR4][R2.64], R4", "EXIT")
+    # Both ways store as much; the one that loads as well, and of its branches the shorter.
+    assert [i.address // 16 for i in found.steady] == [1, 2, 6, 9, 10, 11]
+    assert found.executed() == 6
+
+
+def test_loops_are_passed_by_and_counted_by_their_turns():
+    found = code("S2R R0, SR_TID.X", "@P0 BRA @7 ", "LDG.E.128 R4, desc[UR4][R2.64]", "FADD R8, R8, R4",
+                 "ISETP.NE.AND P1, PT, R0, RZ, PT", "@P1 BRA @3 ", "STG.E.128 desc[UR4][R2.64], R8", "EXIT")
+    assert [(loop.header // 16, len(found.turn(loop))) for loop in found.data_loops] == [(3, 4)]
+    assert [i.address // 16 for i in found.steady] == [1, 2, 7, 8]
+    assert (found.executed(), found.executed(1), found.executed(5)) == (4, 8, 24)
+
+
+def test_waiting_threads_go_on_where_their_barrier_says():
+    found = code("BSSY B0, @5 ", "@P0 BRA @4 ", "MOV R1, R1", "BSYNC B0", "EXIT")
+    assert found.blocks[0x40].following == [0x50]
+
+
+def test_flight_ends_where_a_loaded_register_is_touched():
+    loads = [f"LDG.E.128 R{at}, desc[UR4][R2.64]" for at in (4, 8, 12)]
+    both_first = code(*loads, "FADD R20, R20, R12", "FADD R20, R20, R4", "EXIT")
+    assert sass.in_flight(both_first.steady) == sass.Flight(3, 48)
+    in_turn = code(loads[0], "FADD R20, R20, R7", loads[1], "FADD R20, R20, R8", loads[2], "EXIT")
+    assert sass.in_flight(in_turn.steady) == sass.Flight(1, 16)
+    # A store reads the registers beside the one that it names, and an overwritten register is waited for.
+    assert sass.in_flight(code(loads[0], "STG.E.128 desc[UR4][R2.64], R4", loads[1], "EXIT").steady).wide == 1
+    assert sass.in_flight(code(loads[0], "MOV R5, RZ", loads[1], "EXIT").steady).wide == 1
+    assert sass.in_flight(code("LDG.E.U8 R4, desc[UR4][R2.64]", loads[1], "EXIT").steady) == sass.Flight(1, 17)
+
+
+def test_resident_threads():
+    assert sass.resident_threads(32, 256, 0) == 2048
+    assert sass.resident_threads(33, 128, 0) == 1536  # 40 registers a thread: 12 blocks of 128
+    assert sass.resident_threads(64, 512, 44 * 1024) == 1024
+    assert sass.resident_threads(32, 512, 100 * 1024) == 1024  # two blocks' shared memory
+
+
+def test_work_of_kernels():
+    assert work_of("paste_kernel<unsigned short, PlanePieces<8, 3> >") == Work(24, 128)
+    assert work_of("view_kernel<bf16, RowPieces<8, 4>, (ViewMix)1>") == Work(32, 128, 2)
+    assert work_of("chain_kernel") is None
