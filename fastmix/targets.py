@@ -2,37 +2,51 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
+from torch.utils.data._utils.collate import default_collate_fn_map
 
 from .ops import checks as check
 
+# The label that counts nothing, as in torch.
+IGNORED = -100
 
-class SoftTarget(NamedTuple):
+
+@dataclass(slots=True, eq=False)
+class SoftTarget:
     """A batch of soft labels: ``t[n, j] = base[n] + sum_k weight[n, k] * [index[n, k] == j]``.
 
     Fields:
-        index: (N, K) int64 class indices; a class may appear twice in a row, its weights then add.
+        index: (N, K) int64 class indices; a class may appear twice in a row, its weights then add. A slot that holds
+            the ignored label (-100, or a loss's ``ignore_index``) counts nothing, and neither does a row of such slots.
         weight: (N, K) float32, whatever the dtype of images and logits.
         base: (N,) float32 added to every class, or None for 0.
+    Of pixels: index and weight (N, ..., K), base (N, ...).
 
-    A NamedTuple, hence a pytree: it passes through ``torch.compile``, DataLoader workers and ``pickle``.
-    The (N, J) matrix is built by :meth:`dense` only.
+    By rows: ``len(t)`` is N, ``t[:4]``, ``t[mask]`` and ``t[indices]`` are the targets of these rows, ``torch.cat([t,
+    u])`` has the rows of both. ``index, weight, base = t`` takes the fields apart. A pytree: it passes through
+    ``torch.compile``, ``torch.export``, DataLoader workers and ``pickle``. The (N, J) matrix is built by :meth:`dense`
+    only.
     Source: K-image mixing, the label l_c of Eq. 6; refined data augmentation Eq. 1-2; base: Soft Augmentation Eq. 4.
     """
 
-    index: Tensor  # type: ignore[assignment]  # hides tuple.index
+    index: Tensor
     weight: Tensor
     base: Tensor | None = None
 
     @classmethod
     def from_labels(cls, y: Tensor) -> SoftTarget:
-        """Hard labels y (N,) int64 as a target of weight one."""
-        check.ndim("SoftTarget.from_labels", "y", y, 1)
+        """Hard labels y (N,), or (N, ...) of pixels, int64, as a target of weight one."""
+        check.tensor("SoftTarget.from_labels", "y", y)
         check.dtype("SoftTarget.from_labels", "y", y, torch.int64)
-        return cls(y.unsqueeze(1), torch.ones(y.shape[0], 1, dtype=torch.float32, device=y.device))
+        if y.ndim == 0:
+            raise ValueError("SoftTarget.from_labels: y has shape (), want labels (N,) or (N, ...)")
+        return cls(y.unsqueeze(-1), torch.ones((*y.shape, 1), dtype=torch.float32, device=y.device))
 
     @classmethod
     def from_confidence(cls, y: Tensor, p: Tensor, num_classes: int) -> SoftTarget:
@@ -56,54 +70,163 @@ class SoftTarget(NamedTuple):
         base = (1 - p) / (num_classes - 1)
         return cls(y.unsqueeze(1), (p - base).unsqueeze(1), base)
 
+    # ------------------------------------------------------------ rows
+
+    def __len__(self) -> int:
+        return self.index.shape[0]
+
+    def __iter__(self) -> Iterator[Any]:
+        """The fields, for ``index, weight, base = target``."""
+        return iter((self.index, self.weight, self.base))
+
+    def __getitem__(self, rows: slice | Tensor | Sequence[int]) -> SoftTarget:
+        """The targets of some rows: a slice, a mask (N,) bool, or their numbers."""
+        if isinstance(rows, int) or (isinstance(rows, Tensor) and rows.ndim == 0):
+            raise TypeError("SoftTarget: rows is a single number, want a slice (t[3:4]), a mask or several numbers; "
+                            "fields have names (t.index)")
+        return self._map(lambda field: field[rows])
+
+    def __eq__(self, other: object) -> bool:
+        """Whether the fields are equal, as ``torch.equal`` says; waits for the device."""
+        if not isinstance(other, SoftTarget):
+            return NotImplemented
+        return all(a is b is None or (a is not None and b is not None and torch.equal(a, b))
+                   for a, b in zip(self, other, strict=True))
+
+    __hash__ = None  # type: ignore[assignment]  # as of all that is compared by values that may change
+
+    def _replace(self, **changes: Any) -> SoftTarget:
+        """The target with other fields, as a NamedTuple has it."""
+        return replace(self, **changes)
+
+    @staticmethod
+    def cat(targets: Sequence[SoftTarget]) -> SoftTarget:
+        """The rows of several targets, one after the other; ``torch.cat(targets)`` is the same.
+
+        Rows with fewer classes than the longest repeat their first with weight 0; a missing base is 0.
+        """
+        op = "SoftTarget.cat"
+        if not targets or not all(isinstance(t, SoftTarget) for t in targets):
+            raise TypeError(f"{op}: targets is {targets!r}, want one or more SoftTargets")
+        most = max(t.index.shape[-1] for t in targets)
+        filled = [t if t.index.shape[-1] == most else t._padded(most) for t in targets]
+        base = None
+        if any(t.base is not None for t in targets):
+            base = torch.cat([torch.zeros_like(t.weight[..., 0]) if t.base is None else t.base for t in targets])
+        return SoftTarget(torch.cat([t.index for t in filled]), torch.cat([t.weight for t in filled]), base)
+
+    def _padded(self, size: int) -> SoftTarget:
+        missing = size - self.index.shape[-1]
+        again = self.index[..., :1].expand(*self.index.shape[:-1], missing)
+        return SoftTarget(torch.cat([self.index, again], -1),
+                          torch.nn.functional.pad(self.weight, (0, missing)), self.base)
+
+    @classmethod
+    def __torch_function__(cls, function: Callable[..., Any], types: Any, args: tuple[Any, ...] = (),
+                           kwargs: dict[str, Any] | None = None) -> Any:
+        """``torch.cat`` and ``torch.concat`` by rows; ``torch.equal`` compares the fields."""
+        options = dict(kwargs or {})
+        if function is torch.equal and len(args) == 2 and not options:
+            return args[0] == args[1]
+        if function in (torch.cat, torch.concat, torch.concatenate) and len(args) <= 2:
+            targets = args[0] if args else options.pop("tensors")
+            dim = args[1] if len(args) == 2 else options.pop("dim", 0)
+            if dim != 0 or options:
+                raise ValueError("torch.cat of SoftTargets: want dim 0, the rows, and no other options")
+            return cls.cat(targets)
+        return NotImplemented
+
+    # ------------------------------------------------------------ what a row says
+
     def dense(self, num_classes: int) -> Tensor:
-        """The (N, J) float32 matrix. Indices outside [0, J), an ignore_index for one, match no class."""
-        index, weight, base = self
+        """The (N, J) float32 matrix, (N, J, ...) of pixels. Indices outside [0, J), as the ignored label, match no
+        class."""
+        index, weight, base = self.index, self.weight, self.base
         valid = (index >= 0) & (index < num_classes)
-        out = torch.zeros(index.shape[0], num_classes, dtype=torch.float32, device=index.device)
+        out = torch.zeros((*index.shape[:-1], num_classes), dtype=torch.float32, device=index.device)
         if base is not None:
-            out = out + base.unsqueeze(1)
+            out = out + base.unsqueeze(-1)
         weight = torch.where(valid, weight.to(torch.float32), 0.0)
         # One class more than asked for takes the weights that match none, so that J = 0 and 1 need no branch.
         out = torch.nn.functional.pad(out, (0, 1))
-        return out.scatter_add(1, torch.where(valid, index, num_classes), weight)[:, :num_classes]
+        out = out.scatter_add(-1, torch.where(valid, index, num_classes), weight)[..., :num_classes]
+        return out if out.ndim == 2 else out.movedim(-1, 1)
 
     def confidence(self) -> Tensor:
-        """``weight.sum(1) + base``, (N,) float32: 1 for labels and their mixtures, p where `from_confidence` made it.
+        """``weight.sum(-1) + base``, (N,) float32: 1 for labels and their mixtures, p where `from_confidence` made it.
 
         Source: Soft Augmentation Eq. 4 and 7, p.
         """
-        named = self.weight.sum(1)
+        named = self.weight.sum(-1)
         return named if self.base is None else named + self.base
 
-    def hard(self) -> Tensor:
-        """The class of largest total weight, (N,) int64; the smallest class on ties, as ``dense(J).argmax(1)``."""
-        index, weight, _ = self
-        same = index.unsqueeze(2) == index.unsqueeze(1)
-        total = (same * weight.to(torch.float32).unsqueeze(1)).sum(2)
-        # A class that is not named has total 0, which wins where every named one is negative (p below chance).
-        size = index.shape[1]
-        candidates = torch.arange(size + 1, device=index.device)
-        named = (index.unsqueeze(1) == candidates.view(1, -1, 1)).any(2)
-        unnamed = named.to(torch.int8).argmin(1, keepdim=True)
-        classes = torch.cat([index, unnamed], 1)
-        total = torch.cat([total, torch.zeros_like(total[:, :1])], 1)
-        best = total.max(1, keepdim=True).values
-        big = torch.iinfo(torch.int64).max
-        return torch.where(total == best, classes, big).amin(1)
+    def counted_share(self, ignore_index: int = IGNORED) -> Tensor:
+        """What part of a row's weight is on slots that count: (N,) float32, 1 without ignored slots, 0 without others.
+        """
+        counts = self.index != ignore_index
+        total = self.weight.sum(-1)
+        kept = torch.where(counts, self.weight, 0.0).sum(-1)
+        share = torch.where(total == 0, counts.to(torch.float32).mean(-1), kept / torch.where(total == 0, 1.0, total))
+        return torch.where(counts.all(-1), 1.0, share)
 
-    def smooth(self, eps: float | Tensor, num_classes: int) -> SoftTarget:
-        """Label smoothing: ``(1 - eps) * t + eps / J``.
+    def hard(self, ignore_index: int = IGNORED) -> Tensor:
+        """The class of largest total weight, (N,) int64; the smallest class on ties, as ``dense(J).argmax(1)``.
+
+        Ignored slots do not take part; a row without others gives ignore_index.
+        """
+        index = self.index
+        counts = index != ignore_index
+        weight = torch.where(counts, self.weight.to(torch.float32), 0.0)
+        same = index.unsqueeze(-1) == index.unsqueeze(-2)
+        total = (same * weight.unsqueeze(-2)).sum(-1)
+        # A class that is not named has total 0, which wins where every named one is negative (p below chance).
+        size = index.shape[-1]
+        candidates = torch.arange(size + 1, device=index.device)
+        named = (index.unsqueeze(-2) == candidates.view(-1, 1)).any(-1)
+        unnamed = named.to(torch.int8).argmin(-1, keepdim=True)
+        big = torch.iinfo(torch.int64).max
+        classes = torch.cat([torch.where(counts, index, big), unnamed], -1)
+        total = torch.cat([torch.where(counts, total, -torch.inf), torch.zeros_like(total[..., :1])], -1)
+        best = total.max(-1, keepdim=True).values
+        found = torch.where(total == best, classes, big).amin(-1)
+        return torch.where(counts.any(-1), found, ignore_index)
+
+    def smooth(self, eps: float | Tensor, num_classes: int, ignore_index: int = IGNORED) -> SoftTarget:
+        """Label smoothing: ``(1 - eps) * t + eps / J``; where slots are ignored, eps / J times the share of the others.
 
         Source: Szegedy et al. 2016. Soft Augmentation Eq. 3 takes alpha from the label's class and gives it to the
         others alone: for labels the same at ``alpha = eps (J - 1) / J``, or ``from_confidence(y, 1 - alpha, J)``.
         """
         base = 0.0 if self.base is None else self.base * (1 - eps)
-        filled = torch.zeros(self.index.shape[0], dtype=torch.float32, device=self.index.device)
-        return SoftTarget(self.index, self.weight * (1 - eps), filled + base + eps / num_classes)
+        return SoftTarget(self.index, self.weight * (1 - eps),
+                          base + self.counted_share(ignore_index) * (eps / num_classes))
+
+    # ------------------------------------------------------------ devices
 
     def to(self, device: torch.device | str | int, non_blocking: bool = False) -> SoftTarget:
         """The same target on another device."""
-        index, weight, base = self
-        return SoftTarget(index.to(device, non_blocking=non_blocking), weight.to(device, non_blocking=non_blocking),
-                          None if base is None else base.to(device, non_blocking=non_blocking))
+        return self._map(lambda field: field.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> SoftTarget:
+        """The same target in page-locked memory: what a DataLoader with ``pin_memory=True`` calls."""
+        return self._map(lambda field: field.pin_memory())
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> SoftTarget:
+        return SoftTarget(change(self.index), change(self.weight), None if self.base is None else change(self.base))
+
+
+_FIELDS = ("index", "weight", "base")
+pytree.register_pytree_node(
+    SoftTarget, lambda t: ([t.index, t.weight, t.base], None), lambda fields, _: SoftTarget(*fields),
+    serialized_type_name="fastmix.SoftTarget",
+    flatten_with_keys_fn=lambda t: ([(pytree.GetAttrKey(name), getattr(t, name)) for name in _FIELDS], None))
+
+
+def _stacked(batch: Sequence[SoftTarget], *, collate_fn_map: Any = None) -> SoftTarget:
+    """The targets of samples as that of a batch: what a DataLoader's default_collate calls."""
+    bases = [t.base for t in batch]
+    return SoftTarget(torch.stack([t.index for t in batch]), torch.stack([t.weight for t in batch]),
+                      None if bases[0] is None else torch.stack([b for b in bases if b is not None]))
+
+
+default_collate_fn_map[SoftTarget] = _stacked

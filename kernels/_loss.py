@@ -45,23 +45,63 @@ def sigmoid(z):
 
 
 @device
-def bce_terms(z, t, inside, ACC: tl.constexpr):
+def bce_terms(z, kept, wanted, inside, ACC: tl.constexpr):
+    """``kept softplus(z) - wanted z``; 0 outside."""
     e = tl.exp(-tl.abs(z))
-    terms = tl.where(z > 0, z, 0.0) + log1p_unit(e, ACC) - weighted(t, z)
+    terms = kept * (tl.where(z > 0, z, 0.0) + log1p_unit(e, ACC)) - weighted(wanted, z)
     return tl.where(inside, terms, 0.0)
 
 
+@device
+def batch_sums(index_ptr, weight_ptr, base_ptr, confidence_ptr, class_weight_ptr, row, inside, classes, columns,
+               ignore_index, MEAN_CONFIDENCE: tl.constexpr, BLOCK: tl.constexpr):
+    """(which rows count, the class weights of their labels, their confidences), each (BLOCK,) float64; 0 elsewhere."""
+    counts = row < 0
+    confidence = tl.zeros((BLOCK,), tl.float64)
+    for k in range(0, columns):
+        index = tl.load(index_ptr + row * columns + k, mask=inside, other=0)
+        counts = counts | (index != ignore_index)
+        if MEAN_CONFIDENCE and confidence_ptr is None:
+            if weight_ptr is not None:
+                confidence += tl.load(weight_ptr + row * columns + k, mask=inside, other=0.0).to(tl.float64)
+            else:
+                confidence += 1.0
+    counts = counts & inside
+    if MEAN_CONFIDENCE:
+        if confidence_ptr is not None:
+            confidence = tl.load(confidence_ptr + row, mask=inside, other=0.0).to(tl.float64)
+        elif base_ptr is not None:
+            confidence += tl.load(base_ptr + row, mask=inside, other=0.0).to(tl.float64)
+    counted = counts.to(tl.float64)
+    weights = counted
+    if class_weight_ptr is not None:
+        label = tl.load(index_ptr + row * columns, mask=counts, other=0)
+        known = counts & (label >= 0) & (label < classes)
+        weights = tl.load(class_weight_ptr + tl.where(known, label, 0), mask=known, other=0.0).to(tl.float64)
+    return counted, weights, tl.where(counts, confidence, 0.0)
+
+
 @triton.jit(do_not_specialize=["ignore_index"])
-def count_rows(counts_ptr, index_ptr, rows, index_stride, share, ignore_index, BLOCK: tl.constexpr):
-    """counts[p] = rows of [p * share, (p + 1) * share) that are not ignored."""
+def count_rows(parts_ptr, index_ptr, weight_ptr, base_ptr, confidence_ptr, class_weight_ptr, rows, classes, columns,
+               share, ignore_index, MEAN_CONFIDENCE: tl.constexpr, BLOCK: tl.constexpr, PARTS: tl.constexpr):
+    """Of rows [p * share, (p + 1) * share): parts[p] counts them, parts[PARTS + p] adds up their class weights, and
+    parts[2 * PARTS + p] their confidences."""
     pid = tl.program_id(0).to(tl.int64)
-    counted = tl.zeros((BLOCK,), tl.int64)
+    counted = tl.zeros((BLOCK,), tl.float64)
+    weights = tl.zeros((BLOCK,), tl.float64)
+    confidences = tl.zeros((BLOCK,), tl.float64)
     for at in range(0, share, BLOCK):
         row = pid * share + at + tl.arange(0, BLOCK)
         inside = (at + tl.arange(0, BLOCK) < share) & (row < rows)
-        first = tl.load(index_ptr + row * index_stride, mask=inside, other=0)
-        counted += (inside & (first != ignore_index.to(tl.int64))).to(tl.int64)
-    tl.store(counts_ptr + pid, tl.sum(counted))
+        count, weight, confidence = batch_sums(
+            index_ptr, weight_ptr, base_ptr, confidence_ptr, class_weight_ptr, row, inside, classes, columns,
+            ignore_index.to(tl.int64), MEAN_CONFIDENCE, BLOCK)
+        counted += count
+        weights += weight
+        confidences += confidence
+    tl.store(parts_ptr + pid, tl.sum(counted))
+    tl.store(parts_ptr + PARTS + pid, tl.sum(weights))
+    tl.store(parts_ptr + 2 * PARTS + pid, tl.sum(confidences))
 
 
 @triton.jit

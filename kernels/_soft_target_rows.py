@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import triton.language as tl
 
-from fastmix.ops.enums import Reduction
+from fastmix.ops.enums import Reduction, Weighting
 
 from ._common import device, to_float, to_storage
+from ._loss import batch_sums
 
 NONE, MEAN = tl.constexpr(Reduction.NONE.value), tl.constexpr(Reduction.MEAN.value)
+BY_SAMPLE, BY_BATCH_MEAN, BY_WEIGHT = (tl.constexpr(w.value) for w in (Weighting.BY_SAMPLE, Weighting.BY_BATCH_MEAN,
+                                                                      Weighting.BY_WEIGHT))
 
 
 @device
@@ -61,71 +64,118 @@ def load_target(target_ptr, inside, base, keep, ACC: tl.constexpr):
 
 
 @device
-def base_of(base_ptr, row, is_row, classes, smoothing, smoothing_low, SMOOTH: tl.constexpr, ROWS: tl.constexpr,
-            ACC: tl.constexpr):
-    """(what every class of the row has as target, what label smoothing leaves of the rest of it)."""
-    eps = tl.zeros((ROWS, 1), ACC) + smoothing + smoothing_low
-    keep = 1.0 - eps
-    base = tl.zeros((ROWS, 1), ACC)
-    if base_ptr is not None:
-        base = tl.load(base_ptr + row, mask=is_row, other=0.0).to(ACC) * keep
-    if SMOOTH:
-        base += eps / classes
-    return base, keep
+def load_class_weights(class_weight_ptr, classes, inside, ACC: tl.constexpr):
+    """Weights of these classes; 1 where there are none, 0 outside."""
+    if class_weight_ptr is not None:
+        weights = tl.load(class_weight_ptr + classes, mask=inside, other=0.0).to(ACC)
+    else:
+        weights = inside.to(ACC)
+    return weights
 
 
 @device
-def load_named(logits_ptr, index_ptr, weight_ptr, start, row, is_row, classes, columns, ignore_index, keep,
-               ROWS: tl.constexpr, COLUMNS: tl.constexpr, ACC: tl.constexpr):
-    """The classes that a row's target names, (ROWS, COLUMNS).
+def smoothing_of(smoothing, smoothing_low, ROWS: tl.constexpr, ACC: tl.constexpr):
+    """(eps, 1 - eps), each (ROWS, 1)."""
+    eps = tl.zeros((ROWS, 1), ACC) + smoothing + smoothing_low
+    return eps, 1.0 - eps
 
-    Returns: (the classes, which lanes name one, their weights, logits, and the weights of the same class added up,
-    which lanes are the first of their class, whether the row is ignored, whether all its classes exist).
+
+@device
+def load_named(logits_ptr, index_ptr, weight_ptr, base_ptr, confidence_ptr, class_weight_ptr, start, class_stride, row,
+               is_row, classes, columns, ignore_index, eps, keep, SMOOTH: tl.constexpr, WEIGHTING: tl.constexpr,
+               ROWS: tl.constexpr, COLUMNS: tl.constexpr, ACC: tl.constexpr):
+    """What a row's target says: its named classes, (ROWS, COLUMNS), and the rest, (ROWS, 1).
+
+    Returns: (the classes; which lanes name one that counts; their weights in the loss; their logits; the target of the
+    same class added up, without base and class weight; class weights; which lanes are the first of their class;
+    whether the row is ignored; whether all its classes exist; base; the row's share that counts; what its loss is
+    multiplied by).
     """
     index_row = index_ptr + row * columns
     k = tl.arange(0, COLUMNS)[None, :]
     is_named = (k < columns) & is_row
     named = tl.load(index_row + k, mask=is_named, other=0)
-    ignored = tl.load(index_row, mask=is_row, other=0) == ignore_index.to(tl.int64)
+    counts = is_named & (named != ignore_index.to(tl.int64))
+    counted = tl.sum(counts.to(tl.int32), 1)[:, None]
     valid = (named >= 0) & (named < classes)
-    in_range = tl.min(tl.where(is_named, valid.to(tl.int32), 1), 1)[:, None] == 1
-    named = tl.where(valid, named, 0)
+    in_range = tl.min(tl.where(counts, valid.to(tl.int32), 1), 1)[:, None] == 1
+    named = tl.where(valid & counts, named, 0)
+
+    base = tl.zeros((ROWS, 1), ACC)
+    if base_ptr is not None:
+        base = tl.load(base_ptr + row, mask=is_row, other=0.0).to(ACC)
+    given = tl.where(is_named, 1.0, 0.0).to(ACC)
     if weight_ptr is not None:
-        weight = tl.load(weight_ptr + row * columns + k, mask=is_named, other=0.0).to(ACC) * keep
-    else:
-        weight = tl.where(is_named, keep, 0.0)
-    z = to_float(tl.load(logits_ptr + start + named, mask=is_named, other=0.0), ACC)
-    # Weights of the same class added up, in the order of k.
-    total = weight
-    first_of_class = is_named
+        given = tl.load(weight_ptr + row * columns + k, mask=is_named, other=0.0).to(ACC)
+    if confidence_ptr is not None:
+        confidence = tl.load(confidence_ptr + row, mask=is_row, other=0.0).to(ACC)
+        base = tl.where(classes > 1, (1.0 - confidence) / tl.maximum(classes - 1, 1), 0.0)
+        given = tl.where(is_named, confidence - base, 0.0)
+    total = tl.sum(given, 1)[:, None]
+    scale = tl.zeros((ROWS, 1), ACC) + 1.0
+    if WEIGHTING == BY_SAMPLE or WEIGHTING == BY_WEIGHT:  # noqa: SIM109 (Triton has no `in`)
+        scale = total + base
+    kept = tl.sum(tl.where(counts, given, 0.0), 1)[:, None]
+    share = tl.where(total != 0, kept / tl.where(total != 0, total, 1.0), counted.to(ACC) / columns)
+    share = tl.where(counted == columns, 1.0, share)
+    if WEIGHTING == BY_WEIGHT:
+        base = tl.zeros((ROWS, 1), ACC)
+        given = tl.where(total != 0, given / tl.where(total != 0, total, 1.0), 1.0 / columns)
+    base = base * keep
+    if SMOOTH:
+        base += share * (eps / classes)
+
+    of_class = load_class_weights(class_weight_ptr, named, counts & valid, ACC)
+    target = tl.where(counts, given, 0.0) * keep
+    weight = target * of_class
+    z = to_float(tl.load(logits_ptr + start + named * class_stride, mask=counts, other=0.0), ACC)
+    # Targets of the same class added up, in the order of k.
+    first_of_class = counts
     if COLUMNS > 1:
-        total = tl.zeros((ROWS, COLUMNS), ACC)
+        own = target
+        target = tl.zeros((ROWS, COLUMNS), ACC)
         for other in range(0, columns):
-            same = tl.load(index_row + other, mask=is_row, other=0) == named
-            other_weight = tl.zeros((ROWS, 1), ACC) + keep
-            if weight_ptr is not None:
-                other_weight = tl.load(weight_ptr + row * columns + other, mask=is_row, other=0.0).to(ACC) * keep
-            total += tl.where(same, other_weight, 0.0)
+            same = (tl.load(index_row + other, mask=is_row, other=0) == named) & counts
+            of_other = tl.sum(tl.where(k == other, own, 0.0), 1)[:, None]
+            target += tl.where(same, of_other, 0.0)
             first_of_class = first_of_class & ((other >= k) | ~same)
-    return named, is_named, weight, z, total, first_of_class, ignored, in_range
+    return (named, counts, weight, z, target, of_class, first_of_class, counted == 0, in_range, base, share, scale)
 
 
 @device
-def valid_rows(index_ptr, counts_ptr, rows, index_stride, ignore_index, BLOCK: tl.constexpr, PARTIAL: tl.constexpr):
-    """The number of rows that are not ignored, from index or from the partial counts of `count_rows`."""
+def batch_totals(index_ptr, weight_ptr, base_ptr, confidence_ptr, class_weight_ptr, parts_ptr, rows, classes, columns,
+                 ignore_index, LABELS: tl.constexpr, WEIGHTING: tl.constexpr, BLOCK: tl.constexpr,
+                 PARTIAL: tl.constexpr):
+    """(what a mean divides by, the mean confidence of the rows that count), from the target or the parts of
+    `count_rows`."""
     at = tl.arange(0, BLOCK)
     if PARTIAL:
-        counted = tl.load(counts_ptr + at)
+        counted = tl.load(parts_ptr + at)
+        weights = tl.load(parts_ptr + BLOCK + at)
+        confidences = tl.load(parts_ptr + 2 * BLOCK + at)
     else:
-        first = tl.load(index_ptr + at.to(tl.int64) * index_stride, mask=at < rows, other=0)
-        counted = ((at < rows) & (first != ignore_index)).to(tl.int64)
-    return tl.sum(counted)
+        counted, weights, confidences = batch_sums(
+            index_ptr, weight_ptr, base_ptr, confidence_ptr, class_weight_ptr, at.to(tl.int64), at < rows, classes,
+            columns, ignore_index, WEIGHTING == BY_BATCH_MEAN, BLOCK)
+    count = tl.sum(counted)
+    divisor = count
+    if LABELS:
+        divisor = tl.sum(weights)
+    return tl.where(divisor == 0, 1.0, divisor), tl.sum(confidences) / tl.maximum(count, 1.0)
 
 
 @device
 def times_sample_weight(scale, sample_weight_ptr, row, is_row, ACC: tl.constexpr):
     if sample_weight_ptr is not None:
         scale = scale * tl.load(sample_weight_ptr + row, mask=is_row, other=0.0).to(ACC)
+    return scale
+
+
+@device
+def times_row_grad(scale, row_grad_ptr, row, is_row, ACC: tl.constexpr, STEP: tl.constexpr):
+    """What gradients are multiplied by: scale, and the incoming gradient, of every row (STEP 1) or of all."""
+    if row_grad_ptr is not None:
+        scale = scale * tl.load(row_grad_ptr + row * STEP, mask=is_row, other=0.0).to(ACC)
     return scale
 
 

@@ -14,6 +14,10 @@ enum Loss : int64_t { kCrossEntropy = 0, kKl = 1, kBce = 2 };
 // up.
 enum Reduction : int64_t { kNone = 0, kMean = 1, kSum = 2 };
 
+// What soft_target multiplies a row's loss by, of the confidence p in its target: nothing; p; the mean of p over the
+// rows that count; or p, and the target is the named classes in their proportions alone.
+enum Weighting : int64_t { kUnweighted = 0, kBySample = 1, kByBatchMean = 2, kByWeight = 3 };
+
 // The shape of ISDA's covariances of J classes and A features: (J, A, A), (J, A), (A, A), or none stored.
 enum CovarianceKind : int64_t { kFull = 0, kDiag = 1, kShared = 2, kIdentity = 3 };
 

@@ -10,26 +10,41 @@
 namespace fastmix {
 
 // What the rows are and where results go: common to the CPU and CUDA kernels, which add what only they need.
+//
+// A row is what has a target of its own: a row of logits (N, J), or with `pixels` = P a pixel of logits (N, J, P),
+// which are contiguous: row n * P + p has class j at ((n * J) + j) * P + p.
 struct SoftTargetRowData {
-  const void* logits;          // (N, J), classes contiguous
-  int64_t row_stride;          // elements between rows of logits
-  const int64_t* index;        // (N, K), or null: dense target
-  int64_t k;                   // K
-  const float* weight;         // (N, K) or null: 1
-  const float* base;           // (N) or null: 0
-  const void* target;          // (N, J) in the accumulation type, when index is null
+  const void* logits;  // (N, J), classes side by side, or (N, J, P)
+  int64_t row_stride;  // elements between rows of logits (N, J)
+  int64_t pixels;      // P, or 0
+  // The target: index, or target where index is null.
+  const int64_t* index;     // (N, K)
+  int64_t k;                // K
+  const float* weight;      // (N, K) or null: 1, or with confidence what makes a class as sure
+  const float* base;        // (N) or null: 0, or with confidence what is left for every other class
+  const float* confidence;  // (N) or null: of the label that is the only class named
+  const void* target;       // (N, J) or (N, J, P) in the accumulation type
+  // What rows and classes count.
   const float* sample_weight;  // (N) or null: 1
-  double smoothing;            // eps
+  const float* class_weight;   // (J) or null: 1
+  Weighting weighting;
+  double smoothing;  // eps
   int64_t ignore_index;
   Loss loss;
-  double* row_loss;  // (N); of the GPU: workspace of mean and sum
-  void* grad;        // (N, J) contiguous, or null: not wanted
+  const void* row_grad;   // incoming gradient in the accumulation type, or null: 1
+  int64_t row_grad_step;  // 1: of every row, 0: one for all
+  double* row_loss;       // (N); of the GPU: workspace of mean and sum
+  void* grad;             // like logits, contiguous, or null: not wanted
 };
 
 // exp(x) for x <= 0, within 1 ulp; 0 below -87.3 (exp(-inf) is exactly 0); NaN stays NaN.
 FASTMIX_INLINE float exp_nonpositive(float x) {
 #ifdef __CUDA_ARCH__
-  return __expf(x);  // its absolute error stays below 1 ulp of 1; the polynomial would cost more than the memory
+  // Two instructions, where __expf takes care of denormal results and the polynomial would cost more than the memory.
+  // The absolute error stays below 1 ulp of 1.
+  float result;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x * 1.44269504088896341f));
+  return result;
 #else
   const float kMagic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer kept in the low mantissa bits
   const float clamped = x < -87.0f ? -87.0f : x;
@@ -68,43 +83,103 @@ FASTMIX_INLINE float log1p_unit(float u) {
 }
 FASTMIX_INLINE double log1p_unit(double u) { return std::log1p(u); }
 
+// a / b for a b that is neither 0 nor denormal, to within a few units of 2^-53. On a GPU a division calls a function,
+// and what a kernel keeps in registers meanwhile would be spilled.
+FASTMIX_INLINE double quotient(double a, double b) {
+#ifdef __CUDA_ARCH__
+  double r;
+  asm("rcp.approx.ftz.f64 %0, %1;" : "=d"(r) : "d"(b));
+  r = fma(r, fma(-b, r, 1.0), r);
+  r = fma(r, fma(-b, r, 1.0), r);
+  r = fma(r, fma(-b, r, 1.0), r);
+  return a * r;
+#else
+  return a / b;
+#endif
+}
+
 // t log t with 0 log 0 = 0.
 FASTMIX_INLINE double xlogx(double t) { return t == 0.0 ? 0.0 : t * std::log(t); }
 
-// The named classes of one row: index and weight (K) or null for 1, with keep = 1 - smoothing.
+// The classes that one row names. Slots that hold ignore_index count nothing.
 struct NamedClasses {
   const int64_t* index;
-  const float* weight;
-  int64_t k;
-  double keep;
+  const float* weight;  // or null: `unit`
+  const float* class_weight;
+  int64_t k, ignore_index;
+  double unit;
+  double factor;  // of every weight: 1 - smoothing
 };
+FASTMIX_INLINE bool is_counted(const NamedClasses& t, int64_t i) { return t.index[i] != t.ignore_index; }
+// As the target has it.
+FASTMIX_INLINE double given_weight(const NamedClasses& t, int64_t i) {
+  return t.weight != nullptr ? static_cast<double>(t.weight[i]) : t.unit;
+}
+FASTMIX_INLINE double weight_of_class(const NamedClasses& t, int64_t i) {
+  return t.class_weight != nullptr ? static_cast<double>(t.class_weight[t.index[i]]) : 1.0;
+}
+// As the loss counts it. The class exists, or is ignored.
 FASTMIX_INLINE double named_weight(const NamedClasses& t, int64_t i) {
-  return t.keep * (t.weight != nullptr ? static_cast<double>(t.weight[i]) : 1.0);
+  return is_counted(t, i) ? t.factor * given_weight(t, i) * weight_of_class(t, i) : 0.0;
 }
 FASTMIX_INLINE bool is_first_of_class(const NamedClasses& t, int64_t i) {
+  if (!is_counted(t, i)) return false;
   for (int64_t j = 0; j < i; ++j) {
     if (t.index[j] == t.index[i]) return false;
   }
   return true;
 }
-// Weight of the class index[i], repetitions added up.
-FASTMIX_INLINE double class_weight(const NamedClasses& t, int64_t i) {
+// The target of the class index[i], which counts, without base and class weight: repetitions added up.
+FASTMIX_INLINE double class_target(const NamedClasses& t, int64_t i) {
   double sum = 0;
-  for (int64_t j = 0; j < t.k; ++j) sum += t.index[j] == t.index[i] ? named_weight(t, j) : 0.0;
-  return sum;
+  for (int64_t j = 0; j < t.k; ++j) sum += t.index[j] == t.index[i] ? given_weight(t, j) : 0.0;
+  return sum * t.factor;
 }
 
-// Of row n.
+// What row n names, before anything is added up over it.
 FASTMIX_INLINE NamedClasses named_classes(const SoftTargetRowData& a, int64_t n) {
-  return {a.index + n * a.k, a.weight != nullptr ? a.weight + n * a.k : nullptr, a.k, 1.0 - a.smoothing};
+  return {
+      a.index + n * a.k, a.weight != nullptr ? a.weight + n * a.k : nullptr, a.class_weight, a.k, a.ignore_index, 1.0,
+      1.0 - a.smoothing};
 }
-// What every class of row n has: base after smoothing, eps / J included.
-FASTMIX_INLINE double base_of(const SoftTargetRowData& a, int64_t n, int64_t classes) {
-  const double base = a.base != nullptr ? static_cast<double>(a.base[n]) : 0.0;
-  return base * (1.0 - a.smoothing) + a.smoothing / static_cast<double>(classes);
-}
-FASTMIX_INLINE double sample_weight_of(const SoftTargetRowData& a, int64_t n) {
-  return a.sample_weight != nullptr ? static_cast<double>(a.sample_weight[n]) : 1.0;
+
+// The target of one row: named classes, and what every class has beside them, class weights left out.
+struct RowTarget {
+  NamedClasses named;
+  double base;
+  double share;  // of the row that is not ignored: 1 where nothing is
+  double scale;  // of loss and gradient: sample weight and weighting
+};
+
+// given: the sum of the given weights; kept: of those that count; counted: how many do.
+FASTMIX_INLINE RowTarget row_target(const SoftTargetRowData& a, int64_t n, int64_t classes, double given, double kept,
+                                    int64_t counted, double batch_confidence) {
+  RowTarget t{named_classes(a, n), 0, 1, 1};
+  double base = a.base != nullptr ? static_cast<double>(a.base[n]) : 0.0;
+  double confidence = given + base;
+  if (a.confidence != nullptr) {
+    confidence = static_cast<double>(a.confidence[n]);
+    base = classes > 1 ? quotient(1.0 - confidence, static_cast<double>(classes - 1)) : 0.0;
+    t.named.unit = confidence - base;
+  }
+  if (counted < a.k)
+    t.share = given != 0 ? quotient(kept, given) : quotient(static_cast<double>(counted), static_cast<double>(a.k));
+  if (a.weighting == kByWeight) {
+    base = 0;
+    if (a.confidence != nullptr) {
+      t.named.unit = 1;
+    } else if (given != 0) {
+      t.named.factor = quotient(t.named.factor, given);
+    } else {
+      t.named.weight = nullptr;
+      t.named.factor = quotient(t.named.factor, static_cast<double>(a.k));
+    }
+  }
+  t.base = base * (1.0 - a.smoothing) + quotient(t.share * a.smoothing, static_cast<double>(classes));
+  if (a.sample_weight != nullptr) t.scale = static_cast<double>(a.sample_weight[n]);
+  if (a.weighting == kBySample || a.weighting == kByWeight) t.scale *= confidence;
+  if (a.weighting == kByBatchMean) t.scale *= batch_confidence;
+  return t;
 }
 
 // weight * value where a weight of 0 counts nothing, not even times infinity.

@@ -9,10 +9,12 @@
 
 namespace fastmix {
 
-// There is at least one class, and every named one exists: the kernels do not check.
+// There is at least one class, and every named one exists or is ignored: the kernels do not check.
 struct SoftTargetArgs : SoftTargetRowData {
   int64_t classes;  // J
   double scale;     // of every gradient row: 1 / count for a mean
+  double class_weight_sum;
+  double batch_confidence;  // mean confidence of the rows that count
 };
 
 // Rows [begin, end): the loss of each, with its sample weight and without `scale`, and where it is wanted its gradient.
@@ -20,7 +22,8 @@ struct SoftTargetArgs : SoftTargetRowData {
 using SoftTargetRows = void (*)(const SoftTargetArgs&, int64_t begin, int64_t end);
 
 struct SoftTargetKernels {
-  SoftTargetRows rows[kFloatTypes];
+  SoftTargetRows rows[kFloatTypes];    // of logits (N, J)
+  SoftTargetRows pixels[kFloatTypes];  // of logits (N, J, P)
 };
 
 FASTMIX_DECLARE_KERNELS(SoftTargetKernels, soft_target)

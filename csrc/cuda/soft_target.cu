@@ -9,11 +9,12 @@
 namespace fastmix {
 namespace {
 
-SoftTargetParams params(const Tensor& logits, const std::optional<Tensor>& sample_weight, double smoothing,
-                        int64_t loss, int64_t reduction) {
+SoftTargetParams params(const Tensor& logits, const std::optional<Tensor>& sample_weight,
+                        const std::optional<Tensor>& class_weight, const std::optional<Tensor>& row_grad,
+                        double smoothing, int64_t loss, int64_t reduction) {
   SoftTargetParams a{};
-  set_rows(a, logits, sample_weight, smoothing, loss);
-  a.rows = logits.size(0);
+  set_rows(a, logits, sample_weight, class_weight, row_grad, smoothing, loss);
+  a.rows = rows_of_logits(logits);
   a.classes = to_int32("soft_target", "the number of classes", logits.size(1));
   a.reduction = static_cast<Reduction>(reduction);
   return a;
@@ -22,45 +23,49 @@ SoftTargetParams params(const Tensor& logits, const std::optional<Tensor>& sampl
 std::tuple<Tensor, Tensor> run(SoftTargetParams& a, const Tensor& logits, bool need_grad) {
   const OnDevice device("soft_target", logits);
   const ScalarType dtype = accumulation_dtype(logits);
-  Tensor grad = need_grad ? allocate(logits, {a.rows, a.classes}, logits.scalar_type())
-                          : allocate(logits, {0}, logits.scalar_type());
+  Tensor grad = allocate_gradient(logits, need_grad);
   a.grad = need_grad ? grad.mutable_data_ptr() : nullptr;
   Tensor loss = a.reduction == kNone ? allocate(logits, {a.rows}, dtype) : allocate(logits, {}, dtype);
   a.out = loss.mutable_data_ptr();
-  std::optional<Tensor> row_loss, counted;
+  std::optional<Tensor> row_loss, totals;
   if (a.reduction != kNone) {
     row_loss = allocate(logits, {a.rows}, ScalarType::Double);
     a.row_loss = static_cast<double*>(row_loss->mutable_data_ptr());
   }
   if (soft_target_counts_first(a)) {
-    counted = allocate(logits, {1}, ScalarType::Long);
-    a.counted = static_cast<int64_t*>(counted->mutable_data_ptr());
+    totals = allocate(logits, {2}, ScalarType::Double);
+    a.totals = static_cast<double*>(totals->mutable_data_ptr());
   }
   dispatch("soft_target", logits, [&](auto type) { soft_target<decltype(type)>(a, device.stream()); });
   device.check();
   return {loss, grad};
 }
 
-std::tuple<Tensor, Tensor> soft_target_cuda(const Tensor& logits_in, const Tensor& index_in,
-                                            const std::optional<Tensor>& weight_in,
-                                            const std::optional<Tensor>& base_in,
-                                            const std::optional<Tensor>& sample_weight_in, double smoothing,
-                                            int64_t ignore_index, int64_t loss, int64_t reduction, bool need_grad) {
-  const Tensor logits = as_contiguous_rows(logits_in), index = as_contiguous(index_in);
+std::tuple<Tensor, Tensor> soft_target_cuda(
+    const Tensor& logits_in, const Tensor& index_in, const std::optional<Tensor>& weight_in,
+    const std::optional<Tensor>& base_in, const std::optional<Tensor>& confidence_in,
+    const std::optional<Tensor>& sample_weight_in, const std::optional<Tensor>& class_weight_in,
+    const std::optional<Tensor>& row_grad_in, double smoothing, int64_t ignore_index, int64_t loss, int64_t weighting,
+    int64_t reduction, bool need_grad) {
+  const Tensor logits = readable_logits(logits_in), index = as_contiguous(index_in);
   const auto weight = as_contiguous(weight_in), base = as_contiguous(base_in),
-             sample_weight = as_contiguous(sample_weight_in);
-  SoftTargetParams a = params(logits, sample_weight, smoothing, loss, reduction);
-  set_named_classes(a, index, weight, base, ignore_index);
+             confidence = as_contiguous(confidence_in), sample_weight = as_contiguous(sample_weight_in),
+             class_weight = as_contiguous(class_weight_in), row_grad = as_contiguous(row_grad_in);
+  SoftTargetParams a = params(logits, sample_weight, class_weight, row_grad, smoothing, loss, reduction);
+  set_named_classes(a, index, weight, base, confidence, ignore_index, weighting);
   return run(a, logits, need_grad);
 }
 
 std::tuple<Tensor, Tensor> soft_target_dense_cuda(const Tensor& logits_in, const Tensor& target_in,
-                                                  const std::optional<Tensor>& sample_weight_in, double smoothing,
+                                                  const std::optional<Tensor>& sample_weight_in,
+                                                  const std::optional<Tensor>& class_weight_in,
+                                                  const std::optional<Tensor>& row_grad_in, double smoothing,
                                                   int64_t loss, int64_t reduction, bool need_grad) {
-  const Tensor logits = as_contiguous_rows(logits_in);
+  const Tensor logits = readable_logits(logits_in);
   const Tensor target = dense_target(target_in, logits);
-  const auto sample_weight = as_contiguous(sample_weight_in);
-  SoftTargetParams a = params(logits, sample_weight, smoothing, loss, reduction);
+  const auto sample_weight = as_contiguous(sample_weight_in), class_weight = as_contiguous(class_weight_in),
+             row_grad = as_contiguous(row_grad_in);
+  SoftTargetParams a = params(logits, sample_weight, class_weight, row_grad, smoothing, loss, reduction);
   a.target = target.const_data_ptr();
   return run(a, logits, need_grad);
 }

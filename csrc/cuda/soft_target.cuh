@@ -4,16 +4,16 @@
 // bytes: N*J*size read once, N*J*size written once with a gradient; flops: about 20 N*J (two exp).
 // A row is read once from memory. Short rows stay in registers as they lie in memory (16 bytes a load, all loads of a
 // thread in flight together, bfloat16 in half the registers of its floats); exp is taken twice rather than kept. Long
-// rows are staged in shared memory, each thread reading back only what it copied, so no barrier is needed: 512 threads
-// and 44 KB (21841 bfloat16) leave room for two blocks, whose loads and arithmetic overlap. Rows that do not fit
+// rows are staged in shared memory, each thread reading back only what it copied, so no barrier is needed: 256 threads
+// and 44 KB (21841 bfloat16) leave room for three blocks, whose loads and arithmetic overlap. Rows that do not fit
 // there (beyond 32768 classes, or less shared memory) are read three times, twice from the second-level cache.
-// Shape: a warp for a row of up to 4 packs a lane (8 rows a block, no barrier), 256 threads up to 4 packs a thread,
-// 512 threads beyond. Blocks walk over rows (grid at most what fits the device), so each counts the rows that are not
-// ignored once: a mean needs the count before the first gradient is written. Where that would read more than the rows,
-// a launch of one block counts first.
-// Rows whose address is not a multiple of 16 have a head and a tail of single elements.
+// Shape: a warp for a row of up to 4 packs a lane (8 rows a block, no barrier), 256 threads beyond. Blocks walk over
+// rows (grid at most what fits the device), so each counts the rows that are not ignored once: a mean needs the count
+// before the first gradient is written. Where that would read more than the rows, a launch of one block counts first.
+// Rows whose address is not a multiple of 16 have a head and a tail of single elements. Pixels: soft_target_pixels.cuh.
 #pragma once
 
+#include "cuda/lib/soft_target_pixels.cuh"
 #include "cuda/lib/soft_target_rows.cuh"
 
 namespace fastmix {
@@ -23,54 +23,79 @@ constexpr int kSoftTargetBlock = 256;
 constexpr int64_t kCountInBlock = 8192;
 
 template <int kBlock>
-FASTMIX_DEVICE int64_t count_rows(const SoftTargetParams& a) {
-  __shared__ ReduceBuffer<int64_t, kBlock, 1> buffer;
-  int64_t count[1] = {0};
-  for (int64_t n = threadIdx.x; n < a.rows; n += kBlock) count[0] += a.index[n * a.k] != a.ignore_index;
+FASTMIX_DEVICE BatchTotals count_rows(const SoftTargetParams& a) {
+  __shared__ ReduceBuffer<double, kBlock, 3> buffer;
+  double sums[3] = {0, 0, 0};  // rows that count, their class weights, their confidence
+  for (int64_t n = threadIdx.x; n < a.rows; n += kBlock) {
+    const NamedClasses named = named_classes(a, n);
+    bool counts = false;
+    double confidence = a.base != nullptr ? static_cast<double>(a.base[n]) : 0.0;
+    for (int64_t i = 0; i < a.k; ++i) {
+      counts |= is_counted(named, i);
+      if (a.weighting == kByBatchMean) confidence += given_weight(named, i);
+    }
+    if (!counts) continue;
+    sums[0] += 1;
+    if (a.class_weight != nullptr && static_cast<uint64_t>(named.index[0]) < static_cast<uint64_t>(a.classes)) {
+      sums[1] += weight_of_class(named, 0);
+    }
+    sums[2] += a.confidence != nullptr ? static_cast<double>(a.confidence[n]) : confidence;
+  }
   int turn = 0;
-  reduce<kBlock>(count, int64_t{0}, Plus(), buffer, turn);
-  return count[0];
+  reduce<kBlock>(sums, 0.0, Plus(), buffer, turn);
+  const bool labels = a.weight == nullptr && a.confidence == nullptr && a.loss != kBce;
+  return {labels && a.class_weight != nullptr ? sums[1] : sums[0], sums[0] > 0 ? quotient(sums[2], sums[0]) : 0.0};
 }
 
-// What a mean divides by; at least 1.
+// divided: whether the divisor is asked for.
 template <int kBlock>
-FASTMIX_DEVICE double mean_divisor(const SoftTargetParams& a) {
-  double divisor = static_cast<double>(a.rows);
-  if (a.loss == kBce) {
-    divisor *= a.classes;
-  } else if (a.index != nullptr) {
-    divisor = static_cast<double>(a.counted != nullptr ? *a.counted : count_rows<kBlock>(a));
+FASTMIX_DEVICE BatchTotals batch_totals(const SoftTargetParams& a, bool divided) {
+  BatchTotals totals{static_cast<double>(a.rows), 0};
+  if (a.index != nullptr && ((divided && a.reduction == kMean) || a.weighting == kByBatchMean)) {
+    totals = a.totals != nullptr ? BatchTotals{a.totals[0], a.totals[1]} : count_rows<kBlock>(a);
   }
-  return divisor > 0 ? divisor : 1.0;
+  if (a.loss == kBce) totals.divisor *= a.classes;
+  if (totals.divisor == 0) totals.divisor = 1;
+  return totals;
 }
+
+// What the registers of a thread leave room for: none of these spills.
+template <typename T, TargetKind kKind, int kCached>
+constexpr int kBlocksPerSm = sizeof(T) == 8                               ? 1
+                             : kCached > 0 || kKind == TargetKind::kDense ? 2
+                                                                          : 3;
 
 template <typename T, TargetKind kKind, int kThreads, int kCached, int kBlock>
-FASTMIX_KERNEL void __launch_bounds__(kBlock, sizeof(T) == 8  ? 1
-                                              : kBlock == 256 ? 3
-                                                              : 2)
+FASTMIX_KERNEL void __launch_bounds__(kBlock, kBlocksPerSm<T, kKind, kCached>)
     soft_target_rows(const __grid_constant__ SoftTargetParams a) {
   using A = accumulator_t<T>;
-  constexpr int kSums = kKind == TargetKind::kSparse ? 2 : kKind == TargetKind::kDense ? 4 : 1;
+  constexpr int kSums = kKind == TargetKind::kSparse ? 2 : kKind == TargetKind::kDense ? 5 : 1;
   __shared__ ReduceBuffer<A, kThreads, kSums> sums_buffer;
   __shared__ ReduceBuffer<A, kThreads, 1> max_buffer;
   FASTMIX_DYNAMIC_SHARED(T, staging);
   constexpr int kGroups = kBlock / kThreads;
-  const double scale = a.reduction == kMean && a.grad != nullptr ? 1.0 / mean_divisor<kBlock>(a) : 1.0;
+  __shared__ BatchTotals totals;
+  const BatchTotals found = batch_totals<kBlock>(a, a.grad != nullptr);
+  if (threadIdx.x == 0) totals = found;
+  __syncthreads();
   RowContext<T, kThreads, kSums> x{
-      max_buffer, sums_buffer, a.staged ? staging : nullptr, scale, static_cast<int>(threadIdx.x) % kThreads, 0, 0};
+      max_buffer, sums_buffer, totals, a.staged ? staging : nullptr, static_cast<int>(threadIdx.x) % kThreads, 0, 0};
   for (int64_t n = static_cast<int64_t>(blockIdx.x) * kGroups + threadIdx.x / kThreads; n < a.rows;
        n += static_cast<int64_t>(gridDim.x) * kGroups) {
     const T* z = static_cast<const T*>(a.logits) + n * a.row_stride;
     T* grad = a.grad != nullptr ? static_cast<T*>(a.grad) + n * a.classes : nullptr;
+    const RowStart start = row_start(row_again(a, n, totals, x.t % kWarpSize));
     double loss = 0;
-    if (a.classes == 0 || (a.index != nullptr && a.index[n * a.k] == a.ignore_index)) {
-      if (grad != nullptr) fill_row<kThreads>(grad, a.classes, x.t, T{});
+    if (a.classes == 0 || start.ignored || !start.in_range) {
+      const bool bad = a.classes > 0 && !start.ignored;
+      loss = bad ? NAN : 0.0;
+      if (grad != nullptr) fill_row<kThreads>(grad, a.classes, x.t, bad ? nan_of<T>() : T{});
     } else if constexpr (kKind == TargetKind::kSigmoid) {
-      loss = sigmoid_row<kThreads>(a, n, z, grad, x);
+      loss = sigmoid_row<kThreads>(a, n, start, z, grad, x);
     } else if constexpr (kKind == TargetKind::kDense) {
-      loss = sample_weight_of(a, n) * dense_row<kThreads>(a, n, z, grad, x);
+      loss = dense_row<kThreads>(a, n, start, z, grad, x);
     } else {
-      loss = sample_weight_of(a, n) * sparse_row<kThreads, kCached>(a, n, z, grad, x);
+      loss = sparse_row<kThreads, kCached>(a, n, start, z, grad, x);
     }
     if (x.t == 0) {
       if (a.reduction == kNone) {
@@ -82,10 +107,13 @@ FASTMIX_KERNEL void __launch_bounds__(kBlock, sizeof(T) == 8  ? 1
   }
 }
 
-// One block: the rows that count.
-FASTMIX_KERNEL void __launch_bounds__(kSoftTargetBlock) soft_target_count(const __grid_constant__ SoftTargetParams a) {
-  const int64_t count = count_rows<kSoftTargetBlock>(a);
-  if (threadIdx.x == 0) *a.counted = count;
+// One block: what all rows amount to.
+FASTMIX_KERNEL void __launch_bounds__(kSoftTargetBlock, 1)
+    soft_target_count(const __grid_constant__ SoftTargetParams a) {
+  const BatchTotals totals = count_rows<kSoftTargetBlock>(a);
+  if (threadIdx.x != 0) return;
+  a.totals[0] = totals.divisor;
+  a.totals[1] = totals.confidence;
 }
 
 // One block: sum or mean of the row losses, in a fixed order.
@@ -96,8 +124,8 @@ FASTMIX_KERNEL void __launch_bounds__(kSoftTargetBlock) soft_target_reduce(const
   for (int64_t n = threadIdx.x; n < a.rows; n += kSoftTargetBlock) sum[0] += a.row_loss[n];
   int turn = 0;
   reduce<kSoftTargetBlock>(sum, 0.0, Plus(), buffer, turn);
-  const double divisor = a.reduction == kMean ? mean_divisor<kSoftTargetBlock>(a) : 1.0;
-  if (threadIdx.x == 0) *static_cast<A*>(a.out) = static_cast<A>(sum[0] / divisor);
+  const double divisor = a.reduction == kMean ? batch_totals<kSoftTargetBlock>(a, true).divisor : 1.0;
+  if (threadIdx.x == 0) *static_cast<A*>(a.out) = static_cast<A>(quotient(sum[0], divisor));
 }
 
 template <typename T, TargetKind kKind, int kThreads, int kCached, int kBlock>
@@ -123,10 +151,15 @@ void sparse_rows(SoftTargetParams a, Stream stream) {
     }
     const size_t bytes = static_cast<size_t>(a.classes) * sizeof(T);
     a.staged = a.classes <= kStagedClasses && bytes + 1024 <= max_shared_bytes();
-    launch_rows<T, TargetKind::kSparse, 512, 0, 512>(a, stream, a.staged ? bytes : 0);
+    launch_rows<T, TargetKind::kSparse, 256, 0, 256>(a, stream, a.staged ? bytes : 0);
   } else {
     launch_rows<T, TargetKind::kSparse, 256, 0, 256>(a, stream);
   }
+}
+
+// Whether a class that a row does not name may have a target.
+inline bool has_base(const SoftTargetParams& a) {
+  return a.base != nullptr || a.confidence != nullptr || a.smoothing != 0;
 }
 
 // A warp where it reads a row in a few turns.
@@ -142,10 +175,12 @@ void looped_rows(const SoftTargetParams& a, Stream stream) {
 template <typename T>
 void soft_target(const SoftTargetParams& a, Stream stream) {
   using A = accumulator_t<T>;
-  if (a.counted != nullptr) launch(soft_target_count, {1, kSoftTargetBlock}, stream, a);
-  if (a.loss == kBce) {
+  if (a.totals != nullptr) launch(soft_target_count, {1, kSoftTargetBlock}, stream, a);
+  if (a.pixels > 0) {
+    soft_target_pixels<T>(a, stream);
+  } else if (a.loss == kBce) {
     looped_rows<T, TargetKind::kSigmoid>(a, stream);
-  } else if (a.index == nullptr) {
+  } else if (a.index == nullptr || (a.class_weight != nullptr && has_base(a))) {
     looped_rows<T, TargetKind::kDense>(a, stream);
   } else {
     sparse_rows<T>(a, stream);
@@ -153,9 +188,9 @@ void soft_target(const SoftTargetParams& a, Stream stream) {
   if (a.reduction != kNone) launch(soft_target_reduce<A>, {1, kSoftTargetBlock}, stream, a);
 }
 
-// Whether `counted` is needed: a mean over rows that may be ignored, more of them than a block should read.
+// Whether `totals` is needed: of a mean over rows that may be ignored, more of them than a block should read.
 inline bool soft_target_counts_first(const SoftTargetParams& a) {
-  return a.reduction == kMean && a.loss != kBce && a.index != nullptr && a.rows > kCountInBlock;
+  return a.index != nullptr && a.rows > kCountInBlock && (a.reduction == kMean || a.weighting == kByBatchMean);
 }
 
 }  // namespace fastmix

@@ -21,23 +21,54 @@ void set_cells(CellMix<Int>& a, const Tensor& mask, const Tensor& lam) {
 
 // ---------------------------------------------------------------- soft_target
 
-// logits: classes side by side.
+// logits: (N, J) with classes side by side, or contiguous (N, J, P).
 inline void set_rows(SoftTargetRowData& a, const Tensor& logits, const std::optional<Tensor>& sample_weight,
-                     double smoothing, int64_t loss) {
+                     const std::optional<Tensor>& class_weight, const std::optional<Tensor>& row_grad, double smoothing,
+                     int64_t loss) {
   a.logits = logits.const_data_ptr();
   a.row_stride = logits.stride(0);
+  a.pixels = logits.dim() == 3 ? logits.size(2) : 0;
   a.sample_weight = data_or_null<float>(sample_weight);
+  a.class_weight = data_or_null<float>(class_weight);
+  if (row_grad.has_value()) {
+    STD_TORCH_CHECK(row_grad->scalar_type() == accumulation_dtype(logits),
+                    "soft_target: want row_grad in the accumulation type of the logits");
+    a.row_grad = row_grad->const_data_ptr();
+    a.row_grad_step = row_grad->dim() == 0 ? 0 : 1;
+  }
   a.smoothing = smoothing;
   a.loss = static_cast<Loss>(loss);
 }
 
+// Rows of logits: N, or N * P.
+inline int64_t rows_of_logits(const Tensor& logits) {
+  return logits.dim() == 3 ? logits.size(0) * logits.size(2) : logits.size(0);
+}
+
+// Logits as the kernels read them.
+inline Tensor readable_logits(const Tensor& logits) {
+  return logits.dim() == 3 ? as_contiguous(logits) : as_contiguous_rows(logits);
+}
+
+// What soft_target returns as the gradient: like logits, contiguous, or empty.
+inline Tensor allocate_gradient(const Tensor& logits, bool wanted) {
+  if (!wanted) return allocate(logits, {0}, logits.scalar_type());
+  if (logits.dim() == 3) {
+    return allocate(logits, {logits.size(0), logits.size(1), logits.size(2)}, logits.scalar_type());
+  }
+  return allocate(logits, {logits.size(0), logits.size(1)}, logits.scalar_type());
+}
+
 inline void set_named_classes(SoftTargetRowData& a, const Tensor& index, const std::optional<Tensor>& weight,
-                              const std::optional<Tensor>& base, int64_t ignore_index) {
+                              const std::optional<Tensor>& base, const std::optional<Tensor>& confidence,
+                              int64_t ignore_index, int64_t weighting) {
   a.index = static_cast<const int64_t*>(index.const_data_ptr());
   a.k = index.size(1);
   a.weight = data_or_null<float>(weight);
   a.base = data_or_null<float>(base);
+  a.confidence = data_or_null<float>(confidence);
   a.ignore_index = ignore_index;
+  a.weighting = static_cast<Weighting>(weighting);
 }
 
 // A dense target as the kernels read it, in the accumulation type of the logits.

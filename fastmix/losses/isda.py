@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from .. import functional
 from ..ops import checks as check
 from ..ops.covariance import NAMES, cov_shape
+from ..targets import IGNORED
 from .isda_ranks import update_over_ranks
 
 SCHEDULES = ("linear", "constant")
@@ -74,7 +75,7 @@ class ISDACovariance(nn.Module):
         return self
 
     @torch.no_grad()
-    def update(self, features: Tensor, labels: Tensor, ignore_index: int | None = None) -> None:
+    def update(self, features: Tensor, labels: Tensor, ignore_index: int | None = IGNORED) -> None:
         """Enter features (N, A) or (N, A, ...) with labels (N,) or (N, ...). Errors as `covariance_update_`."""
         state = (self.count, self.mean, self.cov)
         ranks = self.synchronise and dist.is_available() and dist.is_initialized()
@@ -97,21 +98,30 @@ class ISDALoss(nn.Module):
         num_features, num_classes: A and J.
         kind: of the covariance, as `ISDACovariance`.
         label_smoothing: eps in [0, 1] of the cross-entropy.
-        ignore_index: labels that count nothing.
+        class_weight: (J,) float of the cross-entropy, as in torch; None: 1.
+        ignore_index: labels that count nothing, in the loss and in the covariances.
         process_group, dtype, device: as `ISDACovariance`.
 
-    The mean is over the rows (pixels) that count; without one the loss is 0.
+    The mean is over the rows (pixels) that count, with class weights divided by their sum; without one the loss is
+    0.
     Source: ISDA Eq. 7, in the order of Algorithm 1 (covariances first); pixels: Sec. 6.4.
     """
 
+    class_weight: Tensor | None
+
     def __init__(self, num_features: int, num_classes: int, kind: str = "full", *, label_smoothing: float = 0.0,
-                 ignore_index: int = -100, process_group: dist.ProcessGroup | None = None,
+                 class_weight: Tensor | None = None, ignore_index: int = IGNORED,
+                 process_group: dist.ProcessGroup | None = None,
                  dtype: torch.dtype = torch.float32, device: torch.device | str | None = None) -> None:
         super().__init__()
         if not 0.0 <= label_smoothing <= 1.0:
             raise ValueError(f"ISDALoss: label_smoothing is {label_smoothing}, want a value in [0, 1]")
         self.covariance = ISDACovariance(num_classes, num_features, kind, process_group, dtype=dtype, device=device)
         self.label_smoothing, self.ignore_index = label_smoothing, ignore_index
+        if class_weight is not None:
+            check.shape("ISDALoss", "class_weight", class_weight, (num_classes,), "(J,)")
+            class_weight = class_weight.to(device=device)
+        self.register_buffer("class_weight", class_weight, persistent=False)
 
     def forward(self, features: Tensor, fc: nn.Module, labels: Tensor, strength: Tensor | float, *,
                 logits: Tensor | None = None, update: bool | None = None) -> tuple[Tensor, Tensor]:
@@ -137,7 +147,9 @@ class ISDALoss(nn.Module):
             covariance.update(features, labels, self.ignore_index)
         augmented = functional.isda_logits(logits, weight, covariance.cov, labels, strength,
                                            ignore_index=self.ignore_index, kind=covariance.kind)
-        return self._cross_entropy(augmented, labels), logits
+        loss = functional.soft_cross_entropy(augmented, labels, class_weight=self.class_weight,
+                                             label_smoothing=self.label_smoothing, ignore_index=self.ignore_index)
+        return loss, logits
 
     def consistency(self, logits: Tensor, fc: nn.Module, strength: Tensor | float) -> Tensor:
         """The consistency loss of unlabelled samples, whose logits (N, J) the classifier gave, under the covariances as
@@ -158,15 +170,6 @@ class ISDALoss(nn.Module):
             raise ValueError(f"ISDALoss: fc.weight has shape {tuple(weight.shape)}, want "
                              f"({covariance.num_classes}, {covariance.num_features}) or with a 1x1 kernel")
         return flat
-
-    def _cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
-        if logits.ndim == 2:
-            return functional.soft_cross_entropy(logits, labels, label_smoothing=self.label_smoothing,
-                                                 ignore_index=self.ignore_index)
-        wide = logits if logits.dtype == torch.float64 else logits.float()
-        total = nn.functional.cross_entropy(wide, labels, ignore_index=self.ignore_index, reduction="sum",
-                                            label_smoothing=self.label_smoothing)
-        return total / (labels != self.ignore_index).sum().clamp(min=1)
 
 
 def isda_strength(strength0: float, step: int | Tensor, total: int, *, schedule: str = "linear") -> float | Tensor:

@@ -79,12 +79,12 @@ def choice(op: str, name: str, value: str, options: Sequence[str]) -> None:
 def rows_in_range(op: str, name: str, value: Tensor, low: int, high: int, ignore: int | None = None) -> None:
     """Raises IndexError naming the first row with a value outside [low, high). Reads the values (a sync on CUDA).
 
-    ignore: rows whose first column holds it are skipped.
+    ignore: this value passes.
     """
     rows = value.unsqueeze(1) if value.ndim == 1 else value.flatten(1)
     bad = (rows < low) | (rows >= high)
     if ignore is not None:
-        bad &= (rows[:, :1] != ignore)
+        bad &= rows != ignore
     if bool(bad.any()):
         row, column = (int(i) for i in bad.nonzero()[0])
         raise IndexError(f"{op}: {name} of row {row} is {int(rows[row, column])}, want a value in [{low}, {high})")

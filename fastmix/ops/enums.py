@@ -26,6 +26,15 @@ class Reduction(IntEnum):
     SUM = 2
 
 
+class Weighting(IntEnum):
+    """What `soft_target` multiplies a row's loss by, of the confidence p in its target."""
+
+    UNWEIGHTED = 0
+    BY_SAMPLE = 1
+    BY_BATCH_MEAN = 2
+    BY_WEIGHT = 3
+
+
 class CovarianceKind(IntEnum):
     """The shape of ISDA's covariances: (J, A, A), (J, A), (A, A), or none stored."""
 

@@ -19,7 +19,7 @@ PACKED = ("paste_kernel<unsigned short, PlanePieces<8, 3> >", "paste_kernel<unsi
           "patch_mix_backward_kernel<float, PlanePieces<4, 3> >",
           "saliency_cells_kernel<float, (PixelLoad)0>", "saliency_cells_kernel<bf16, (PixelLoad)1>",
           "saliency_peak_kernel<f16, (PixelLoad)0>", "soft_target_rows<bf16, (TargetKind)0, 32, 4, 256>",
-          "soft_target_rows<float, (TargetKind)0, 256, 4, 256>", "soft_target_rows<bf16, (TargetKind)0, 512, 0, 512>",
+          "soft_target_rows<float, (TargetKind)0, 256, 4, 256>", "soft_target_rows<bf16, (TargetKind)0, 256, 0, 256>",
           "soft_target_rows<f16, (TargetKind)1, 256, 0, 256>", "soft_target_rows<bf16, (TargetKind)2, 256, 0, 256>",
           "scale_gradient_kernel<bf16, 8>")
 

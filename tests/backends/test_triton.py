@@ -115,8 +115,9 @@ def test_soft_target_opcheck():
     for grad in (False, True):
         z = torch.randn(4, 7, requires_grad=grad)
         target = SoftTarget(torch.randint(0, 7, (4, 3)), torch.rand(4, 3), torch.rand(4))
-        torch.library.opcheck(OPS.soft_target.default, (z, *target, torch.rand(4), 0.1, -100, 1, 1, grad))
-        torch.library.opcheck(OPS.soft_target_dense.default, (z, target.dense(7), None, 0.0, 0, 0, grad))
+        torch.library.opcheck(OPS.soft_target.default,
+                              (z, *target, None, torch.rand(4), None, None, 0.1, -100, 1, 0, 1, grad))
+        torch.library.opcheck(OPS.soft_target_dense.default, (z, target.dense(7), None, None, None, 0.0, 0, 0, grad))
 
 
 # ---------------------------------------------------------------- isda

@@ -39,10 +39,10 @@ def test_budget(operator, capability):
 
 @pytest.mark.parametrize("operator", ["blend", "paste", "patch_mix", "soft_target"])
 def test_images_and_logits_move_16_bytes_at_a_time(operator):
-    """The budget itself: all but rows whose length is no multiple of a vector."""
+    """The budget itself: all but rows whose length is no multiple of a vector, and pixels, two of them a lane."""
     for key, found in BUDGET[operator]["sm_90"].items():
         kernel = key.rsplit("/")[-1]
-        if kernel in ("_by_source_kernel", "sum_parts", "count_rows") or "128x100 bf16" in key:
+        if kernel in ("_by_source_kernel", "sum_parts", "count_rows", "pixel_kernel") or "128x100 bf16" in key:
             continue
         assert found["load"] == 16, key
         assert found["store"] == 16 or "loss only" in key, key
@@ -80,5 +80,5 @@ def test_memory_bound_kernels_keep_enough_under_way(operator):
 
 def test_a_kernel_that_spills_is_seen():
     """The measure itself: softmax of a long row with 32 registers must spill."""
-    kernel, args, options = aot.launches("soft_target")["cross_entropy 64x32768 fp32/_sparse_kernel"]
+    kernel, args, options = aot.launches("soft_target")["cross_entropy 64x32768 fp32/sparse_kernel"]
     assert aot.compile_for(90, kernel, args, {**options, "maxnreg": 32})["stack"] > 0

@@ -13,7 +13,7 @@ import fastmix.functional as F
 from fastmix import SoftTarget, View
 from fastmix.ops import library
 from fastmix.ops.dispatch import why_not
-from fastmix.ops.enums import Loss, Reduction
+from fastmix.ops.enums import Loss, Reduction, Weighting
 
 pytestmark = [pytest.mark.interpreted, pytest.mark.slow,
               pytest.mark.skipif(why_not("blend", "triton", "cpu") is not None,
@@ -116,8 +116,9 @@ def test_the_gradient_of_logits(loss):
     kernel = library.kernels("soft_target").soft_target
     code = (Loss.CROSS_ENTROPY if loss is F.soft_cross_entropy else Loss.KL).value
     none = Reduction.NONE.value
-    few = kernel(z, *target, None, 0.0, -100, code, none, True)
-    many = kernel(z.expand(ROWS, CLASSES), *expanded, None, 0.0, -100, code, none, True)
+    rest = (None, None, None, None, 0.0, -100, code, Weighting.UNWEIGHTED.value, none, True)
+    few = kernel(z, *target, *rest)
+    many = kernel(z.expand(ROWS, CLASSES), *expanded, *rest)
     assert many[1].numel() > 2**31
     assert torch.equal(many[0][-1:], few[0]) and torch.equal(many[1][-1:], few[1])
 

@@ -25,11 +25,11 @@ from triton.runtime.driver import driver
 
 from fastmix.ops import library
 from fastmix.ops.covariance import KINDS, cov_shape
-from fastmix.ops.enums import FLOAT_TYPES, Loss, Reduction, codes
+from fastmix.ops.enums import FLOAT_TYPES, Loss, Reduction, Weighting, codes
 
 from . import ROOT, sass
 
-MEAN = Reduction.MEAN.value
+MEAN, UNWEIGHTED = Reduction.MEAN.value, Weighting.UNWEIGHTED.value
 BUDGET = ROOT / "tests" / "backends" / "budget_triton.json"
 TARGETS = (80, 90, 100)
 # Whose machine code is read, and of which operators.
@@ -78,16 +78,26 @@ def soft_target_cases() -> Iterator[Case]:
                 continue
             for loss, code in codes(Loss).items():
                 z = empty(n, j, dtype=dtype)
-                args = (z, labels(n, 2), empty(n, 2), empty(n), empty(n), 0.1, -100, code, MEAN)
+                args = (z, labels(n, 2), empty(n, 2), empty(n), None, empty(n), None, None, 0.1, -100, code,
+                        UNWEIGHTED, MEAN)
                 yield f"{loss} {n}x{j} {name}", kernels.soft_target, (*args, True)
                 if loss == "cross_entropy":
                     yield f"{loss} {n}x{j} {name} loss only", kernels.soft_target, (*args, False)
                 if j in (1000, 50257) or (j == 21841 and loss == "cross_entropy"):
                     yield (f"{loss} dense {n}x{j} {name}", kernels.soft_target_dense,
-                           (z, empty(n, j), None, 0.0, code, MEAN, True))
-        yield (f"labels 1024x1000 {name}", kernels.soft_target,
-               (empty(1024, 1000, dtype=dtype), labels(1024, 1), None, None, None, 0.0, -100, Loss.CROSS_ENTROPY.value,
+                           (z, empty(n, j), None, None, None, 0.0, code, MEAN, True))
+        z, y = empty(1024, 1000, dtype=dtype), labels(1024, 1)
+        labelled = (-100, Loss.CROSS_ENTROPY.value, UNWEIGHTED, MEAN, True)
+        yield (f"labels 1024x1000 {name}", kernels.soft_target, (z, y, *[None] * 6, 0.0, *labelled))
+        yield (f"class weights 1024x1000 {name}", kernels.soft_target,
+               (z, y, *[None] * 4, empty(1000), empty(), 0.1, *labelled))
+        yield (f"confidence 1024x1000 {name}", kernels.soft_target,
+               (z, y, None, None, empty(1024), None, None, None, 0.0, -100, Loss.KL.value, Weighting.BY_SAMPLE.value,
                 MEAN, True))
+        maps, y = empty(8, 19, 128 * 128, dtype=dtype), labels(8 * 128 * 128, 1)
+        yield f"pixels 8x19x16384 {name}", kernels.soft_target, (maps, y, *[None] * 6, 0.0, *labelled)
+        yield (f"bce pixels 8x19x16384 {name}", kernels.soft_target,
+               (maps, y, *[None] * 6, 0.0, -100, Loss.BCE.value, UNWEIGHTED, MEAN, True))
         yield f"scale 1024x1000 {name}", kernels.scale_gradient_, (empty(1024, 1000, dtype=dtype), empty())
 
 

@@ -17,9 +17,9 @@ from triton.compiler.compiler import ASTSource, make_backend
 
 from fastmix.ops import library
 from fastmix.ops.covariance import KINDS
-from fastmix.ops.enums import Loss
+from fastmix.ops.enums import Loss, Weighting
 
-from .triton_aot import MEAN, Case, _cov, as_target, empty, labels, launches
+from .triton_aot import MEAN, UNWEIGHTED, Case, _cov, as_target, empty, labels, launches
 
 ODD, DIVISIBLE = 17, 16
 
@@ -127,9 +127,12 @@ def single_cases() -> Iterator[Case]:
     yield call("plan", "plan_patch", bits, empty(1, 2), active, 1, 1, 1, 1.0, 1.0, False)
     yield call("plan", "plan_crop", bits, empty(), active, 1, 1, 1, 1, 2.0, 0.01, 0.5)
     for code in Loss:
-        yield call("soft_target", "soft_target", empty(1, 1), labels(1, 1), empty(1, 1), empty(1), empty(1), 0.1, -100,
-                   code.value, MEAN, True)
-        yield call("soft_target", "soft_target_dense", empty(1, 1), empty(1, 1), None, 0.0, code.value, MEAN, True)
+        yield call("soft_target", "soft_target", empty(1, 1), labels(1, 1), empty(1, 1), empty(1), None, empty(1),
+                   empty(1), empty(), 0.1, -100, code.value, UNWEIGHTED, MEAN, True)
+        yield call("soft_target", "soft_target", empty(1, 1, 2), labels(2, 1), None, None, empty(2), empty(2), None,
+                   empty(2), 0.0, -100, code.value, Weighting.BY_BATCH_MEAN.value, MEAN, True)
+        yield call("soft_target", "soft_target_dense", empty(1, 1), empty(1, 1), None, None, None, 0.0, code.value,
+                   MEAN, True)
     yield call("soft_target", "scale_gradient_", empty(1, 1), empty())
     for kind, code in KINDS.items():
         cov = _cov(kind, 1, 1)

@@ -18,9 +18,10 @@ def test_ignore_index_may_be_a_class(variant):
         want = value_and_grad(lambda v, r=reduction: tf.cross_entropy(v, y, ignore_index=1, reduction=r), z)
         torch.testing.assert_close((loss, grad), want)
         assert (grad[y == 1] == 0).all()
-    named = SoftTarget(torch.tensor([[0, 1], [1, 0]]), torch.full((2, 2), 0.5))  # the first column alone decides
+    named = SoftTarget(torch.tensor([[0, 1], [1, 0]]), torch.full((2, 2), 0.5))
     loss, grad = value_and_grad(lambda v: F.soft_cross_entropy(v, named, ignore_index=1, reduction="none"), z[:2])
-    assert loss[0] > 0 and loss[1] == 0 and (grad[0] != 0).all() and (grad[1] == 0).all()
+    torch.testing.assert_close(loss, -0.5 * z[:2].log_softmax(1)[:, 0])
+    assert (grad != 0).all()
 
 
 def test_many_named_classes(variant):
@@ -34,7 +35,8 @@ def test_many_named_classes(variant):
 
 
 def test_a_base_may_be_negative(variant):
-    target = make_target(4, 37)._replace(base=-torch.rand(4) / 37)
+    target = make_target(4, 37)
+    target.base = -torch.rand(4) / 37
     z = torch.randn(4, 37)
     for name in ("soft_cross_entropy", "soft_bce"):
         ours = value_and_grad(lambda v, f=name: getattr(F, f)(v, target, reduction="none"), z)

@@ -51,17 +51,22 @@ Buffer<int64_t> random_index(size_t n, int64_t size) {
 }
 
 template <typename T>
-void soft_target_case(int64_t rows, int classes, Loss loss, bool dense, bool count_first = false) {
+void soft_target_case(int64_t rows, int classes, Loss loss, bool dense, bool count_first = false,
+                      bool class_weighted = false, int64_t pixels = 0) {
   constexpr int64_t k = 3;
   Buffer<T> logits = random_values<T>(rows * classes), grad(rows * classes);
-  Buffer<int64_t> index = random_index(rows * k, classes), counted(1);
+  Buffer<int64_t> index = random_index(rows * k, classes);
+  Buffer<double> totals(2);
   Buffer<float> weight = random_values<float>(rows * k), base = random_values<float>(rows);
+  Buffer<float> class_weight = random_values<float>(classes);
+  Buffer<accumulator_t<T>> row_grad = random_values<accumulator_t<T>>(rows);
   auto target = random_values<accumulator_t<T>>(rows * classes);
   Buffer<double> row_loss(rows);
   Buffer<accumulator_t<T>> out(1);
   if (rows > 2) {
-    index[k] = -100;             // ignored
-    index[2 * k + 1] = classes;  // out of range: no access may follow it
+    for (int64_t i = 0; i < k; ++i) index[k + i] = -100;  // an ignored row
+    index[0] = -100;                                      // an ignored slot
+    index[2 * k + 1] = classes;                           // out of range: no access may follow it
   }
   SoftTargetParams a{};
   a.logits = logits;
@@ -81,7 +86,11 @@ void soft_target_case(int64_t rows, int classes, Loss loss, bool dense, bool cou
   a.loss = loss;
   a.reduction = kMean;
   a.row_loss = row_loss;
-  a.counted = count_first ? counted.data.get() : nullptr;
+  a.totals = count_first ? totals.data.get() : nullptr;
+  a.class_weight = class_weighted ? class_weight.data.get() : nullptr;
+  a.row_grad = class_weighted ? row_grad.data.get() : nullptr;
+  a.row_grad_step = 1;
+  a.pixels = pixels;
   a.out = out;
   a.grad = grad;
   soft_target<T>(a, nullptr);
@@ -330,6 +339,10 @@ const std::map<std::string, std::function<void()>> kCases = {
     {"soft_target_looped", [] { soft_target_case<float>(4, 33001, kCrossEntropy, false); }},
     {"soft_target_double", [] { soft_target_case<double>(4, 301, kKl, false, true); }},
     {"soft_target_dense", [] { soft_target_case<float>(10, 1001, kKl, true); }},
+    {"soft_target_class_weights", [] { soft_target_case<bf16>(10, 301, kKl, false, true, true); }},
+    {"soft_target_pixels", [] { soft_target_case<f16>(3 * 67, 19, kKl, false, false, true, 67); }},
+    {"soft_target_pixels_dense", [] { soft_target_case<float>(2 * 130, 5, kCrossEntropy, true, false, false, 130); }},
+    {"soft_target_pixels_sigmoid", [] { soft_target_case<bf16>(2 * 33, 7, kBce, false, true, true, 33); }},
     {"soft_target_sigmoid", [] { soft_target_case<f16>(10, 2001, kBce, false); }},
 };
 

@@ -260,6 +260,7 @@ SIMT_UNCHECKED inline void run_grid(unsigned blocks, unsigned threads, size_t sh
                                     void* argument) {
   Machine& m = machine();
   if (threads == 0 || threads > 1024 || threads % kWarp != 0) fail("blocks want a multiple of 32 threads, up to 1024");
+  m.fibers.reserve(1024);  // a later, larger block must not move them
   while (m.fibers.size() < threads) {
     m.fibers.emplace_back();
     m.fibers.back().stack.reset(new unsigned char[kStack]);
