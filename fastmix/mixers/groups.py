@@ -9,6 +9,7 @@ from typing import cast
 import torch
 from torch import Generator, Tensor, nn
 
+from ..ops import random
 from .base import Mixer
 from .plans import ComposePlan, Plan
 
@@ -82,8 +83,7 @@ class RandomChoice(_Group):
         """Draws a member, on the host."""
         if torch.compiler.is_compiling():  # not the decorator torch.compiler.disable: it imports dynamo, 2 s
             torch._dynamo.graph_break(msg="RandomChoice draws on the host: compile its members and call choose()")
-        weights = torch.tensor(self.weights, dtype=torch.float64, device="cpu")
-        return self._members[int(torch.multinomial(weights, 1, generator=self.generator))]
+        return self._members[random.choice(self.weights, self.generator)]
 
     def _draw(self, x: Tensor, saliency: Tensor | None, active: Tensor) -> Plan:
         return self.choose()._plan(x, saliency, self._with_prob(x, active))

@@ -1,8 +1,6 @@
 """Random draws of the mixers, on the device of the images: no host round trip, no shape that depends on a draw.
 
-Every function takes ``generator`` (None: torch's own for the device). A generator cannot enter ``torch.compile``
-(dynamo 2.13 has no proxy for torch.Generator), so compiled code draws from torch's own. What is made of the draws:
-`fastmix.ops.plan`.
+Every function takes ``generator`` as `fastmix.ops.random` says. What is made of the draws: `fastmix.ops.plan`.
 """
 
 from __future__ import annotations
@@ -10,27 +8,26 @@ from __future__ import annotations
 import torch
 from torch import Generator, Tensor
 
-from ..ops.plan import random_bits
+from ..ops import random
 from ..reference.plan import truncated_normal as truncated_normal_size
 from ..reference.plan import weights
 
 
 def gamma(rows: int, k: int, alpha: float, device: torch.device, generator: Generator | None = None) -> Tensor:
     """(rows, k) float32 draws of Gamma(alpha + 1), which `fastmix.ops.plan` turns into a Dirichlet distribution."""
-    return torch._standard_gamma(torch.full((rows, k), alpha + 1.0, device=device, dtype=torch.float32),
-                                 generator=generator)
+    return random.gamma((rows, k), alpha + 1.0, device, generator)
 
 
 def dirichlet(rows: int, k: int, alpha: float, device: torch.device, generator: Generator | None = None) -> Tensor:
     """(rows, k) float32 draws of Dirichlet(alpha, ..., alpha); the first of k = 2 is Beta(alpha, alpha)."""
     drawn = gamma(rows, k, alpha, device, generator)
-    phi = weights(drawn, random_bits(k * rows, device, generator).view(k, rows), alpha)
+    phi = weights(drawn, random.random_bits(k * rows, device, generator).view(k, rows), alpha)
     return (phi / phi.sum(1, keepdim=True)).to(torch.float32)
 
 
 def bernoulli(prob: float, shape: tuple[int, ...], device: torch.device, generator: Generator | None = None) -> Tensor:
     """bool of ``shape``, True with probability prob (never at 0, always at 1)."""
-    return torch.rand(shape, device=device, generator=generator) < prob
+    return random.uniform(shape, device, generator) < prob
 
 
 def constant(values: tuple[int, ...], device: torch.device) -> Tensor:
@@ -45,7 +42,7 @@ def truncated_normal(rows: int, sigma: Tensor, limit: Tensor, generator: Generat
     Returns: (rows, A) float64; t may round to the limit itself.
     """
     shape = torch.broadcast_shapes((rows, 1), sigma.shape, limit.shape)
-    uniform = torch.rand(shape, dtype=torch.float64, device=limit.device, generator=generator)
-    positive = torch.rand(shape, device=limit.device, generator=generator) < 0.5
+    uniform = random.uniform(shape, limit.device, generator, torch.float64)
+    positive = random.uniform(shape, limit.device, generator) < 0.5
     size = truncated_normal_size(uniform, sigma, limit)
     return torch.where(positive, size, -size)

@@ -17,6 +17,7 @@ import torch
 from torch import Generator, Tensor
 
 from ..ops import checks as check
+from ..ops import random
 from ..ops.confidence import confidence
 from ..ops.plan import plan_crop
 from . import sampling
@@ -50,7 +51,8 @@ class SoftAugmentation(Mixer):
         self.num_classes, self.k = num_classes, k
         self.chance = 1 / num_classes if chance is None else float(chance)
         # float32: a float64 scalar on the CPU is a symbolic number to dynamo (2.13), which then compiles twice.
-        self.register_buffer("_scale", torch.zeros((), dtype=torch.float32), persistent=False)
+        with torch.inference_mode(False):
+            self.register_buffer("_scale", torch.zeros((), dtype=torch.float32), persistent=False)
         self.sigma = sigma
 
     @property
@@ -80,7 +82,7 @@ class SoftAugmentation(Mixer):
     def _background(self, x: Tensor, fill: float | str) -> float | Tensor:
         if not isinstance(fill, str):
             return fill
-        return RANDOM_FILL * torch.randn(x.shape[:2], device=x.device, generator=self.generator)
+        return RANDOM_FILL * random.normal(x.shape[:2], x.device, self.generator)
 
     def _fill(self, fill: float | str) -> float | str:
         if isinstance(fill, str):
@@ -185,7 +187,7 @@ class SoftNoise(SoftAugmentation):
     def _draw(self, x: Tensor, saliency: Tensor | None, active: Tensor) -> NoisePlan:
         self._images(x)
         sigma = self._sigma_on(x.device).to(torch.float32)
-        factor = torch.randn(x.shape[0], device=x.device, generator=self.generator) * sigma * self._with_prob(x, active)
-        noise = torch.randn(x.shape, device=x.device, generator=self.generator)
+        factor = random.normal(x.shape[:1], x.device, self.generator) * sigma * self._with_prob(x, active)
+        noise = random.normal(x.shape, x.device, self.generator)
         v = (1 - factor.abs() / self.reach).clamp_min(0)
         return NoisePlan(noise, factor * self.noise_sigma, *self._confidence(v))

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..reference import functional as reference
+from ..targets import IGNORED
 from . import checks as check
 from .dispatch import must_check_values, select
 from .enums import CovarianceKind, codes
@@ -58,7 +59,7 @@ _covariance_update_ = Operator("covariance_update_", _fake)
 
 
 def covariance_update_(count: Tensor, mean: Tensor, cov: Tensor, features: Tensor, labels: Tensor,
-                       ignore_index: int | None = None, *, kind: str | None = None) -> Tensor:
+                       ignore_index: int | None = IGNORED, *, kind: str | None = None) -> Tensor:
     """Enter a batch into the running statistics of its classes, in place.
 
     Args:
@@ -68,7 +69,7 @@ def covariance_update_(count: Tensor, mean: Tensor, cov: Tensor, features: Tenso
             (A, A) one matrix around the mean of all rows, (0,) none (identity).
         features: (N, A), or pixels (N, A, ...); any float dtype and strides. No gradient flows.
         labels: (N,), or (N, ...) like the pixels; int64.
-        ignore_index: rows with this label count nothing.
+        ignore_index: rows with this label count nothing; None: every label is a class.
         kind: "full", "diag", "shared" or "identity"; needed only where J = A makes diag and shared look alike.
     Returns: 0-d int64, the rows left out because a feature is NaN or infinite.
         Classes without a row stay as they are, bit for bit.

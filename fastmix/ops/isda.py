@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ..reference import functional as reference
 from ..reference._common import is_channels_last
+from ..targets import IGNORED
 from . import checks as check
 from .covariance import KINDS, NAMES, kind_of
 from .dispatch import must_check_values, select
@@ -111,18 +112,18 @@ def _backward_consistency(ctx: Any, g: Tensor | None, *_: Any) -> tuple[Any, ...
             found = iter(torch.autograd.grad(loss, [t for t, need in zip(used, needs, strict=True) if need], g,
                                              create_graph=again, allow_unused=True))
         d_logits, d_weight, d_cov = (next(found) if need else None for need in needs)
-    elif reduction == Reduction.NONE or not need_grad:
+    elif not need_grad:
         rows = logits.shape[0]
         row_grad = (g / max(rows, 1) if reduction == Reduction.MEAN else g).expand(rows)
         _, d_logits, d_weight = _isda_consistency(ctx.backend, logits, weight, cov, strength, row_grad.contiguous(),
                                                   scale, REDUCTIONS["none"], kind, True)
     else:
-        d_logits, d_weight = d_logits * g.to(d_logits.dtype), d_weight * g
+        d_logits, d_weight = (d_logits.to(g.dtype) * g).to(d_logits.dtype), d_weight * g
     return d_logits, d_weight, d_cov, *[None] * 6
 
 
 _isda_consistency = Operator("isda_consistency", _fake_consistency, setup=_setup_consistency,
-                             backward=_backward_consistency, differentiable=3)
+                             backward=_backward_consistency, differentiable=3, data=(1, 2))
 
 
 # ---------------------------------------------------------------- public functions
@@ -147,6 +148,9 @@ def _check(op: str, logits: Tensor, weight: Tensor, cov: Tensor | None, strength
     check.dtype(op, "cov", cov, torch.float32, torch.float64)
     factor = 1.0
     tensor = None
+    if torch.compiler.is_compiling() and isinstance(strength, (int, float)):
+        # As an argument of the operator every value would be compiled anew.
+        strength = torch.ones((), dtype=torch.float64, device=logits.device) * strength
     if isinstance(strength, Tensor):
         check.shape(op, "strength", strength, (), "0-d, or a float")
         check.dtype(op, "strength", strength, torch.float32, torch.float64)
@@ -159,6 +163,8 @@ def _check(op: str, logits: Tensor, weight: Tensor, cov: Tensor | None, strength
 
 
 def _number(op: str, strength: object) -> float:
+    if isinstance(strength, (int, float)):
+        return float(strength)
     if not hasattr(strength, "__float__"):
         raise TypeError(f"{op}: strength is {type(strength).__name__}, want a float or a 0-d tensor")
     return float(strength)
@@ -235,14 +241,16 @@ def isda_consistency(logits: Tensor, weight: Tensor, cov: Tensor | None, strengt
     backend = select("isda", logits, "consistency")
     if backend == "reference":
         return reference.isda_consistency(logits, weight, cov, _value(tensor, factor), kind, reduction)
-    need_grad = reduction != "none" and torch.is_grad_enabled() and (logits.requires_grad or weight.requires_grad)
+    # float16 logits: as in soft_target, backward computes the gradient where it knows the loss scale.
+    need_grad = reduction != "none" and logits.dtype != torch.float16 and torch.is_grad_enabled() and (
+        logits.requires_grad or weight.requires_grad)
     return _isda_consistency(backend, logits, weight, cov, tensor, None, factor, REDUCTIONS[reduction], KINDS[kind],
                              need_grad)[0]
 
 
 def explicit_sda(features: Tensor, weight: Tensor, bias: Tensor | None, cov: Tensor | None, labels: Tensor,
                  strength: Strength, samples: int, generator: torch.Generator | None = None, *,
-                 kind: str | None = None) -> Tensor:
+                 ignore_index: int = IGNORED, kind: str | None = None) -> Tensor:
     """The loss that `isda_logits` bounds, by sampling: the mean cross-entropy of augmented features.
 
     For checking the bound and for experiments, not for training: it takes the root of every covariance (a sync on
@@ -251,7 +259,7 @@ def explicit_sda(features: Tensor, weight: Tensor, bias: Tensor | None, cov: Ten
     Args:
         features: (N, A). weight: (J, A). bias: (J,) or None. labels: (N,) int64.
         cov, strength, kind: as `isda_logits`. samples: copies of every row.
-        generator: of the draws.
+        generator: of the draws. ignore_index: rows with this label are left out.
     Returns: 0-d float32 (float64 for float64 features), differentiable in features, weight and bias.
     Raises: ValueError for shapes and devices, TypeError for dtypes, IndexError for labels outside [0, J).
     Source: ISDA Eq. 4-5; against the bound: Sec. 6.5.2 and 6.5.3, Fig. 9 and 10.
@@ -276,5 +284,7 @@ def explicit_sda(features: Tensor, weight: Tensor, bias: Tensor | None, cov: Ten
         cov = features.new_empty((0,))
     kind = kind_of(op, cov, *weight.shape, kind)
     check.same_device(op, features=features, weight=weight, bias=bias, cov=cov, labels=labels)
+    counts = labels != ignore_index
+    features, labels = features[counts], labels[counts]
     check.rows_in_range(op, "labels", labels, 0, weight.shape[0])
     return reference.explicit_sda(features, weight, bias, cov, labels, strength, samples, kind, generator)

@@ -23,15 +23,7 @@ from . import plan_stream
 from .dispatch import select
 from .operator import Operator
 from .plan_stream import Stream
-
-
-def random_bits(number: int, device: torch.device, generator: Generator | None = None) -> Tensor:
-    """(number,) int64 in [0, 2^63 - 1): keys of permutations, and uniform numbers of 53 bits.
-
-    Not float uniforms: their ties would favour some permutations, and Inductor gives them 24 random bits in float64
-    too (measured, torch 2.13).
-    """
-    return torch.randint(2**63 - 1, (number,), device=device, generator=generator)
+from .random import random_bits
 
 
 def _bits(op: str, stream: Stream, device: torch.device, generator: Generator | None, bits: Tensor | None) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..ops import random
 from ._common import accumulation_dtype
 from .covariance import present_classes
 
@@ -105,7 +106,7 @@ def explicit_sda(features: Tensor, weight: Tensor, bias: Tensor | None, cov: Ten
     chunk = max(1, 2 ** 22 // max(n * max(a, weight.shape[0]), 1))
     for start in range(0, samples, chunk):
         size = min(chunk, samples - start)
-        noise = torch.randn((size, n, a), dtype=dtype, device=x.device, generator=generator)
+        noise = random.normal((size, n, a), x.device, generator, dtype)
         for row, c in enumerate(labels.unsqueeze(1).unbind() if kind == "full" else ()):
             noise[:, row] = noise[:, row] @ root[c][0]
         if kind == "shared":
