@@ -21,10 +21,9 @@ import torch
 from torch import Tensor, nn
 
 from .mixers import Mixer
-from .mixers.plans import as_target
+from .mixers.labels import Labels, Target, as_target
 from .ops import checks as check
 from .ops.soft_target import soft_cross_entropy
-from .targets import SoftTarget
 
 
 class Refinement(nn.Module):
@@ -60,7 +59,8 @@ class Refinement(nn.Module):
             raise ValueError(f"Refinement: lr is {lr}, want a finite number above 0, or None")
         self.epochs, self.refine_epochs, self.lr = epochs, refine_epochs, lr
         self.refining = False
-        self.register_buffer("_augmenting", torch.ones((), dtype=torch.bool), persistent=False)
+        with torch.inference_mode(False):  # written to by `begin`, wherever that is called
+            self.register_buffer("_augmenting", torch.ones((), dtype=torch.bool), persistent=False)
 
     @property
     def first(self) -> int:
@@ -89,15 +89,20 @@ class Refinement(nn.Module):
                     group["lr"] = self.lr
         return self.refining
 
-    def smooth(self, target: Tensor | SoftTarget, eps: float, num_classes: int) -> SoftTarget:
+    def smooth(self, target: Labels, eps: float, num_classes: int) -> Target:
         """`SoftTarget.smooth`, without effect in the refinement. Call ``refinement.to(device)`` before compiling.
 
-        Args: target: (N,) int64 or a SoftTarget of N rows.
+        Args: target: (N,) int64, a SoftTarget of N rows, or a dense (N, J) matrix, which stays dense.
         """
-        target = as_target("Refinement.smooth", target, len(target if isinstance(target, Tensor) else target.index))
-        if self._augmenting.device != target.index.device:
-            self._augmenting = self._augmenting.to(target.index.device)
-        return target.smooth(torch.where(self._augmenting, eps, 0.0), num_classes)
+        target = as_target("Refinement.smooth", target, len(target))
+        device = target.device if isinstance(target, Tensor) else target.index.device
+        if self._augmenting.device != device:
+            with torch.inference_mode(False):
+                self._augmenting = self._augmenting.to(device)
+        eps_now = torch.where(self._augmenting, eps, 0.0)
+        if isinstance(target, Tensor):
+            return (target * (1 - eps_now) + eps_now / num_classes).to(target.dtype)
+        return target.smooth(eps_now, num_classes)
 
     def extra_repr(self) -> str:
         return f"epochs={self.epochs}, refine_epochs={self.refine_epochs}, lr={self.lr}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
@@ -12,8 +13,8 @@ from torch import Generator, Tensor, nn
 from ..ops import checks as check
 from ..ops.view import View
 from ..saliency import input_saliency
-from ..targets import SoftTarget
 from . import sampling
+from .labels import Labels, Target
 from .plans import Plan
 
 MODES = ("batch", "elem")
@@ -32,8 +33,8 @@ class Mixer(nn.Module):
         prob: probability that a plan mixes; else it is the identity. Drawn per batch, per sample in mode "elem".
         mode: "batch", one draw for the whole batch, or "elem", one per sample, as in timm; None where a method has
             one way only.
-        generator: torch.Generator on the device of the images; None is torch's own. torch.compile(fullgraph=True)
-            needs None: dynamo (2.13) cannot pass a generator.
+        generator: torch.Generator on the device of the images; None is torch's own, which torch.compile and CUDA
+            graphs want. In a DataLoader worker it is seeded anew for every worker and epoch. See `fastmix.ops.random`.
 
     The state_dict is empty, and ``train()`` / ``eval()`` change nothing.
     """
@@ -49,7 +50,8 @@ class Mixer(nn.Module):
             check.choice(self._name, "mode", mode, MODES)
         self.prob, self.mode, self.generator = float(prob), mode, generator
         self._enabled = True
-        self.register_buffer("_flag", torch.ones((), dtype=torch.bool), persistent=False)
+        with torch.inference_mode(False):  # a buffer that is written to later must not be an inference tensor
+            self.register_buffer("_flag", torch.ones((), dtype=torch.bool), persistent=False)
 
     @property
     def _name(self) -> str:
@@ -68,7 +70,8 @@ class Mixer(nn.Module):
         """Draw what to do with a batch.
 
         Args:
-            x: the images (N, C, H, W), or (N, ...) for Mixup and DMixup. Gives shape and device only.
+            x: the images (N, C, H, W), clips (N, C, T, H, W), or (N, ...) for Mixup and DMixup. Gives shape and device
+                only.
             saliency: d loss / d x, shaped like x, where ``needs_saliency``; ignored elsewhere. May be left out while
                 ``enabled`` is False, so that a loop can save the pass.
         Raises: ValueError for shapes, devices and a missing saliency.
@@ -90,22 +93,26 @@ class Mixer(nn.Module):
             check.same_device(self._name, x=x, saliency=saliency)
         return saliency
 
-    def forward(self, x: Tensor, y: Tensor | SoftTarget, saliency: Tensor | None = None,
-                view: View | None = None) -> tuple[Tensor, SoftTarget]:
+    def forward(self, x: Tensor, y: Labels, saliency: Tensor | None = None,
+                view: View | None = None) -> tuple[Tensor, Target]:
         """Mix a batch.
 
         Args:
-            x: images (N, C, H, W), float32, bfloat16, float16 or float64, any memory format.
-            y: (N,) int64 labels, or the SoftTarget of an earlier mixture.
+            x: images (N, C, H, W), or clips (N, C, T, H, W), whose frames are mixed alike; float32, bfloat16, float16
+                or float64, any memory format.
+            y: (N,) int64 labels, the SoftTarget of an earlier mixture, or dense: (N, J) float, one-hot, multi-hot or
+                soft. Of pixels: label maps (N, H, W) int64, or (N, J, H, W) float. The label -100 is ignored: what it
+                would have in a mixture counts nothing.
             saliency: as for `plan`; with a view the gradient at ``view.apply(x)``.
             view: x is uint8, and its images are read through this `fastmix.View` in the pass that mixes them.
-        Returns: (mixed like x, or with a view of its dtype and memory format; SoftTarget with float32 weights).
+        Returns: (mixed like x, or with a view of its dtype and memory format; SoftTarget with float32 weights, of dense
+        labels their mixture, dense).
         """
         return self.plan(x, saliency).mix(x, y, view)
 
     @contextmanager
-    def applied(self, model: nn.Module, x: Tensor, y: Tensor | SoftTarget, saliency: Tensor | None = None,
-                view: View | None = None, *, in_eval: bool = False) -> Iterator[tuple[Tensor, SoftTarget]]:
+    def applied(self, model: nn.Module, x: Tensor, y: Labels, saliency: Tensor | None = None,
+                view: View | None = None, *, in_eval: bool = False) -> Iterator[tuple[Tensor, Target]]:
         """A training loop's way to any mixer, also to one that mixes inside the model.
 
             with mixer.applied(model, x, y) as (images, target):
@@ -147,7 +154,8 @@ class Mixer(nn.Module):
             if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
                 raise RuntimeError(f"{self._name}: the mixer is on {buffer.device}, images are on {device}: call "
                                    "mixer.to(device), or the mixer once, before the CUDA graph capture")
-            buffer = torch.full((), getattr(self, value), dtype=buffer.dtype, device=device)
+            with torch.inference_mode(False):
+                buffer = torch.full((), getattr(self, value), dtype=buffer.dtype, device=device)
             setattr(self, name, buffer)
         return buffer
 
@@ -164,13 +172,29 @@ class Mixer(nn.Module):
         return self.mode == "elem"
 
     def _images(self, x: Tensor) -> tuple[int, int]:
-        check.ndim(self._name, "x", x, 4)
-        return x.shape[2], x.shape[3]
+        if x.ndim not in (4, 5):
+            raise ValueError(f"{self._name}: x has shape {tuple(x.shape)}, want images (N, C, H, W) or clips "
+                             "(N, C, T, H, W)")
+        return x.shape[-2], x.shape[-1]
 
     def _positive(self, **values: float) -> None:
         for name, value in values.items():
             if not 0.0 < value < math.inf:
                 raise ValueError(f"{self._name}: {name} is {value}, want a finite number above 0")
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For pickle and copy, which know no torch.Generator: it goes as its device and state."""
+        state = self.__dict__.copy()
+        if self.generator is not None:
+            state["generator"] = str(self.generator.device), self.generator.get_state().numpy().tobytes()
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        if isinstance(state["generator"], tuple):
+            device, numbers = state["generator"]
+            state = {**state, "generator": Generator(device)}
+            state["generator"].set_state(torch.frombuffer(bytearray(numbers), dtype=torch.uint8))
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
 
     def extra_repr(self) -> str:
         shown = {name: value for name, value in vars(self).items() if not name.startswith("_") and value is not None}

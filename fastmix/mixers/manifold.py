@@ -16,7 +16,7 @@ from torch import Generator, Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from ..ops.view import View
-from ..targets import SoftTarget
+from .labels import Labels, Target
 from .pairs import Mixup
 from .plans import BlendPlan
 
@@ -99,8 +99,8 @@ class ManifoldMixup(Mixup):
         return names[int(torch.randint(len(names), (), device="cpu"))]
 
     @contextmanager
-    def applied(self, model: nn.Module, x: Tensor, y: Tensor | SoftTarget, saliency: Tensor | None = None,
-                view: View | None = None, *, in_eval: bool = False) -> Iterator[tuple[Tensor, SoftTarget]]:
+    def applied(self, model: nn.Module, x: Tensor, y: Labels, saliency: Tensor | None = None,
+                view: View | None = None, *, in_eval: bool = False) -> Iterator[tuple[Tensor, Target]]:
         """As `Mixer.applied`: what is yielded are the images as they are, and the model mixes in this block."""
         plan = cast(BlendPlan, self.plan(x))
         with self.inside(model, plan, in_eval=in_eval):

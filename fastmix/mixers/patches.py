@@ -12,9 +12,9 @@ from ..ops.enums import LAST_PERCENTILE
 from ..ops.plan import plan_patch
 from ..ops.saliency import saliency_mask
 from ..ops.view import View
-from ..targets import SoftTarget
 from . import sampling
 from .base import Mixer
+from .labels import Labels, Target
 from .plans import PatchPlan, Plan
 
 
@@ -92,8 +92,8 @@ class RLMix(RMix):
         """As `Mixer.plan`, with q: (N,) or 0-d float in [0, 1), the percentile of every image; None draws."""
         return self._patches(x, self._checked(x, saliency), self._flag_on(x.device), q)
 
-    def forward(self, x: Tensor, y: Tensor | SoftTarget, saliency: Tensor | None = None, view: View | None = None, *,
-                q: Tensor | None = None) -> tuple[Tensor, SoftTarget]:
+    def forward(self, x: Tensor, y: Labels, saliency: Tensor | None = None, view: View | None = None, *,
+                q: Tensor | None = None) -> tuple[Tensor, Target]:
         """As `Mixer.forward`; q as in `plan`."""
         return self.plan(x, saliency, q=q).mix(x, y, view)
 

@@ -3,10 +3,16 @@
 Drawing is split from applying. A plan goes through ``torch.compile`` and CUDA graphs (a NamedTuple is a pytree), can be
 pickled, and gives the same images as often as it is applied. Every plan has
 
-    ``apply(x) -> mixed``       the images, like x; with ``view=`` x is uint8 and read through a `fastmix.View`;
-    ``target(y) -> SoftTarget`` the labels; y is (N,) int64 or the SoftTarget of an earlier mixture;
+    ``apply(x) -> mixed``       the images, like x; with ``view=`` x is uint8 and read through a `fastmix.View`. Clips
+                                (N, C, T, H, W), every frame alike. A label map or mask of whole numbers (N, ..., H, W)
+                                is moved as the images are, where that has a meaning;
+    ``target(y) -> Target``     the labels;
     ``mix(x, y)``               both;
     ``to(device)``              the same plan elsewhere.
+
+Labels y are (N,) int64, the `SoftTarget` of an earlier mixture, or dense: a float matrix (N, J), one-hot, multi-hot or
+soft. Dense labels stay dense, all others give a SoftTarget. Of pixels: label maps (N, ..., H, W) int64 of the images'
+size give a SoftTarget per pixel, dense maps (N, J, H, W) stay dense.
 """
 
 from __future__ import annotations
@@ -18,42 +24,12 @@ from torch import Tensor
 
 from .. import functional
 from ..ops import checks as check
+from ..ops.planes import OUTSIDE, is_mask
 from ..ops.view import View
 from ..targets import SoftTarget
+from .labels import Labels, Target, as_target, is_map, mix_targets, moved_target, per_row
 
 P = TypeVar("P", bound=tuple[object, ...])  # a plan
-
-
-def as_target(op: str, y: Tensor | SoftTarget, rows: int) -> SoftTarget:
-    """y as a SoftTarget of ``rows`` rows; ValueError or TypeError naming ``op`` otherwise."""
-    if isinstance(y, SoftTarget):
-        check.ndim(op, "y.index", y.index, 2)
-        check.shape(op, "y.weight", y.weight, y.index.shape, "(N, K) like y.index")
-        count = y.index.shape[0]
-    else:
-        check.tensor(op, "y", y)
-        if y.ndim != 1:
-            raise ValueError(f"{op}: y has shape {tuple(y.shape)}, want labels (N,) or a SoftTarget")
-        check.dtype(op, "y", y, torch.int64)
-        count = y.shape[0]
-    if count != rows:
-        raise ValueError(f"{op}: y has {count} rows, want {rows} like the plan")
-    return y if isinstance(y, SoftTarget) else SoftTarget.from_labels(y)
-
-
-def mix_targets(op: str, index: Tensor, weight: Tensor, y: Tensor | SoftTarget) -> SoftTarget:
-    """``t[n] = sum_k weight[n, k] t_y[index[n, k]]``, still sparse: a mixture of mixtures has K * K' entries a row.
-
-    Args: index, weight: (N, K) int64 and float32. y: (N,) int64 or a SoftTarget of N rows.
-    Source: K-image mixing, the label l_c of Eq. 6; R-Mix Eq. 7.
-    """
-    if isinstance(y, Tensor) and y.ndim == 1 and y.shape[0] == index.shape[0] and y.dtype == torch.int64:
-        check.same_device(op, plan=index, y=y)
-        return SoftTarget(y[index], weight)
-    y = as_target(op, y, index.shape[0])
-    check.same_device(op, plan=index, y=y.index)
-    base = None if y.base is None else (weight * y.base[index]).sum(1)
-    return SoftTarget(y.index[index].flatten(1), (weight.unsqueeze(2) * y.weight[index]).flatten(1), base)
 
 
 def _moved(plan: P, device: torch.device | str | int, non_blocking: bool) -> P:
@@ -83,10 +59,10 @@ class BlendPlan(NamedTuple):
         """x (N, ...) -> like x. See `functional.blend`."""
         return functional.blend(x, self.index, self.weight, view=view)
 
-    def target(self, y: Tensor | SoftTarget) -> SoftTarget:
+    def target(self, y: Labels) -> Target:
         return mix_targets("BlendPlan.target", self.index, self.weight, y)
 
-    def mix(self, x: Tensor, y: Tensor | SoftTarget, view: View | None = None) -> tuple[Tensor, SoftTarget]:
+    def mix(self, x: Tensor, y: Labels, view: View | None = None) -> tuple[Tensor, Target]:
         """``(apply(x, view), target(y))``."""
         return self.apply(x, view), self.target(y)
 
@@ -113,10 +89,12 @@ class PastePlan(NamedTuple):
         """x (N, C, H, W) -> like x. See `functional.paste`."""
         return functional.paste(x, self.index, self.boxes, view=view)
 
-    def target(self, y: Tensor | SoftTarget) -> SoftTarget:
+    def target(self, y: Labels) -> Target:
+        if is_map(y):
+            return moved_target("PastePlan.target", self.apply, y)
         return mix_targets("PastePlan.target", self.index, self.weight, y)
 
-    def mix(self, x: Tensor, y: Tensor | SoftTarget, view: View | None = None) -> tuple[Tensor, SoftTarget]:
+    def mix(self, x: Tensor, y: Labels, view: View | None = None) -> tuple[Tensor, Target]:
         """``(apply(x, view), target(y))``."""
         return self.apply(x, view), self.target(y)
 
@@ -149,11 +127,26 @@ class PatchPlan(NamedTuple):
         """x (N, C, H, W) -> like x; h divides H and w divides W. See `functional.patch_mix`."""
         return self._patch_mix(x, view)[0]
 
-    def target(self, y: Tensor | SoftTarget) -> SoftTarget:
+    def target(self, y: Labels) -> Target:
+        if is_map(y):
+            if isinstance(y, Tensor) and y.is_floating_point():
+                return self.apply(y)
+            size = y.shape[-2:] if isinstance(y, Tensor) else y.index.shape[-3:-1]
+            return mix_targets("PatchPlan.target", self.index, self._shares(*size), y)
         return mix_targets("PatchPlan.target", self.index, self.weight, y)
 
-    def mix(self, x: Tensor, y: Tensor | SoftTarget, view: View | None = None) -> tuple[Tensor, SoftTarget]:
+    def _shares(self, height: int, width: int) -> Tensor:
+        """(N, H, W, 2) float32: the shares of every pixel."""
+        own, other = self.mask, self.mask[self.index[:, 1]]
+        lam = self.lam.expand(own.shape[0]).view(-1, 1, 1)
+        share = torch.where(own == other, lam, own.to(torch.float32))
+        share = share.repeat_interleave(height // share.shape[1], 1).repeat_interleave(width // share.shape[2], 2)
+        return torch.stack([share, 1 - share], -1)
+
+    def mix(self, x: Tensor, y: Labels, view: View | None = None) -> tuple[Tensor, Target]:
         """``(apply(x, view), target(y))`` in one call of the operator."""
+        if is_map(y):
+            return self.apply(x, view), self.target(y)
         mixed, weight = self._patch_mix(x, view)
         return mixed, mix_targets("PatchPlan.mix", self.index, weight, y)
 
@@ -175,23 +168,34 @@ class CutoutPlan(NamedTuple):
     boxes: Tensor
 
     def apply(self, x: Tensor, view: View | None = None) -> Tensor:
-        """x (N, C, H, W) -> like x, pixels outside the boxes bit for bit. A view is a pass of its own here."""
+        """x (N, C, H, W) -> like x, pixels outside the boxes bit for bit; of a mask, what is covered is ignored (-100;
+        0 for uint8 and bool). A view is a pass of its own here."""
         op = "CutoutPlan.apply"
         x = _seen(x, view)
-        check.images(op, "x", x)
+        if is_mask(x):
+            value = OUTSIDE[x.dtype]
+        else:
+            check.tensor(op, "x", x)
+            check.dtype(op, "x", x, *check.FLOATS)
+            value = 0
+        if x.ndim < 3:
+            raise ValueError(f"{op}: x has shape {tuple(x.shape)}, want images (N, C, H, W) or masks (N, ..., H, W)")
         check.shape(op, "plan.boxes", self.boxes, (x.shape[0], 1, 4), "(N, 1, 4)")
         check.same_device(op, x=x, boxes=self.boxes)
-        top, left, height, width = self.boxes.view(-1, 4, 1, 1, 1).unbind(1)
-        rows = torch.arange(x.shape[2], device=x.device).view(-1, 1)
-        columns = torch.arange(x.shape[3], device=x.device)
+        top, left, height, width = self.boxes.view(-1, 4, 1, 1).unbind(1)
+        rows = torch.arange(x.shape[-2], device=x.device).view(-1, 1)
+        columns = torch.arange(x.shape[-1], device=x.device)
         covered = ((rows >= top) & (rows < top + height)) & ((columns >= left) & (columns < left + width))
-        return torch.where(covered, 0.0, x)
+        covered = covered.view(-1, *[1] * (x.ndim - 3), *covered.shape[-2:])
+        return torch.where(covered, torch.full((), value, dtype=x.dtype, device=x.device), x)
 
-    def target(self, y: Tensor | SoftTarget) -> SoftTarget:
-        """The labels unchanged."""
+    def target(self, y: Labels) -> Target:
+        """The labels unchanged; of label maps, what is covered is ignored."""
+        if is_map(y):
+            return moved_target("CutoutPlan.target", self.apply, y)
         return as_target("CutoutPlan.target", y, self.boxes.shape[0])
 
-    def mix(self, x: Tensor, y: Tensor | SoftTarget, view: View | None = None) -> tuple[Tensor, SoftTarget]:
+    def mix(self, x: Tensor, y: Labels, view: View | None = None) -> tuple[Tensor, Target]:
         """``(apply(x, view), target(y))``."""
         return self.apply(x, view), self.target(y)
 
@@ -200,16 +204,30 @@ class CutoutPlan(NamedTuple):
         return _moved(self, device, non_blocking)
 
 
-def _softened(op: str, confidence: Tensor, base: Tensor, y: Tensor | SoftTarget) -> SoftTarget:
+def _softened(op: str, confidence: Tensor, base: Tensor, y: Labels) -> Target:
     """Class y gets ``confidence``, every other class ``base``; an earlier mixture is softened class by class.
 
-    With rows t that sum to 1, ``(p - base) t + base``: for labels that is `SoftTarget.from_confidence`. Source: Soft
-    Augmentation Eq. 4.
+    With rows t that sum to 1, ``(p - base) t + base``: for labels that is `SoftTarget.from_confidence`. Where slots are
+    ignored base counts in the share of the others. Source: Soft Augmentation Eq. 4.
     """
     y = as_target(op, y, confidence.shape[0])
+    if isinstance(y, Tensor):
+        check.same_device(op, plan=confidence, y=y)
+        p, b = per_row(confidence, y.ndim), per_row(base, y.ndim)
+        return ((p - b) * y + b).to(y.dtype)
     check.same_device(op, plan=confidence, y=y.index)
-    kept = confidence - base
-    return SoftTarget(y.index, kept.unsqueeze(1) * y.weight, base if y.base is None else kept * y.base + base)
+    base = per_row(base, y.index.ndim - 1).expand(y.index.shape[:-1])
+    kept = per_row(confidence, y.index.ndim - 1) - base
+    if y.index.shape[-1] > 1:
+        base = base * y.counted_share()
+    return SoftTarget(y.index, kept.unsqueeze(-1) * y.weight, base if y.base is None else kept * y.base + base)
+
+
+def _fill_of(x: Tensor, fill: float | Tensor, outside: int | None) -> float | Tensor:
+    """fill of images; of masks what was asked for, or the ignored label (0 where it has no sign)."""
+    if not is_mask(x):
+        return fill
+    return OUTSIDE[x.dtype] if outside is None else outside
 
 
 class CropPlan(NamedTuple):
@@ -228,15 +246,22 @@ class CropPlan(NamedTuple):
     base: Tensor
     fill: float | Tensor
 
-    def apply(self, x: Tensor, view: View | None = None) -> Tensor:
-        """x (N, C, H, W) -> like x. See `functional.crop`. A view is a pass of its own here."""
-        return functional.crop(_seen(x, view), self.shift, fill=self.fill)
+    def apply(self, x: Tensor, view: View | None = None, outside: int | None = None) -> Tensor:
+        """x (N, C, H, W) -> like x. See `functional.crop`. A view is a pass of its own here.
 
-    def target(self, y: Tensor | SoftTarget) -> SoftTarget:
-        """Labels, or an earlier mixture, softened to the confidence."""
+        outside: of masks, what lies outside the image; None: -100, the ignored label (0 for uint8 and bool).
+        """
+        x = _seen(x, view)
+        return functional.crop(x, self.shift, fill=_fill_of(x, self.fill, outside))
+
+    def target(self, y: Labels) -> Target:
+        """Labels, or an earlier mixture, softened to the confidence; label maps are cropped first."""
+        if is_map(y):
+            y = moved_target("CropPlan.target", lambda maps: functional.crop(maps, self.shift, fill=_fill_of(
+                maps, 0.0, None)), y)
         return _softened("CropPlan.target", self.confidence, self.base, y)
 
-    def mix(self, x: Tensor, y: Tensor | SoftTarget, view: View | None = None) -> tuple[Tensor, SoftTarget]:
+    def mix(self, x: Tensor, y: Labels, view: View | None = None) -> tuple[Tensor, Target]:
         """``(apply(x, view), target(y))``."""
         return self.apply(x, view), self.target(y)
 
@@ -261,15 +286,20 @@ class ResizedCropPlan(NamedTuple):
     fill: float | Tensor
     size: tuple[int, int]
 
-    def apply(self, x: Tensor, view: View | None = None) -> Tensor:
-        """x (N, C, H, W) -> (N, C, *size). See `functional.resized_crop`. A view is a pass of its own here."""
-        return functional.resized_crop(_seen(x, view), self.boxes, self.size, fill=self.fill)
+    def apply(self, x: Tensor, view: View | None = None, outside: int | None = None) -> Tensor:
+        """x (N, C, H, W) -> (N, C, *size). See `functional.resized_crop`; outside: as in `CropPlan.apply`. A view is a
+        pass of its own here."""
+        x = _seen(x, view)
+        return functional.resized_crop(x, self.boxes, self.size, fill=_fill_of(x, self.fill, outside))
 
-    def target(self, y: Tensor | SoftTarget) -> SoftTarget:
-        """Labels, or an earlier mixture, softened to the confidence."""
+    def target(self, y: Labels) -> Target:
+        """Labels, or an earlier mixture, softened to the confidence; label maps are cropped first."""
+        if is_map(y):
+            y = moved_target("ResizedCropPlan.target", lambda maps: functional.resized_crop(
+                maps, self.boxes, self.size, fill=_fill_of(maps, 0.0, None)), y)
         return _softened("ResizedCropPlan.target", self.confidence, self.base, y)
 
-    def mix(self, x: Tensor, y: Tensor | SoftTarget, view: View | None = None) -> tuple[Tensor, SoftTarget]:
+    def mix(self, x: Tensor, y: Labels, view: View | None = None) -> tuple[Tensor, Target]:
         """``(apply(x, view), target(y))``."""
         return self.apply(x, view), self.target(y)
 
@@ -294,18 +324,21 @@ class NoisePlan(NamedTuple):
     base: Tensor
 
     def apply(self, x: Tensor, view: View | None = None) -> Tensor:
-        """x (N, C, H, W) -> like x. A view is a pass of its own here."""
+        """x (N, C, H, W) -> like x; a mask stays as it is. A view is a pass of its own here."""
         x = _seen(x, view)
-        check.images("NoisePlan.apply", "x", x)
+        if is_mask(x):
+            return x
+        check.tensor("NoisePlan.apply", "x", x)
+        check.dtype("NoisePlan.apply", "x", x, *check.FLOATS)
         check.shape("NoisePlan.apply", "plan.noise", self.noise, x.shape, "like x")
         check.same_device("NoisePlan.apply", x=x, noise=self.noise)
-        return torch.addcmul(x, self.noise.to(x.dtype), self.amount.to(x.dtype).view(-1, 1, 1, 1))
+        return torch.addcmul(x, self.noise.to(x.dtype), per_row(self.amount.to(x.dtype), x.ndim))
 
-    def target(self, y: Tensor | SoftTarget) -> SoftTarget:
+    def target(self, y: Labels) -> Target:
         """Labels, or an earlier mixture, softened to the confidence."""
         return _softened("NoisePlan.target", self.confidence, self.base, y)
 
-    def mix(self, x: Tensor, y: Tensor | SoftTarget, view: View | None = None) -> tuple[Tensor, SoftTarget]:
+    def mix(self, x: Tensor, y: Labels, view: View | None = None) -> tuple[Tensor, Target]:
         """``(apply(x, view), target(y))``."""
         return self.apply(x, view), self.target(y)
 
@@ -331,14 +364,15 @@ class ComposePlan(NamedTuple):
             mixed = plan.apply(mixed)
         return mixed
 
-    def target(self, y: Tensor | SoftTarget) -> SoftTarget:
+    def target(self, y: Labels) -> Target:
+        target: Labels
         first, *others = self.plans
         target = first.target(y)
         for plan in others:
             target = plan.target(target)
         return target
 
-    def mix(self, x: Tensor, y: Tensor | SoftTarget, view: View | None = None) -> tuple[Tensor, SoftTarget]:
+    def mix(self, x: Tensor, y: Labels, view: View | None = None) -> tuple[Tensor, Target]:
         """``(apply(x, view), target(y))``."""
         first, *others = self.plans
         mixed, target = first.mix(x, y, view)

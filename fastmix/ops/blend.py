@@ -17,7 +17,8 @@ from ..reference import functional as reference
 from . import checks as check
 from .dispatch import must_check_values, select
 from .operator import Operator
-from .view import View, check_view, read_through
+from .planes import is_clip, not_a_mask, on_frames
+from .view import View, check_view, read_through, view_of_frames
 
 
 def _fake(x: Tensor, index: Tensor, weight: Tensor) -> Tensor:
@@ -56,10 +57,13 @@ def blend(x: Tensor, index: Tensor, weight: Tensor, *, view: View | None = None)
         index outside the batch (CPU; on a GPU the row is NaN).
     Source: refined data augmentation Eq. 1 (Mixup); K-image mixing Eq. 2.
     """
+    if view is not None and is_clip(x):
+        return on_frames(lambda frames: blend(frames, index, weight, view=view_of_frames(view, x)), x)
     if view is not None:
         check_view("blend", x, view)
     else:
         check.tensor("blend", "x", x)
+        not_a_mask("blend", x)
         check.dtype("blend", "x", x, *check.FLOATS)
         if x.ndim == 0:
             raise ValueError("blend: x has shape (), want (N, ...)")

@@ -19,6 +19,7 @@ from ..reference._common import is_channels_last
 from . import checks as check
 from .dispatch import select
 from .operator import Operator
+from .planes import check_mask, gathered, is_clip, is_mask, on_frames
 
 
 def _fake_crop(x: Tensor, shift: Tensor, fill: Tensor | None, value: float) -> Tensor:
@@ -88,13 +89,18 @@ def crop(x: Tensor, shift: Tensor, *, fill: float | Tensor = 0.0) -> Tensor:
     """Move the window on each image by whole pixels: ``out[n, :, i, j] = x[n, :, i + shift[n, 0], j + shift[n, 1]]``.
 
     Args:
-        x: images (N, C, H, W), any float dtype and memory format.
+        x: images (N, C, H, W), any float dtype and memory format. Clips (N, C, T, H, W): every frame gets the same
+            window. Label maps and masks (N, ..., H, W) int64, int32, uint8 or bool, with a whole number as fill.
         shift: (N, 2) int64 or int32 (down, right) in pixels, of any size.
         fill: what lies outside the image: a number, or (N, C) float, a colour per image (rounded to x's dtype).
     Returns: images like x, every pixel bit for bit its source's. Differentiable in x, any order.
     Raises: ValueError for shapes, devices and a fill that requires grad; TypeError for dtypes.
     Source: Soft Augmentation Sec. 4.1, Listing 1.
     """
+    if is_clip(x):
+        return on_frames(lambda frames: crop(frames, shift, fill=fill_of_frames(fill, x)), x)
+    if is_mask(x):
+        return _crop_mask(x, shift, fill)
     check.images("crop", "x", x)
     check.shape("crop", "shift", shift, (x.shape[0], 2), "(N, 2)")
     check.dtype("crop", "shift", shift, torch.int64, torch.int32)
@@ -106,6 +112,31 @@ def crop(x: Tensor, shift: Tensor, *, fill: float | Tensor = 0.0) -> Tensor:
     return _crop(backend, x, shift.to(torch.int64), colour, value)
 
 
+def _crop_mask(x: Tensor, shift: Tensor, fill: float | Tensor) -> Tensor:
+    check_mask("crop", x)
+    check.shape("crop", "shift", shift, (x.shape[0], 2), "(N, 2)")
+    check.dtype("crop", "shift", shift, torch.int64, torch.int32)
+    check.same_device("crop", x=x, shift=shift)
+    height, width = x.shape[-2:]
+    rows = torch.arange(height, device=x.device) + shift[:, :1].to(torch.int64)
+    columns = torch.arange(width, device=x.device) + shift[:, 1:].to(torch.int64)
+    return gathered(x, rows, columns, _mask_fill("crop", fill))
+
+
+def _mask_fill(op: str, fill: float | Tensor) -> int:
+    if isinstance(fill, Tensor) or int(fill) != fill:
+        given = "a tensor" if isinstance(fill, Tensor) else fill
+        raise TypeError(f"{op}: fill is {given}, want a whole number for a mask of whole numbers")
+    return int(fill)
+
+
+def fill_of_frames(fill: float | Tensor, x: Tensor) -> float | Tensor:
+    """(N, C) for all frames of a clip (N, C, T, H, W)."""
+    if isinstance(fill, Tensor) and fill.ndim == 2:
+        return fill.repeat_interleave(x.shape[2], 1)
+    return fill
+
+
 def resized_crop(x: Tensor, box: Tensor, size: tuple[int, int], *, fill: float | Tensor = 0.0) -> Tensor:
     """Cut a window out of each image and resize it, bilinear, without antialiasing.
 
@@ -115,7 +146,8 @@ def resized_crop(x: Tensor, box: Tensor, size: tuple[int, int], *, fill: float |
     ``resized_crop(antialias=False)``. A pixel of weight 0 is not looked at, so the whole image as a box is the image.
 
     Args:
-        x: images (N, C, H, W), any float dtype and memory format.
+        x: images (N, C, H, W), any float dtype and memory format; clips, label maps and masks as for `crop`. Of a mask
+            the nearest pixel is taken.
         box: (N, 4) float32 or float64 (top, left, height, width) in pixels; may leave the image. A side below 1 is
             the one line at its start. Data: no gradient flows to it.
         size: (height, width) of the output, each >= 1.
@@ -126,7 +158,13 @@ def resized_crop(x: Tensor, box: Tensor, size: tuple[int, int], *, fill: float |
     Source: Soft Augmentation B.3.
     """
     op = "resized_crop"
-    check.images(op, "x", x)
+    if is_clip(x):
+        return on_frames(lambda frames: resized_crop(frames, box, size, fill=fill_of_frames(fill, x)), x)
+    mask = is_mask(x)
+    if mask:
+        check_mask(op, x)
+    else:
+        check.images(op, "x", x)
     check.shape(op, "box", box, (x.shape[0], 4), "(N, 4)")
     check.dtype(op, "box", box, torch.float32, torch.float64)
     check.no_grad_needed(op, "box", box)
@@ -135,8 +173,19 @@ def resized_crop(x: Tensor, box: Tensor, size: tuple[int, int], *, fill: float |
             not isinstance(side, (int, torch.SymInt)) or side < 1 for side in size):
         raise ValueError(f"{op}: size is {size!r}, want (height, width), each at least 1")
     height, width = size
+    if mask:
+        lines = [_nearest(*box.to(torch.float64)[:, axis::2].unbind(1), side) for axis, side in enumerate(size)]
+        return gathered(x, *lines, _mask_fill(op, fill))
     colour, value = _check_fill(op, fill, x)
     backend = select("crop", x)
     if backend == "reference":
         return reference.resized_crop(x, box, (height, width), value if colour is None else colour)
     return _resized_crop(backend, x, box.to(torch.float64), height, width, colour, value)
+
+
+def _nearest(start: Tensor, length: Tensor, size: int) -> Tensor:
+    """(N, size) int64: the line of the image nearest to where each line of the output lies; -1 for none."""
+    at = (torch.arange(size, dtype=torch.float64, device=start.device) + 0.5) * (length / size).unsqueeze(1) - 0.5
+    last = (length - 1).clamp_min(0).unsqueeze(1)
+    line = (start.unsqueeze(1) + torch.minimum(at.clamp_min(0), last) + 0.5).floor()
+    return torch.where(line.abs() < 2**62, line, -1).to(torch.int64)

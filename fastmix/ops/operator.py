@@ -30,12 +30,15 @@ class Operator:
         setup: ``setup(ctx, inputs, output)`` saves what backward needs; ``ctx.backend`` is set already.
         backward: ``backward(ctx, *grads)`` returns one entry per input.
         differentiable: how many of the first inputs a gradient may flow to.
+        data: the places of outputs that carry no gradient.
     """
 
     def __init__(self, name: str, fake: Callable[..., Any], *, setup: Callable[..., None] | None = None,
-                 backward: Callable[..., Any] | None = None, differentiable: int = 1) -> None:
+                 backward: Callable[..., Any] | None = None, differentiable: int = 1,
+                 data: tuple[int, ...] = ()) -> None:
         self._name, self._fake, self._setup, self._backward = name, fake, setup, backward
         self._others = range(differentiable - 1)
+        self._data = data
         self._overloads: dict[str, Any] = {}
         self._functions: dict[str, type[torch.autograd.Function]] = {}
         self._registered: set[str] = set()
@@ -44,18 +47,18 @@ class Operator:
 
     def add(self, backend: str, namespace: str) -> None:
         """Serve ``backend`` by the operator of this name in ``namespace``, whose schema exists."""
-        name, setup, backward = self._name, self._setup, self._backward
+        name, setup, backward, data = self._name, self._setup, self._backward, self._data
         overload = getattr(getattr(torch.ops, namespace), name).default
         self._overloads[backend] = overload
         if backward is not None:
-            self._functions[backend] = _function(overload, backend, setup, backward)
+            self._functions[backend] = _function(overload, backend, setup, backward, data)
         if namespace in self._registered:
             return
         self._registered.add(namespace)
         torch.library.register_fake(f"{namespace}::{name}", self._fake)
         if backward is not None:
             torch.library.register_autograd(f"{namespace}::{name}", backward,
-                                            setup_context=_with_backend(setup, backend))
+                                            setup_context=_with_backend(setup, backend, data))
 
     def __call__(self, backend: str, x: torch.Tensor, *args: Any) -> Any:
         if torch.compiler.is_compiling():
@@ -67,23 +70,27 @@ class Operator:
             return self._overloads[backend](x, *args)
 
 
-def _with_backend(setup: Callable[..., None] | None, backend: str) -> Callable[..., None]:
+def _with_backend(setup: Callable[..., None] | None, backend: str, data: tuple[int, ...]) -> Callable[..., None]:
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         ctx.backend = backend
+        if data:
+            ctx.mark_non_differentiable(*(output[i] for i in data))
         if setup is not None:
             setup(ctx, inputs, output)
     return setup_context
 
 
 def _function(overload: Any, backend: str, setup: Callable[..., None] | None,
-              backward_of: Callable[..., Any]) -> type[torch.autograd.Function]:
+              backward_of: Callable[..., Any], data: tuple[int, ...]) -> type[torch.autograd.Function]:
     # forward(ctx, ...) rather than a separate setup_context: the latter binds the signature on every call.
+    setup_context = _with_backend(setup, backend, data)
+
     class Eager(torch.autograd.Function):
         @staticmethod
         def forward(ctx: Any, *args: Any) -> Any:
             with _BelowAutograd():
                 output = overload(*args)
-            _with_backend(setup, backend)(ctx, args, output)
+            setup_context(ctx, args, output)
             return output
 
         @staticmethod

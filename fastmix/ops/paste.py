@@ -18,7 +18,8 @@ from . import checks as check
 from .blend import check_index
 from .dispatch import must_check_values, select
 from .operator import Operator
-from .view import View, check_view, read_through
+from .planes import check_mask, is_clip, is_mask, on_bits, on_frames
+from .view import View, check_view, read_through, view_of_frames
 
 
 def _fake(x: Tensor, index: Tensor, boxes: Tensor) -> Tensor:
@@ -50,7 +51,8 @@ def paste(x: Tensor, index: Tensor, boxes: Tensor, *, view: View | None = None) 
     ``x[index[n, 0]]``; every source is the untouched batch.
 
     Args:
-        x: images (N, C, H, W), any float dtype and memory format; with a view uint8.
+        x: images (N, C, H, W), any float dtype and memory format; with a view uint8. Clips (N, C, T, H, W): every
+            frame gets the same boxes. Label maps and masks (N, ..., H, W) int64, int32, uint8 or bool.
         index: (N, K) int64; column 0 is the canvas, column k the image seen through box k.
         boxes: (N, K-1, 4) int32 (top, left, height, width) in pixels; may be empty or leave the image.
         view: reads every source as a normalised image, in the same pass. See `fastmix.View`.
@@ -60,6 +62,12 @@ def paste(x: Tensor, index: Tensor, boxes: Tensor, *, view: View | None = None) 
         (CPU; on a GPU the image is NaN).
     Source: K-image mixing Eq. 4-5; refined data augmentation Eq. 2 (CutMix).
     """
+    if is_clip(x):
+        return on_frames(lambda frames: paste(frames, index, boxes, view=view_of_frames(view, x)), x)
+    if is_mask(x) and view is None:
+        check_mask("paste", x)
+        check.ndim("paste", "boxes", boxes, 3)
+        return on_bits(lambda bits: paste(bits, index, boxes), x)
     if view is not None:
         check_view("paste", x, view)
     else:

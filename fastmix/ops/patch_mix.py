@@ -14,8 +14,9 @@ from ..reference import functional as reference
 from . import checks as check
 from .dispatch import must_check_values, select
 from .operator import Operator
+from .planes import is_clip, not_a_mask, on_frames
 from .saliency import saliency_mask
-from .view import View, check_view, read_through
+from .view import View, check_view, read_through, view_of_frames
 
 
 def _fake(x: Tensor, partner: Tensor, mask: Tensor, lam: Tensor) -> tuple[Tensor, Tensor]:
@@ -39,7 +40,7 @@ def _backward_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     return _patch_mix(ctx.backend, grad, *ctx.saved_tensors)[0], None, None, None
 
 
-_patch_mix = Operator("patch_mix", _fake, setup=_setup, backward=_backward)
+_patch_mix = Operator("patch_mix", _fake, setup=_setup, backward=_backward, data=(1,))
 _patch_mix_backward = Operator("patch_mix_backward", _fake_backward, setup=_setup, backward=_backward_backward)
 
 
@@ -52,7 +53,8 @@ def patch_mix(x: Tensor, partner: Tensor, mask: Tensor, lam: Tensor, *,
     ``mixed = a x[n] + (1 - a) x[partner]``. Where a is 1 or 0 the pixel is its source's bit for bit.
 
     Args:
-        x: images (N, C, H, W), any float dtype and memory format; with a view uint8.
+        x: images (N, C, H, W), any float dtype and memory format; with a view uint8. Clips (N, C, T, H, W): every
+            frame gets the same cells.
         partner: (N,) int64 rows of x.
         mask: (N, h, w) bool, True where salient; h divides H and w divides W.
         lam: (N,) or 0-d float32, the weight of the own image.
@@ -65,9 +67,18 @@ def patch_mix(x: Tensor, partner: Tensor, mask: Tensor, lam: Tensor, *,
     Source: R-Mix, Eq. 5-7.
     """
     op = "patch_mix"
+    if is_clip(x):
+        weight = x  # of the one call below
+
+        def mix(frames: Tensor) -> Tensor:
+            nonlocal weight
+            mixed, weight = patch_mix(frames, partner, mask, lam, view=view_of_frames(view, x))
+            return mixed
+        return on_frames(mix, x), weight
     if view is not None:
         check_view(op, x, view)
     else:
+        not_a_mask(op, x)
         check.images(op, "x", x)
     n, _, height, width = x.shape
     check.shape(op, "partner", partner, (n,), "(N,)")

@@ -14,6 +14,7 @@ from ..reference import functional as reference
 from . import checks as check
 from .dispatch import select
 from .operator import Operator
+from .planes import is_clip
 
 
 def _fake_map(grad: Tensor, h: int, w: int) -> Tensor:
@@ -39,8 +40,15 @@ _saliency_peak = Operator("saliency_peak", _fake_peak)
 _percentile_mask = Operator("percentile_mask", _fake_percentile)
 
 
-def _check_grid(op: str, grad: Tensor, grid: tuple[int, int]) -> tuple[int, int]:
+def _images(op: str, grad: Tensor) -> Tensor:
+    """The gradient of images, or of a clip (N, C, T, H, W), whose frames together have one saliency."""
+    if is_clip(grad):
+        grad = grad.flatten(1, 2)
     check.images(op, "grad", grad)
+    return grad.detach()
+
+
+def _check_grid(op: str, grad: Tensor, grid: tuple[int, int]) -> tuple[int, int]:
     h, w = grid
     height, width = grad.shape[2:]
     if h < 1 or w < 1 or height % h or width % w:
@@ -60,15 +68,16 @@ def saliency_map(grad: Tensor, grid: tuple[int, int]) -> Tensor:
     """The saliency of an image on a grid of cells.
 
     Args:
-        grad: (N, C, H, W) gradient of the loss with respect to the images, any float dtype and strides.
+        grad: (N, C, H, W) gradient of the loss with respect to the images, any float dtype and strides; of clips
+            (N, C, T, H, W), whose frames count as channels.
         grid: (h, w) cells; h divides H and w divides W.
     Returns: (N, h, w) float32 (float64 for float64): ``s = sqrt(mean_c grad^2)`` divided by its sum over the
         image's pixels, averaged over each cell. An all-zero gradient gives the uniform map 1 / (H W).
     Source: R-Mix, Eq. 2-3.
     """
+    grad = _images("saliency_map", grad)
     h, w = _check_grid("saliency_map", grad, grid)
     backend = select("saliency", grad)
-    grad = grad.detach()
     return reference.saliency_map(grad, (h, w)) if backend == "reference" else _saliency_map(backend, grad, h, w)
 
 
@@ -83,10 +92,10 @@ def saliency_mask(grad: Tensor, grid: tuple[int, int], q: Tensor) -> Tensor:
         True, an all-zero gradient is all True, NaN counts as largest.
     Source: R-Mix, Eq. 2-4 (a linearly interpolated percentile, without its rounding).
     """
+    grad = _images("saliency_mask", grad)
     h, w = _check_grid("saliency_mask", grad, grid)
     _check_q("saliency_mask", q, grad.shape[0], grad)
     backend = select("saliency", grad)
-    grad = grad.detach()
     if backend == "reference":
         return reference.saliency_mask(grad, (h, w), q)
     return _saliency_mask(backend, grad, h, w, q)
@@ -112,9 +121,8 @@ def saliency_peak(grad: Tensor) -> Tensor:
         largest.
     Source: K-image mixing, supplement, Saliency-DCutMix (there on SaliencyMix's map, here on that of R-Mix Eq. 2).
     """
-    check.images("saliency_peak", "grad", grad)
+    grad = _images("saliency_peak", grad)
     if grad.shape[2] < 1 or grad.shape[3] < 1:
         raise ValueError(f"saliency_peak: grad has shape {tuple(grad.shape)}, want at least one pixel")
     backend = select("saliency", grad)
-    grad = grad.detach()
     return reference.saliency_peak(grad) if backend == "reference" else _saliency_peak(backend, grad)

@@ -21,9 +21,11 @@ from torch import Generator, Tensor
 from ..reference import functional as reference
 from ..reference._common import is_channels_last
 from . import checks as check
+from . import random
 from .dispatch import select
 from .enums import FLOAT_TYPES
 from .operator import Operator
+from .planes import OUTSIDE, check_mask, gathered, is_clip, on_frames
 
 FORMATS = (torch.preserve_format, torch.contiguous_format, torch.channels_last)
 
@@ -74,25 +76,51 @@ class View(NamedTuple):
             flip: probability of the mirror image; 0 draws none.
             pad: pixels on every side that a crop of the original size may reach into: shifts are uniform over
                 [-pad, pad] per axis; 0 draws none.
-            generator: on x's device; None is torch's own (torch.compile needs None).
+            generator: on x's device; None is torch's own (torch.compile needs None). See `fastmix.ops.random`.
         """
         check.tensor("View.draw", "x", x)
         check.at_least("View.draw", "pad", pad, 0)
         if not 0.0 <= flip <= 1.0:
             raise ValueError(f"View.draw: flip is {flip}, want a value in [0, 1]")
         n, device = x.shape[0], x.device
-        shift = torch.randint(-pad, pad + 1, (n, 2), device=device, generator=generator) if pad else None
-        flips = torch.rand(n, device=device, generator=generator) < flip if flip else None
+        shift = random.integers(-pad, pad + 1, (n, 2), device, generator) if pad else None
+        flips = random.uniform((n,), device, generator) < flip if flip else None
         return cls(mean, std, flips, shift, out_dtype, memory_format)
 
     def apply(self, x: Tensor) -> Tensor:
-        """The view alone: x (N, C, H, W) uint8 -> images of out_dtype.
+        """The view alone: x (N, C, H, W) uint8 -> images of out_dtype. Of clips (N, C, T, H, W) every frame alike.
 
         Raises: ValueError for shapes and devices, TypeError for dtypes.
         """
+        if is_clip(x):
+            return on_frames(view_of_frames(self, x).apply, x)
         check_view("View.apply", x, self)
         backend = select("view", x)
         return read_through(backend, "view", x, (), self)
+
+    def apply_mask(self, x: Tensor, fill: int | None = None) -> Tensor:
+        """A label map or mask flipped and cropped as the images are.
+
+        Args:
+            x: (N, ..., H, W) int64, int32, uint8 or bool.
+            fill: what lies outside; None: -100, the ignored label, or 0 for uint8 and bool.
+        Raises: ValueError for shapes and devices, TypeError for dtypes.
+        """
+        op = "View.apply_mask"
+        check.tensor(op, "x", x)
+        check_mask(op, x)
+        n, (height, width) = x.shape[0], x.shape[-2:]
+        check.same_device(op, x=x, **{"view.flip": self.flip, "view.shift": self.shift})
+        rows = torch.arange(height, device=x.device).expand(n, -1)
+        columns = torch.arange(width, device=x.device).expand(n, -1)
+        if self.shift is not None:
+            check.shape(op, "view.shift", self.shift, (n, 2), "(N, 2)")
+            shift = self.shift.to(torch.int64)
+            rows, columns = rows + shift[:, :1], columns + shift[:, 1:]
+        if self.flip is not None:
+            check.shape(op, "view.flip", self.flip, (n,), "(N,)")
+            columns = torch.where(self.flip.unsqueeze(1), width - 1 - columns, columns)
+        return gathered(x, rows, columns, OUTSIDE[x.dtype] if fill is None else fill)
 
     def to(self, device: torch.device | str | int, non_blocking: bool = False) -> View:
         """The same view on another device."""
@@ -124,6 +152,18 @@ def check_view(op: str, x: Tensor, view: View) -> None:
                          f"{', '.join(map(str, FORMATS))}")
     check.same_device(op, x=x, **{"view.mean": view.mean, "view.std": view.std, "view.flip": view.flip,
                                   "view.shift": view.shift})
+
+
+def view_of_frames(view: View | None, x: Tensor) -> Any:
+    """The view of a clip's planes (N, C * T, H, W) for that of the clip (N, C, T, H, W)."""
+    if not isinstance(view, View):
+        return view
+    if view.memory_format == torch.channels_last:
+        raise ValueError("view.memory_format is torch.channels_last, want contiguous_format or preserve_format for "
+                         "clips (N, C, T, H, W)")
+    frames = x.shape[2]
+    return view._replace(mean=view.mean.repeat_interleave(frames), std=view.std.repeat_interleave(frames),
+                         memory_format=torch.contiguous_format)
 
 
 def _fake(x: Tensor, *args: Any) -> Tensor:

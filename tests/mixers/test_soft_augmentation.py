@@ -350,7 +350,7 @@ X = torch.zeros(3, 1, 4, 4)
     (lambda: SoftCrop(10, chance=2), ValueError, r"SoftCrop: chance is 2, want a value in \[0, 1\]"),
     (lambda: SoftCrop(10, fill="grey"), ValueError, "SoftCrop: fill is 'grey', want one of 'random'"),
     (lambda: SoftCrop(10, prob=1.5), ValueError, r"SoftCrop: prob is 1.5, want a value in \[0, 1\]"),
-    (lambda: SoftCrop(10).plan(X[0]), ValueError, r"SoftCrop: x has shape \(1, 4, 4\), want 4 dimensions"),
+    (lambda: SoftCrop(10).plan(X[0]), ValueError, r"SoftCrop: x has shape \(1, 4, 4\), want images"),
     (lambda: setattr(SoftCrop(10), "sigma", math.inf), ValueError, "SoftCrop: sigma is inf, want a finite"),
     (lambda: SoftCrop(10)(X, torch.zeros(2, dtype=torch.long)), ValueError, "CropPlan.target: y has 2 rows, want 3"),
     (lambda: SoftResizedCrop(10, 0), ValueError, "SoftResizedCrop: size is 0, want at least 1"),

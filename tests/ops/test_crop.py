@@ -366,7 +366,7 @@ X, S, B = torch.randn(3, 1, 4, 4), torch.zeros(3, 2, dtype=torch.long), torch.ra
 @pytest.mark.parametrize("call,error,text", [
     (lambda: F.crop(None, S), TypeError, "crop: x is NoneType, want a tensor"),
     (lambda: F.crop(X[0], S), ValueError, r"crop: x has shape \(1, 4, 4\), want 4 dimensions"),
-    (lambda: F.crop(X.int(), S), TypeError, "crop: x has dtype int32, want float32 or"),
+    (lambda: F.crop(X.short(), S), TypeError, "crop: x has dtype int16, want float32 or"),
     (lambda: F.crop(X, S[:2]), ValueError, r"crop: shift has shape \(2, 2\), want \(3, 2\)"),
     (lambda: F.crop(X, S.float()), TypeError, "crop: shift has dtype float32, want int64 or int32"),
     (lambda: F.crop(X, S.to("meta")), ValueError, "crop: shift is on meta, want cpu like x"),

@@ -310,7 +310,7 @@ def test_index_out_of_range(variant, bad, column, index_errors):
 @pytest.mark.parametrize("call,error,text", [
     (lambda x, i, b: F.paste(None, i, b), TypeError, "paste: x is NoneType, want a tensor"),
     (lambda x, i, b: F.paste(x[0], i, b), ValueError, r"paste: x has shape \(1, 4, 4\), want 4 dimensions"),
-    (lambda x, i, b: F.paste(x.int(), i, b), TypeError, "paste: x has dtype int32, want float32 or"),
+    (lambda x, i, b: F.paste(x.short(), i, b), TypeError, "paste: x has dtype int16, want float32 or"),
     (lambda x, i, b: F.paste(x, i[0], b), ValueError, r"paste: index has shape \(2,\), want \(3, K\)"),
     (lambda x, i, b: F.paste(x, i.int(), b), TypeError, "paste: index has dtype int32, want int64"),
     (lambda x, i, b: F.paste(x, i, b[:, 0]), ValueError, r"paste: boxes has shape \(3, 4\), want \(3, 1, 4\)"),
