@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils import _pytree as pytree
 
 from .ops import checks as check
+from .ops.planes import is_clip
 from .ops.soft_target import soft_cross_entropy
 from .targets import SoftTarget
 
@@ -64,15 +68,19 @@ def input_saliency(model: Callable[[Tensor], Tensor], x: Tensor, y: Tensor | Sof
     One forward and one backward pass in which weight gradients are neither computed nor accumulated: ``p.grad`` stays
     as it is, no hook of a parameter runs. That is 2/3 of a training step where convolutions are all of it; BatchNorm,
     ReLU and pooling cost the same in both, so 0.76 to 0.88 were measured (CNNs of four layers, 32 x 32, CPU).
-    The model keeps its train or eval mode; the caller may be under no_grad or autocast.
+    The model keeps its train or eval mode; the caller may be under no_grad, inference_mode or autocast. A model with
+    reentrant checkpoints is run twice the first time, then once like others.
 
     Args:
         model: a module, compiled or not, or any callable from images to logits. A DistributedDataParallel is bypassed
             (nothing is to be reduced); compile inside it, DDP(torch.compile(model)).
-        x: images (N, C, H, W), float. Detached, unless create_graph is set and it requires grad.
+        x: images (N, C, H, W) or clips (N, C, T, H, W), float. Detached, unless create_graph is set and it requires
+            grad.
         y: (N,) int64 labels or a SoftTarget, handed to loss_fn.
         loss_fn: ``loss_fn(logits, y) -> 0-d``; None: `functional.soft_cross_entropy`, the mean over the batch. Masks
-            and peaks do not depend on its scale; under float16 a scaled loss keeps small gradients from underflow.
+            and peaks do not depend on its scale. Under float16 autocast the default loss is scaled inside, and its
+            gradient scaled back; images that are float16 themselves want a scaled loss_fn, lest small gradients
+            underflow.
         create_graph: keep the graph for a second derivative, down to the weights. Weight gradients are then possible,
             so parameters are not frozen.
         update_stats: True: BatchNorm statistics are updated as by the training forward. False: running_mean,
@@ -81,16 +89,66 @@ def input_saliency(model: Callable[[Tensor], Tensor], x: Tensor, y: Tensor | Sof
     gradient. Raises: ValueError and TypeError for x.
     Source: R-Mix Sec. 3, the gradient in Eq. 2.
     """
-    check.images("input_saliency", "x", x)
+    if is_clip(x):
+        check.dtype("input_saliency", "x", x, *check.FLOATS)
+    else:
+        check.images("input_saliency", "x", x)
+    if isinstance(model, nn.Module) and any(p.is_inference() for p in model.parameters()):
+        raise ValueError("input_saliency: model has parameters that were made in inference_mode, which no gradient "
+                         "passes; want a model made outside of it")
     if x.numel() == 0:
         return torch.zeros_like(x)
     if isinstance(model, DistributedDataParallel):
         model = model.module
-    loss_fn = soft_cross_entropy if loss_fn is None else loss_fn
-    with torch.enable_grad():
+    scale = 1
+    if loss_fn is None:
+        loss_fn, scale = soft_cross_entropy, _scale_of(x)
+    # Inference tensors cannot enter a graph: copies made outside of the mode are ordinary ones.
+    with torch.inference_mode(False), torch.enable_grad():
+        x, y = _ordinary(x), pytree.tree_map_only(Tensor, _ordinary, y)
         if not (create_graph and x.requires_grad):
             x = x.detach().requires_grad_()
         frozen = nullcontext() if create_graph else _frozen(model)
         with frozen, nullcontext() if update_stats else _statistics_kept(model):
-            loss = loss_fn(model(x), y)
-            return torch.autograd.grad(loss, x, create_graph=create_graph)[0]
+            if model in _CHECKPOINTED and not create_graph:
+                gradient = _backward(loss_fn(model(x), y) * scale, x)
+            else:
+                try:
+                    gradient, = torch.autograd.grad(loss_fn(model(x), y) * scale, x, create_graph=create_graph)
+                except RuntimeError as error:
+                    if "checkpoint" not in str(error).lower() or not isinstance(model, nn.Module):
+                        raise
+                    if create_graph:
+                        raise RuntimeError("input_saliency: create_graph is True, want a model without reentrant "
+                                           "checkpointing: checkpoint(..., use_reentrant=False)") from error
+                    _CHECKPOINTED.add(model)
+                    with _statistics_kept(model):  # the first pass has updated them
+                        gradient = _backward(loss_fn(model(x), y) * scale, x)
+        return gradient if scale == 1 else gradient / scale
+
+
+# Models that are known to checkpoint activations reentrantly.
+_CHECKPOINTED: weakref.WeakSet[Any] = weakref.WeakSet()
+
+
+def _backward(loss: Tensor, x: Tensor) -> Tensor:
+    """d loss / d x by ``backward``, the one way through reentrant checkpoints. The model's parameters are frozen, so
+    that the gradient is accumulated in x alone."""
+    loss.backward()
+    assert x.grad is not None
+    return x.grad
+
+
+def _ordinary(t: Tensor) -> Tensor:
+    return t.clone() if t.is_inference() else t
+
+
+def _scale_of(x: Tensor) -> int:
+    """What the mean loss is multiplied by inside: under float16 autocast the batch size, to the next power of two, so
+    that activations' gradients are as large as those of a single image. Float32 images get exact quotients."""
+    device = x.device.type
+    if x.dtype == torch.float16 or not torch.amp.is_autocast_available(device):
+        return 1
+    if not torch.is_autocast_enabled(device):
+        return 1
+    return 1 << (len(x) - 1).bit_length() if torch.get_autocast_dtype(device) == torch.float16 else 1

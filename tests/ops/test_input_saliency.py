@@ -255,3 +255,78 @@ def test_the_loop_of_rmix():
         losses.append(loss.item())
     assert sum(losses[-10:]) < 0.8 * sum(losses[:10])
     assert fastmix.functional.input_saliency is input_saliency
+
+
+# ---------------------------------------------------------------- modes, checkpoints, half precision
+
+class Checkpointed(nn.Module):
+    """A model whose first part is run again in backward."""
+
+    def __init__(self, first, second, reentrant):
+        super().__init__()
+        self.first, self.second, self.reentrant = first, second, reentrant
+
+    def forward(self, x):
+        return self.second(torch.utils.checkpoint.checkpoint(self.first, x, use_reentrant=self.reentrant))
+
+
+def parts():
+    first = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
+    return first, nn.Sequential(nn.Flatten(), nn.Linear(4 * 6 * 6, 5))
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_checkpointed_models(reentrant):
+    torch.manual_seed(1)
+    first, second = parts()
+    x, y = torch.randn(4, 3, 8, 8), torch.arange(4)
+    want = fastmix.input_saliency(nn.Sequential(first, second), x, y, update_stats=False)
+    model = Checkpointed(first, second, reentrant)
+    steps = first[1].num_batches_tracked.item()
+    for run in (1, 2):
+        torch.testing.assert_close(fastmix.input_saliency(model, x, y), want)
+        # Running it again in backward updates the statistics once more, as in any training with checkpoints.
+        assert first[1].num_batches_tracked.item() <= steps + 2 * run
+    assert all(p.grad is None and p.requires_grad for p in model.parameters())
+    if reentrant:
+        with pytest.raises(RuntimeError, match="create_graph is True, want a model without reentrant"):
+            fastmix.input_saliency(Checkpointed(*parts(), True), x, y, create_graph=True)
+
+
+def test_inside_inference_mode():
+    model, x, y = nn.Sequential(*parts()), torch.randn(4, 3, 8, 8), torch.arange(4)
+    want = fastmix.input_saliency(model, x, y, update_stats=False)
+    with torch.inference_mode():
+        torch.testing.assert_close(fastmix.input_saliency(model, x, y, update_stats=False), want)
+        inner, labels = x.clone(), y.clone()
+        assert inner.is_inference()
+        torch.testing.assert_close(fastmix.input_saliency(model, inner, labels, update_stats=False), want)
+        soft = fastmix.SoftTarget.from_labels(labels)
+        torch.testing.assert_close(fastmix.input_saliency(model, inner, soft, update_stats=False), want)
+
+
+def test_a_model_made_inside_inference_mode():
+    with torch.inference_mode():
+        model = nn.Sequential(*parts())
+    with pytest.raises(ValueError, match="parameters that were made in inference_mode"):
+        fastmix.input_saliency(model, torch.randn(4, 3, 8, 8), torch.arange(4))
+
+
+def test_small_gradients_survive_float16_autocast():
+    """The mean over 4096 images and a small weight: below the smallest float16 without a scale."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3, 8, bias=False), nn.Linear(8, 2, bias=False))
+    with torch.no_grad():
+        for p in model.parameters():
+            p.mul_(0.02)
+    x, y = torch.randn(4096, 3, 1, 1), torch.arange(4096) % 2
+    want = fastmix.input_saliency(model, x, y)
+    with torch.autocast("cpu", torch.float16):
+        got = fastmix.input_saliency(model, x, y)
+    assert got.dtype == torch.float32 and (got != 0).float().mean() > 0.9
+    torch.testing.assert_close(got, want, rtol=0.05, atol=float(want.abs().max()) * 0.02)
+
+
+def test_clips():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(2 * 3 * 4 * 4, 5))
+    x, y = torch.randn(4, 2, 3, 4, 4), torch.arange(4)
+    assert fastmix.input_saliency(model, x, y).shape == x.shape
