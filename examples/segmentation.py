@@ -1,11 +1,11 @@
-"""Segmentation with and without ISDA: handwritten digits scattered over noisy canvases, a class for every pixel.
+"""Segmentation, plain, with ISDA and with CutMix: digits scattered over noisy canvases, a class for every pixel.
 
     python examples/segmentation.py [--canvases 20] [--steps 600] [--seeds 3] [--strength 0.5]
 
-Prints the mean intersection over union on held-out canvases, background included, for plain cross-entropy and for
-`fastmix.ISDALoss` with a diagonal covariance per class, and what ISDA adds seed by seed: the two share canvases, first
-weights and batches. Over six seeds the gain was 0.2 % (+- 0.2, five of six above 0) on 32 to 41 %; with 300 canvases
-there was none. Needs scikit-learn, for its 1,797 embedded digits.
+Prints the mean intersection over union on held-out canvases, background included, for plain cross-entropy, for
+`fastmix.ISDALoss` with a diagonal covariance per class and for `fastmix.CutMix` of images and label maps, and what the
+two add seed by seed: all share canvases, first weights and batches. With six seeds plain cross-entropy came to 36.1 %,
+CutMix added 2.0 % (+- 0.8), ISDA 0.05 % (+- 0.17). Needs scikit-learn, for its 1,797 embedded digits.
 """
 
 from __future__ import annotations
@@ -60,23 +60,29 @@ def mean_iou(body: nn.Module, head: nn.Module, x: Tensor, y: Tensor) -> float:
     return (hit / (matrix.sum(0) + matrix.sum(1) - hit).clamp(min=1)).mean().item()
 
 
-def train(isda: bool, seed: int, count: int, steps: int, strength: float) -> float:
+def train(method: str, seed: int, count: int, steps: int, strength: float) -> float:
     digits = data.load("digits")
     x, y = canvases(digits.train.images, digits.train.labels, count, torch.Generator().manual_seed(1 + seed))
     held_out = canvases(digits.test.images, digits.test.labels, 100, torch.Generator().manual_seed(2))
     torch.manual_seed(seed)
     body, head = network(), nn.Conv2d(FEATURES, CLASSES, 1)
-    criterion = fastmix.ISDALoss(FEATURES, CLASSES, "diag", ignore_index=255)
+    # Draws of its own, so that every method sees the same batches.
+    cutmix = fastmix.CutMix(generator=torch.Generator().manual_seed(seed))
+    cross_entropy = fastmix.SoftCrossEntropy(ignore_index=255)
+    isda = fastmix.ISDALoss(FEATURES, CLASSES, "diag", ignore_index=255)
     optimizer = torch.optim.Adam([*body.parameters(), *head.parameters()], lr=3e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps)
     body.train()
     for step in range(steps):
         index = torch.randint(0, len(x), (BATCH,))
-        features = body(x[index])
-        if isda:
-            loss, _ = criterion(features, head, y[index], fastmix.isda_strength(strength, step, steps))
+        images, maps = x[index], y[index]
+        if method == "isda":
+            loss, _ = isda(body(images), head, maps, fastmix.isda_strength(strength, step, steps))
+        elif method == "cutmix":
+            images, target = cutmix(images, maps)  # the boxes cut out of the images are cut out of their label maps
+            loss = cross_entropy(head(body(images)), target)
         else:
-            loss = nn.functional.cross_entropy(head(features), y[index], ignore_index=255)
+            loss = cross_entropy(head(body(images)), maps)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -91,14 +97,15 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--strength", type=float, default=0.5, help="of ISDA at the end")
     args = parser.parse_args()
-    found: dict[str, list[float]] = {"plain": [], "isda": []}
+    found: dict[str, list[float]] = {"plain": [], "isda": [], "cutmix": []}
     for seed in range(args.seeds):
         for name, values in found.items():
-            values.append(100 * train(name == "isda", seed, args.canvases, args.steps, args.strength))
-    found["gain"] = [isda - plain for isda, plain in zip(found["isda"], found["plain"], strict=True)]
+            values.append(100 * train(name, seed, args.canvases, args.steps, args.strength))
+    for name in ("isda", "cutmix"):
+        found[f"{name} - plain"] = [got - plain for got, plain in zip(found[name], found["plain"], strict=True)]
     for name, values in found.items():
         spread = f" +- {statistics.stdev(values):.2f}" if len(values) > 1 else ""
-        print(f"{name:<6} mIoU {statistics.fmean(values):.2f} %{spread} ({len(values)} seeds)")
+        print(f"{name:<14} mIoU {statistics.fmean(values):.2f} %{spread} ({len(values)} seeds)")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import signal
 import time
 from typing import NamedTuple
 
@@ -52,6 +53,9 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
+    # A shell starts what it puts in the background with Ctrl-C ignored, and so would the commands that tests start be.
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if config.getoption("--device") == "cuda":
         torch.set_default_device("cuda")
 

@@ -171,7 +171,8 @@ def test_cutout_goes_before_isda(digits):
     assert loss.isfinite() and torch.equal(target, y)
 
 
-def test_segmentation_example_learns():
+@pytest.mark.parametrize("method", ["isda", "cutmix"])
+def test_segmentation_example_learns(method):
     path = ROOT / "examples" / "segmentation.py"
     spec = importlib.util.spec_from_file_location("segmentation", path)
     example = importlib.util.module_from_spec(spec)
@@ -180,4 +181,4 @@ def test_segmentation_example_learns():
     x, y = example.canvases(digits.train.images, digits.train.labels, 4, torch.Generator().manual_seed(0))
     assert x.shape == (4, 1, 32, 32) and y.shape == (4, 32, 32)
     assert set(y.unique().tolist()) <= {*range(11), 255} and (y == 255).any()
-    assert example.train(True, 0, 20, 25, 0.5) > 0.08  # all background: 1/11 of about 0.85
+    assert example.train(method, 0, 20, 25, 0.5) > 0.08  # all background: 1/11 of about 0.85

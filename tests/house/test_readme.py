@@ -1,10 +1,12 @@
 """Commands and code of the README and of docs/: every one is tried, or at least understood."""
 
+import io
 import os
 import re
 import shlex
 import subprocess
 import sys
+from contextlib import redirect_stdout
 from importlib import import_module
 
 import pytest
@@ -42,10 +44,28 @@ def every_command(beginning):
             and page.name != "adding.md"]  # whose commands are of what it adds; test_adding runs them
 
 
-def test_python_blocks_run_in_order():
+def run_in_order(page):
+    """The names that the Python blocks of a page leave. What a block prints stands behind its print, or in lines of
+    comment below it."""
     names = {}
-    for block in blocks("python"):
-        exec(compile(block, "README.md", "exec"), names)
+    for block in blocks("python", page):
+        printed = io.StringIO()
+        with redirect_stdout(printed):
+            exec(compile(block, page.name, "exec"), names)
+        said = re.findall(r"^ *print\(.*\)  # (.*)$|^# (.*)$", block, re.M) if "print(" in block else []
+        assert printed.getvalue().splitlines() == [behind or below for behind, below in said], block
+    return names
+
+
+RUNNABLE = [page for page in PAGES if blocks("python", page)
+            and page.name != "adding.md"]  # which test_adding applies to a copy
+
+
+@pytest.mark.parametrize("page", RUNNABLE, ids=lambda page: page.name)
+def test_python_blocks_run_in_order(page):
+    names = run_in_order(page)
+    if page != README:
+        return
     assert names["loss"].isfinite() and names["images"].shape == names["x"].shape
     assert isinstance(names["target"], fastmix.SoftTarget) and (names["target"].confidence() < 1).any()
 
