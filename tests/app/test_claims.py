@@ -18,6 +18,7 @@ pytest.importorskip("matplotlib")
 pytest.importorskip("torchmetrics")
 
 from helpers import training
+from helpers.training import call
 
 from fastmix import __main__ as program
 from fastmix.app import claims
@@ -30,12 +31,6 @@ from fastmix.bench.harness import command_line
 
 RUN = ["train", *training.TINY, "--epochs", "1"]
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-def call(capsys, *arguments):
-    status = program.main([str(a) for a in arguments])
-    captured = capsys.readouterr()
-    return status, captured.out, captured.err
 
 
 @pytest.fixture(params=["flock", "no locks"])

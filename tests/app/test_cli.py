@@ -12,19 +12,13 @@ pytest.importorskip("matplotlib")
 pytest.importorskip("torchmetrics")
 
 from helpers import training
+from helpers.training import call
 from PIL import Image
 
 from fastmix import __main__ as program
 from fastmix.app import console
 from fastmix.app.console import FAILURE, INTERRUPTED, USAGE
 from fastmix.app.training import report
-
-
-def call(capsys, *arguments):
-    """Exit status, stdout, stderr of a command in this process."""
-    status = program.main([str(a) for a in arguments])
-    captured = capsys.readouterr()
-    return status, captured.out, captured.err
 
 
 def test_a_run_leaves_its_files(tmp_path, capsys):

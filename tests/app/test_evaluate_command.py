@@ -12,6 +12,7 @@ pytest.importorskip("matplotlib")
 pytest.importorskip("torchmetrics")
 
 from helpers import training
+from helpers.training import call
 from PIL import Image
 
 from fastmix import __main__ as program
@@ -79,12 +80,6 @@ def test_bad_boxes_are_named(tmp_path, text, message):
 
 
 # The command
-
-def call(capsys, *arguments):
-    status = program.main([str(a) for a in arguments])
-    captured = capsys.readouterr()
-    return status, captured.out, captured.err
-
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):

@@ -14,8 +14,8 @@ pytest.importorskip("matplotlib")
 pytest.importorskip("torchmetrics")
 
 from helpers import training
+from helpers.training import call
 
-from fastmix import __main__ as program
 from fastmix import _starting, files
 from fastmix.app import console
 from fastmix.app.errors import FAILURE, INTERRUPTED, USAGE, CommandError, explained
@@ -23,12 +23,6 @@ from fastmix.app.training import checkpoint, loop
 from fastmix.ops.dispatch import CannotServe
 
 RUN = ["train", *training.TINY, "--epochs", "2"]
-
-
-def call(capsys, *arguments):
-    status = program.main([str(a) for a in arguments])
-    captured = capsys.readouterr()
-    return status, captured.out, captured.err
 
 
 def one_line(err):

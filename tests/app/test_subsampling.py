@@ -13,9 +13,9 @@ pytest.importorskip("torchmetrics")
 
 from helpers import training
 from helpers.support import seeded
+from helpers.training import call
 
 import fastmix
-from fastmix import __main__ as program
 from fastmix import subsampling
 from fastmix.app import data
 from fastmix.app.cli.train import main as train
@@ -181,12 +181,6 @@ def scorer(tmp_path_factory):
     folder = tmp_path_factory.mktemp("scorer") / "run"
     assert train([*training.TINY, "--method", "dcutmix", "--epochs", "3", "--out", str(folder)]) == 0
     return folder
-
-
-def call(capsys, *arguments):
-    status = program.main([str(a) for a in arguments])
-    captured = capsys.readouterr()
-    return status, captured.out, captured.err
 
 
 def arrays(path):

@@ -11,6 +11,7 @@ pytest.importorskip("matplotlib")
 pytest.importorskip("torchmetrics")
 
 from helpers import training
+from helpers.training import call
 
 import fastmix
 from fastmix import __main__ as program
@@ -24,12 +25,6 @@ from fastmix.bench.harness.report import aligned
 
 RUN = ["train", *training.TINY, "--epochs", "2"]
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-def call(capsys, *arguments):
-    status = program.main([str(a) for a in arguments])
-    captured = capsys.readouterr()
-    return status, captured.out, captured.err
 
 
 # Tables

@@ -9,6 +9,8 @@ import sys
 
 import torch
 
+from fastmix import __main__ as program
+
 from . import ROOT
 
 TINY = ["--data", "digits", "--limit", "200", "--threads", "1", "--device", "cpu"]
@@ -23,6 +25,13 @@ def environment():
 def fastmix(*arguments, cwd=None, **kwargs):
     command = [sys.executable, "-m", "fastmix", *map(str, arguments)]
     return run(command, cwd=cwd, **kwargs)
+
+
+def call(capsys, *arguments):
+    """Exit status, stdout, stderr of a command in this process."""
+    status = program.main([str(a) for a in arguments])
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
 
 
 def run(command, **kwargs):
