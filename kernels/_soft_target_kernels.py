@@ -155,8 +155,8 @@ def dense_kernel(
     loss_ptr, grad_ptr, logits_ptr, target_ptr, sample_weight_ptr,  # (programs,) or (N,); (N, J) x3, (N,)
     class_weight_ptr, row_grad_ptr,                                 # (J,), () or (N,); None = absent
     rows, classes, row_stride, smoothing, smoothing_low,
-    LOSS: tl.constexpr, REDUCTION: tl.constexpr, SMOOTH: tl.constexpr, GRAD_STEP: tl.constexpr, ACC: tl.constexpr,
-    ROWS: tl.constexpr, BLOCK: tl.constexpr, VEC: tl.constexpr, EDGES: tl.constexpr, LOOP: tl.constexpr,
+    LOSS: tl.constexpr, REDUCTION: tl.constexpr, GRAD_STEP: tl.constexpr, ACC: tl.constexpr, ROWS: tl.constexpr,
+    BLOCK: tl.constexpr, VEC: tl.constexpr, EDGES: tl.constexpr, LOOP: tl.constexpr,
 ):  # fmt: skip
     """Softmax against a target of (N, J)."""
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]

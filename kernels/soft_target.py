@@ -149,7 +149,6 @@ def _run(logits: Tensor, target: Target, o: Options, need_grad: bool) -> tuple[T
         options["maxnreg"] = CONFIG.registers
     results, sizes = (parts, grad if need_grad else None), (rows, classes, logits.stride(0))
     smoothings = _smoothings(o.smoothing, double)
-    smooth = o.smoothing != 0.0
     counts, count = _counts(target, o, classes)
     columns = 1 if index is None else index.shape[1]
     if o.loss == Loss.BCE:
@@ -158,13 +157,13 @@ def _run(logits: Tensor, target: Target, o: Options, need_grad: bool) -> tuple[T
                COLUMNS=next_power_of_2(columns), **count, **options)
     elif index is None:
         launch(dense_kernel, programs, device, *results, logits, target.dense, o.sample_weight, o.class_weight,
-               o.row_grad, *sizes, *smoothings, LOSS=o.loss, LOOP=loop, SMOOTH=smooth, **options)
+               o.row_grad, *sizes, *smoothings, LOSS=o.loss, LOOP=loop, **options)
     else:
         launch(sparse_kernel, programs, device, *results, logits, index, target.weight, target.base,
                target.confidence, o.sample_weight, o.class_weight, o.row_grad, counts, *sizes, columns,
                target.ignore_index, *smoothings, LOSS=o.loss, WEIGHTING=target.weighting,
-               LABELS=counts_class_weights(target, o), SMOOTH=smooth, LOOP=loop, COLUMNS=next_power_of_2(columns),
-               **count, **options)
+               LABELS=counts_class_weights(target, o), SMOOTH=o.smoothing != 0.0, LOOP=loop,
+               COLUMNS=next_power_of_2(columns), **count, **options)
     if parts is not out:
         launch(sum_parts, 1, device, out, parts, programs, BLOCK=1024, num_warps=4)
     return out, grad
