@@ -75,8 +75,15 @@ void sparse_row(const SoftTargetArgs& a, int64_t n, const RowTarget& t, const T*
   a.row_loss[n] = loss * t.scale;
   if (grad == nullptr) return;
   const double s = gradient_scale<T>(a, n, t.scale);
-  const A c = static_cast<A>(s * total / row.sum_exp);
+  const double slope = s * total / row.sum_exp;
+  const A c = static_cast<A>(slope);
   const A b = static_cast<A>(s * t.base);
+  // What the named classes' exps are is read before they are overwritten; of more classes it is computed again.
+  constexpr int64_t kKept = kKeepsExp ? 8 : 0;
+  A kept[kKept + 1];
+  for (int64_t i = 0; i < t.named.k && i < kKept; ++i) {
+    if (is_counted(t.named, i)) kept[i] = exps[t.named.index[i]];
+  }
   if constexpr (kKeepsExp) {
 #pragma omp simd
     for (int64_t j = 0; j < a.classes; ++j) exps[j] = exps[j] * c - b;
@@ -94,9 +101,9 @@ void sparse_row(const SoftTargetArgs& a, int64_t n, const RowTarget& t, const T*
   for (int64_t i = 0; i < t.named.k; ++i) {
     if (!is_first_of_class(t.named, i)) continue;
     const int64_t j = t.named.index[i];
-    const A e = exp_nonpositive(static_cast<A>(to_float(z[j]) - row.max));
+    const A e = i < kKept ? kept[i] : exp_nonpositive(static_cast<A>(to_float(z[j]) - row.max));
     const double target = t.base + class_target(t.named, i) * weight_of_class(t.named, i);
-    store(grad + j, static_cast<A>(static_cast<double>(e) * s * total / row.sum_exp - s * target));
+    store(grad + j, static_cast<A>(static_cast<double>(e) * slope - s * target));
   }
 }
 

@@ -40,6 +40,26 @@ inline void set_rows(SoftTargetRowData& a, const Tensor& logits, const std::opti
   a.loss = static_cast<Loss>(loss);
 }
 
+// What a kernel reads by its data pointer is where it runs, as long as it will be read, and of the type that it is
+// read as.
+inline void check_argument(const char* name, const Tensor& t, const Tensor& like, std::initializer_list<int64_t> sizes,
+                           ScalarType dtype) {
+  STD_TORCH_CHECK(
+      t.is_cpu() == like.is_cpu() && t.is_cuda() == like.is_cuda() && t.get_device_index() == like.get_device_index(),
+      name, " is on another device than the first argument");
+  STD_TORCH_CHECK(t.scalar_type() == dtype, name, " has another dtype than the kernels read");
+  STD_TORCH_CHECK(t.dim() == static_cast<int64_t>(sizes.size()), name, " has ", t.dim(), " dimensions, want ",
+                  sizes.size());
+  for (size_t i = 0; i < sizes.size(); ++i) {
+    const int64_t size = t.size(static_cast<int64_t>(i)), want = sizes.begin()[i];
+    STD_TORCH_CHECK(size == want, name, " has size ", size, " in dimension ", i, ", want ", want);
+  }
+}
+inline void check_argument(const char* name, const std::optional<Tensor>& t, const Tensor& like,
+                           std::initializer_list<int64_t> sizes, ScalarType dtype) {
+  if (t.has_value()) check_argument(name, *t, like, sizes, dtype);
+}
+
 // Rows of logits: N, or N * P.
 inline int64_t rows_of_logits(const Tensor& logits) {
   return logits.dim() == 3 ? logits.size(0) * logits.size(2) : logits.size(0);
@@ -57,6 +77,21 @@ inline Tensor allocate_gradient(const Tensor& logits, bool wanted) {
     return allocate(logits, {logits.size(0), logits.size(1), logits.size(2)}, logits.scalar_type());
   }
   return allocate(logits, {logits.size(0), logits.size(1)}, logits.scalar_type());
+}
+
+// The arguments of soft_target against each other.
+inline void check_named_classes(const Tensor& logits, const Tensor& index, const std::optional<Tensor>& weight,
+                                const std::optional<Tensor>& base, const std::optional<Tensor>& confidence,
+                                const std::optional<Tensor>& sample_weight, const std::optional<Tensor>& class_weight) {
+  STD_TORCH_CHECK(logits.dim() == 2 || logits.dim() == 3, "logits has ", logits.dim(), " dimensions, want 2 or 3");
+  STD_TORCH_CHECK(index.dim() == 2 && index.size(1) >= 1, "index is no (N, K) with K >= 1");
+  const int64_t rows = rows_of_logits(logits), k = index.size(1);
+  check_argument("index", index, logits, {rows, k}, ScalarType::Long);
+  check_argument("weight", weight, logits, {rows, k}, ScalarType::Float);
+  check_argument("base", base, logits, {rows}, ScalarType::Float);
+  check_argument("confidence", confidence, logits, {rows}, ScalarType::Float);
+  check_argument("sample_weight", sample_weight, logits, {rows}, ScalarType::Float);
+  check_argument("class_weight", class_weight, logits, {logits.size(1)}, ScalarType::Float);
 }
 
 inline void set_named_classes(SoftTargetRowData& a, const Tensor& index, const std::optional<Tensor>& weight,

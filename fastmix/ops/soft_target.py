@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -31,7 +31,7 @@ from ..targets import IGNORED, SoftTarget
 from . import checks as check
 from .dispatch import must_check_values, select
 from .enums import Loss, Reduction, Weighting, codes
-from .operator import NAMESPACES, _BelowAutograd
+from .operator import NAMESPACES, _BelowAutograd, apply_of, eager
 
 REDUCTIONS = codes(Reduction)
 _WEIGHTINGS = {"sample": Weighting.BY_SAMPLE, "none": Weighting.UNWEIGHTED, "weight": Weighting.BY_WEIGHT,
@@ -60,17 +60,13 @@ def _fake_dense(logits, target, sample_weight, class_weight, row_grad, label_smo
 
 
 class _Form(NamedTuple):
-    """One of the two operators. Its arguments without logits, row_grad and need_grad are those of its formula."""
+    """One of the two operators: (logits, tensors or None, row_grad, options, need_grad). Its formula takes logits, the
+    tensors and the options."""
 
     name: str
     fake: Callable[..., Any]
     formula: Callable[..., Tensor]
-    # Where among these arguments row_grad belongs.
-    place: int
-
-    def run(self, overload: Any, logits: Tensor, args: tuple[Any, ...], row_grad: Tensor | None,
-            need_grad: bool) -> tuple[Tensor, Tensor]:
-        return overload(logits, *args[:self.place], row_grad, *args[self.place:], need_grad)
+    tensors: int  # how many
 
 
 _SPARSE = _Form("soft_target", _fake, reference.soft_target, 6)
@@ -87,18 +83,18 @@ def _scale_operator(namespace: str, device_type: str) -> Any:
     return getattr(torch.ops, namespace).scale_gradient_.default
 
 
-def _gradient(grad: Tensor | None, g: Tensor, logits: Tensor, form: _Form, overload: Any, args: tuple[Any, ...],
-              owned: bool) -> Tensor:
+def _gradient(grad: Tensor | None, g: Tensor, logits: Tensor, tensors: Sequence[Tensor | None], form: _Form,
+              overload: Any, options: tuple[Any, ...], owned: bool) -> Tensor:
     """d logits from the stored gradient (None: not computed yet, or handed out) and the incoming g.
 
     owned: the stored gradient is ours alone and may be scaled in place.
     """
     if torch.is_grad_enabled():  # create_graph: the second derivative needs the formula, not the stored values
-        return torch.autograd.grad(form.formula(logits, *args), logits, g, create_graph=True)[0]
+        return torch.autograd.grad(form.formula(logits, *tensors, *options), logits, g, create_graph=True)[0]
     if grad is None:
         late = logits.dtype == torch.float16
         with _BelowAutograd():
-            grad = form.run(overload, logits, args, g.contiguous() if late else None, True)[1]
+            grad = overload(logits, *tensors, g.contiguous() if late else None, *options, True)[1]
         if late:
             return grad
         owned = True
@@ -116,58 +112,60 @@ class _Eager(torch.autograd.Function):
     """As `operator.Operator`, but the gradient stays out of the outputs, so that backward may give it away."""
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, form: _Form, overload: Any, args: tuple[Any, ...]) -> Tensor:
+    def forward(ctx: Any, logits: Tensor, form: _Form, overload: Any, tensors: tuple[Tensor | None, ...],
+                options: tuple[Any, ...]) -> Tensor:
         at_once = logits.dtype != torch.float16
         with _BelowAutograd():
-            loss, grad = form.run(overload, logits, args, None, at_once)
+            loss, grad = eager(overload)(logits, *tensors, None, *options, at_once)
         ctx.grad = grad if at_once else None
-        ctx.save_for_backward(logits)
-        ctx.options = form, overload, args
+        # The targets too: a second backward, which reads them again, must notice that they were changed since.
+        ctx.save_for_backward(logits, *tensors)
+        ctx.options = form, overload, options
         return loss
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Any:
         grad, ctx.grad = ctx.grad, None
         if grad is not None and g.ndim == 0 and g.is_cpu and not torch.is_grad_enabled() and g.item() == 1.0:
-            return grad, None, None, None  # multiplying by 1 would double the time at J = 21841
-        return _gradient(grad, g, *ctx.saved_tensors, *ctx.options, owned=True), None, None, None
+            return grad, None, None, None, None  # multiplying by 1 would double the time at J = 21841
+        logits, *tensors = ctx.saved_tensors
+        return _gradient(grad, g, logits, tensors, *ctx.options, owned=True), None, None, None, None
 
 
-def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    *args, need_grad = inputs[1:]
-    ctx.tensors = [i for i, a in enumerate(args) if isinstance(a, Tensor)]
-    ctx.plain = [None if isinstance(a, Tensor) else a for a in args]
-    ctx.mark_non_differentiable(output[1])
-    ctx.save_for_backward(inputs[0], output[1] if need_grad else None, *[args[i] for i in ctx.tensors])
+_apply = apply_of(_Eager)
+
+
+def _setup(form: _Form) -> Any:
+    def setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        ctx.options = inputs[form.tensors + 2:-1]
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(output[1] if inputs[-1] else None, *inputs[:form.tensors + 1])
+    return setup
 
 
 def _registered_backward(overload: Any, form: _Form) -> Any:
     def backward(ctx: Any, g: Tensor, _: Any) -> Any:
-        logits, grad, *tensors = ctx.saved_tensors
-        args = list(ctx.plain)
-        for i, t in zip(ctx.tensors, tensors, strict=True):
-            args[i] = t
-        del args[form.place]  # row_grad
-        d = _gradient(grad, g, logits, form, overload, tuple(args), owned=False)
-        return (d, *[None] * (2 + len(args)))
+        grad, logits, *tensors = ctx.saved_tensors
+        d = _gradient(grad, g, logits, tensors, form, overload, ctx.options, owned=False)
+        return (d, *[None] * (form.tensors + len(ctx.options) + 2))
     return backward
 
 
-_OVERLOADS: dict[str, dict[_Form, Any]] = {}
+_OVERLOADS: dict[str, dict[str, Any]] = {}
 _registered: set[str] = set()
 
 
 def add(backend: str, namespace: str) -> None:
     """As `operator.Operator.add`."""
-    _OVERLOADS[backend] = {form: getattr(getattr(torch.ops, namespace), form.name).default
-                           for form in (_SPARSE, _DENSE)}
+    overloads = {form: getattr(getattr(torch.ops, namespace), form.name).default for form in (_SPARSE, _DENSE)}
+    _OVERLOADS[backend] = {form.name: overload for form, overload in overloads.items()}
     if namespace in _registered:
         return
     _registered.add(namespace)
-    for form, overload in _OVERLOADS[backend].items():
+    for form, overload in overloads.items():
         torch.library.register_fake(f"{namespace}::{form.name}", form.fake)
         torch.library.register_autograd(f"{namespace}::{form.name}", _registered_backward(overload, form),
-                                        setup_context=_setup)
+                                        setup_context=_setup(form))
 
 
 for _backend, _namespace in NAMESPACES.items():
@@ -184,11 +182,22 @@ def _call(op: str, loss: Loss, logits: Tensor, target: SoftTarget | Tensor, redu
     check.dtype(op, "logits", logits, *check.FLOATS)
     if reduction not in REDUCTIONS:
         check.choice(op, "reduction", reduction, tuple(REDUCTIONS))
+    label_smoothing = float(label_smoothing)
     if not 0.0 <= label_smoothing <= 1.0:
         raise ValueError(f"{op}: label_smoothing is {label_smoothing}, want a value in [0, 1]")
     if logits.ndim < 2:
         raise ValueError(f"{op}: logits has shape {tuple(logits.shape)}, want (N, J), or (N, J, ...) of pixels")
+    backend = select("soft_target", logits)
+    if backend == "cpu" and confidence is sample_weight is class_weight is None and logits.ndim == 2:
+        named = _named(target)
+        if named is not None:
+            try:  # The operator checks all that the lines below do, in a tenth of the time; they have the words for it.
+                return _run(backend, _SPARSE, logits, (*named, None, None, None), (
+                    label_smoothing, ignore_index, loss.value, weighting.value, REDUCTIONS[reduction]))
+            except RuntimeError:
+                pass
     shape = logits.shape
+    pixels, by_rows = logits.ndim > 2, True
     rows, classes = (shape[0], *shape[2:]), shape[1]
     if class_weight is not None:
         check.shape(op, "class_weight", class_weight, (classes,), "(J,)")
@@ -196,8 +205,6 @@ def _call(op: str, loss: Loss, logits: Tensor, target: SoftTarget | Tensor, redu
     if sample_weight is not None:
         check.shape(op, "sample_weight", sample_weight, rows, "one for each row or pixel of logits")
         sample_weight = _numbers(op, "sample_weight", sample_weight, logits).reshape(-1)
-    backend = select("soft_target", logits)
-    pixels, by_rows = logits.ndim > 2, True
     if pixels:
         logits, by_rows = _as_rows(logits)
     if isinstance(target, Tensor) and target.is_floating_point():
@@ -207,8 +214,8 @@ def _call(op: str, loss: Loss, logits: Tensor, target: SoftTarget | Tensor, redu
         check.same_device(op, logits=logits, target=target)
         if pixels:
             target = target.movedim(1, -1).reshape(-1, classes) if by_rows else target.flatten(2)
-        form, args = _DENSE, (target, sample_weight, class_weight, float(label_smoothing), int(loss),
-                              REDUCTIONS[reduction])
+        form, tensors, options = _DENSE, (target, sample_weight, class_weight), (
+            label_smoothing, loss.value, REDUCTIONS[reduction])
     else:
         index, weight, base = _fields(op, logits, target, rows)
         if pixels:
@@ -218,23 +225,44 @@ def _call(op: str, loss: Loss, logits: Tensor, target: SoftTarget | Tensor, redu
                 None if base is None else base.reshape(-1), None if confidence is None else confidence.reshape(-1))
         if must_check_values(backend, logits):
             check.rows_in_range(op, "target index", index, 0, classes, ignore_index)
-        form, args = _SPARSE, (index, weight, base, confidence, sample_weight, class_weight, float(label_smoothing),
-                               ignore_index, int(loss), int(weighting), REDUCTIONS[reduction])
-    result = _run(backend, form, logits, args)
+        form, tensors, options = _SPARSE, (index, weight, base, confidence, sample_weight, class_weight), (
+            label_smoothing, ignore_index, loss.value, weighting.value, REDUCTIONS[reduction])
+    result = _run(backend, form, logits, tensors, options)
     return result.view(rows) if pixels and reduction == "none" else result
 
 
-def _run(backend: str, form: _Form, logits: Tensor, args: tuple[Any, ...]) -> Tensor:
+def _named(target: SoftTarget | Tensor) -> tuple[Tensor, Tensor | None, Tensor | None] | None:
+    """(index, weight, base) on the CPU, where an eager call can leave it to the operator to check them.
+
+    Not where a tensor is elsewhere: the dispatcher would go there.
+    """
+    if torch.compiler.is_compiling():
+        return None
+    if type(target) is SoftTarget:
+        index, weight, base = target.index, target.weight, target.base
+        if not (isinstance(index, Tensor) and isinstance(weight, Tensor)) or weight.requires_grad or not (
+                index.is_cpu and weight.is_cpu):
+            return None
+        if base is not None and (not isinstance(base, Tensor) or base.requires_grad or not base.is_cpu):
+            return None
+        return index, weight, base
+    if isinstance(target, Tensor) and target.ndim == 1 and target.is_cpu:
+        return target.unsqueeze(-1), None, None
+    return None
+
+
+def _run(backend: str, form: _Form, logits: Tensor, tensors: tuple[Tensor | None, ...],
+         options: tuple[Any, ...]) -> Tensor:
     if backend == "reference":
-        return form.formula(logits, *args)
-    overload = _OVERLOADS[backend][form]
+        return form.formula(logits, *tensors, *options)
+    overload = _OVERLOADS[backend][form.name]
     need_grad = logits.requires_grad and torch.is_grad_enabled()
     if torch.compiler.is_compiling():
-        return form.run(overload, logits, args, None, need_grad and logits.dtype != torch.float16)[0]
+        return overload(logits, *tensors, None, *options, need_grad and logits.dtype != torch.float16)[0]
     if need_grad:
-        return _Eager.apply(logits, form, overload, args)
+        return _apply(logits, form, overload, tensors, options)
     with _BelowAutograd():
-        return form.run(overload, logits, args, None, False)[0]
+        return eager(overload)(logits, *tensors, None, *options, False)[0]
 
 
 def _as_rows(logits: Tensor) -> tuple[Tensor, bool]:

@@ -183,6 +183,24 @@ def test_scaled_gradients_twice_through_one_graph(variant):
     assert same_bits(first, second)
 
 
+@pytest.mark.parametrize("which", ["index", "weight", "base", "sample_weight", "labels", "dense"])
+def test_a_second_backward_notices_what_was_changed(variant, which):
+    z = torch.randn(3, 4, requires_grad=True)
+    named = {"index": torch.tensor([[0, 1], [2, 3], [1, 1]]), "weight": torch.rand(3, 2), "base": torch.rand(3)}
+    others = {"labels": torch.tensor([0, 1, 2]), "dense": torch.rand(3, 4)}
+    sample_weight = torch.rand(3)
+    loss = F.soft_cross_entropy(z, others.get(which, SoftTarget(**named)), sample_weight=sample_weight) * 2
+    loss.backward(retain_graph=True)
+    {"sample_weight": sample_weight, **named, **others}[which].mul_(0)
+    if variant == "reference" and which != "sample_weight":  # it works with a copy of its own
+        first = z.grad.clone()
+        loss.backward()
+        assert torch.equal(z.grad, 2 * first)
+        return
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
 # ---------------------------------------------------------------- SoftTarget by rows
 
 def test_soft_target_by_rows():
