@@ -9,6 +9,20 @@ namespace fastmix {
 
 // ---------------------------------------------------------------- patch_mix
 
+// The arguments of patch_mix and its backward against each other.
+inline void check_cells(const Tensor& x, const Tensor& partner, const Tensor& mask, const Tensor& lam) {
+  STD_TORCH_CHECK(x.dim() == 4 && mask.dim() == 3, "patch_mix: want x (N, C, H, W) and mask (N, h, w)");
+  const int64_t n = x.size(0), h = mask.size(1), w = mask.size(2);
+  check_argument("partner", partner, x, {n}, ScalarType::Long);
+  check_argument("mask", mask, x, {n, h, w}, ScalarType::Bool);
+  STD_TORCH_CHECK(h > 0 && w > 0 && x.size(2) % h == 0 && x.size(3) % w == 0, "patch_mix: mask does not divide x");
+  if (lam.dim() == 0) {
+    check_argument("lam", lam, x, {}, ScalarType::Float);
+  } else {
+    check_argument("lam", lam, x, {n}, ScalarType::Float);
+  }
+}
+
 // mask (N, h, w) and lam are contiguous.
 template <typename Int>
 void set_cells(CellMix<Int>& a, const Tensor& mask, const Tensor& lam) {
@@ -38,26 +52,6 @@ inline void set_rows(SoftTargetRowData& a, const Tensor& logits, const std::opti
   }
   a.smoothing = smoothing;
   a.loss = static_cast<Loss>(loss);
-}
-
-// What a kernel reads by its data pointer is where it runs, as long as it will be read, and of the type that it is
-// read as.
-inline void check_argument(const char* name, const Tensor& t, const Tensor& like, std::initializer_list<int64_t> sizes,
-                           ScalarType dtype) {
-  STD_TORCH_CHECK(
-      t.is_cpu() == like.is_cpu() && t.is_cuda() == like.is_cuda() && t.get_device_index() == like.get_device_index(),
-      name, " is on another device than the first argument");
-  STD_TORCH_CHECK(t.scalar_type() == dtype, name, " has another dtype than the kernels read");
-  STD_TORCH_CHECK(t.dim() == static_cast<int64_t>(sizes.size()), name, " has ", t.dim(), " dimensions, want ",
-                  sizes.size());
-  for (size_t i = 0; i < sizes.size(); ++i) {
-    const int64_t size = t.size(static_cast<int64_t>(i)), want = sizes.begin()[i];
-    STD_TORCH_CHECK(size == want, name, " has size ", size, " in dimension ", i, ", want ", want);
-  }
-}
-inline void check_argument(const char* name, const std::optional<Tensor>& t, const Tensor& like,
-                           std::initializer_list<int64_t> sizes, ScalarType dtype) {
-  if (t.has_value()) check_argument(name, *t, like, sizes, dtype);
 }
 
 // Rows of logits: N, or N * P.

@@ -147,7 +147,8 @@ class Mixer(nn.Module):
     def _on_device(self, name: str, value: str, device: torch.device) -> Tensor:
         """The 0-d buffer `name` on the device of the images. value: the attribute that it mirrors, read only where the
         buffer moves: compiled code would be compiled anew for each value that it has read."""
-        buffer: Tensor = getattr(self, name)
+        buffer = self._buffers[name]  # getattr of a module looks in four places first
+        assert buffer is not None
         if buffer.device != device:
             if torch.compiler.is_compiling():  # a tensor made inside a graph must not outlive it
                 return buffer.to(device, non_blocking=True)

@@ -64,7 +64,7 @@ def mix_targets(op: str, index: Tensor, weight: Tensor, y: Labels) -> Target:
     """
     if isinstance(y, Tensor) and y.ndim == 1 and y.shape[0] == index.shape[0] and y.dtype == torch.int64:
         check.same_device(op, plan=index, y=y)
-        return SoftTarget(y[index], weight)
+        return SoftTarget(y.take(index), weight)
     y = as_target(op, y, index.shape[0])
     if isinstance(y, Tensor):
         check.same_device(op, plan=index, y=y)
