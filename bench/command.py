@@ -14,13 +14,14 @@ COMMANDS = {
     "operators": ("fastmix.bench.operators", "every operator against torch.compile, eager and other libraries"),
     "step": ("fastmix.bench.step", "what each method adds to a training step"),
     "scale": ("fastmix.bench.scale", "how the operators' costs grow with their sizes"),
+    "host": ("fastmix.bench.host", "what the host does around a kernel, for small batches"),
     "traffic": ("fastmix.bench.traffic", "what the GPU image kernels read from memory, simulated"),
     "compare": ("fastmix.bench.compare", "whether a result of operators is slower than an older one"),
     "rl-reward": ("fastmix.bench.rl_reward", "how much reward there is for RL-Mix's policy to find"),
     "pages": ("fastmix.bench.pages", "write the tables of the README and docs/ from committed results"),
 }
 DEFAULT = "operators"
-TIMED = ("operators", "step", "scale")
+TIMED = ("operators", "step", "scale", "host")
 
 
 def listing() -> str:

@@ -17,14 +17,14 @@ from fastmix.app.console import USAGE, CommandError, Parser, UsageError
 from fastmix.files import write_atomically
 from fastmix.ops.checkout import CHECKOUT
 
-from .harness import benchmark_tables, growth, operator_table, predicted, report, result_tables, steps
+from .harness import benchmark_tables, growth, host_table, operator_table, predicted, report, result_tables, steps
 from .harness.blocks import rewritten
 from .harness.command_line import RESULTS
 from .harness.entries import Entry
 
 PAGES = ("README.md", "docs/benchmarks.md", "docs/gpu.md", "docs/operators.md", "docs/results.md")
 BENCHMARKS = "docs/benchmarks.md"
-KINDS = {report.FORMAT: "operators", steps.FORMAT: "steps", growth.FORMAT: "scale"}
+KINDS = {report.FORMAT: "operators", steps.FORMAT: "steps", growth.FORMAT: "scale", host_table.FORMAT: "host"}
 Files = dict[str, list[Path]]  # kind of result -> its files
 # Block -> its text, made of results by kind. The README's own is the first.
 MEASURED: dict[str, Callable[[dict[str, benchmark_tables.Found]], str]] = {
@@ -32,13 +32,15 @@ MEASURED: dict[str, Callable[[dict[str, benchmark_tables.Found]], str]] = {
     "speed": lambda found: benchmark_tables.speed(found["operators"]),
     "step": lambda found: benchmark_tables.steps(found["steps"]),
     "scale": lambda found: benchmark_tables.scale(found["scale"]),
+    "host": lambda found: benchmark_tables.host(found["host"]),
 }
 
 
 def parser() -> Parser:
     p = Parser(prog="python -m fastmix bench pages", description="Writes the generated tables of the README and of "
                "docs/ from the committed\nresults: the newest whole run of the operators, the newest step result of "
-               "every\nmodel, size and batch, the newest sweeps. --check takes the files that a page\nlinks to.")
+               "every\nmodel, size and batch, the newest sweeps and host times. --check takes the\nfiles that a page "
+               "links to.")
     p.add_argument("pages", type=Path, nargs="*", metavar="PAGE", help=f"(default: {', '.join(PAGES)})")
     p.add_argument("--results", type=Path, default=RESULTS, metavar="DIR", help="where results are (bench/results)")
     p.add_argument("--check", action="store_true", help="write nothing, exit 1 if a page is not what its files say")

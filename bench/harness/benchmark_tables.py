@@ -12,6 +12,7 @@ from fastmix.app.results.render import markdown
 
 from .entries import Entry, median
 from .growth import exchanged_bytes, predicted
+from .host_table import rows as host_rows
 from .report import duration, ours, peers, size, speedup, times_floor
 from .steps import judged
 
@@ -181,3 +182,11 @@ def scale(found: Found) -> str:
             f"measured call.\n\n{markdown(list(_growth(result['sweeps'])))}\n\nMixing and losses communicate nothing; "
             "what does is ISDA, whose ranks exchange sums and moments, never features, so its bytes do not grow with "
             f"the batch or the ranks.\n\n{markdown(list(_exchange()))}")
+
+
+def host(found: Found) -> str:
+    if not found:
+        return _missing("python -m fastmix bench host")
+    (source, result), = found
+    return (f"Measured on {_machine(result)}, from {_link(source)}: processor time of one thread, medians of "
+            f"interleaved rounds.\n\n{markdown(host_rows(result['cases']))}")
