@@ -293,7 +293,7 @@ def covariance_update_(count: Tensor, mean: Tensor, cov: Tensor, features: Tenso
     if not (count.is_contiguous() and mean.is_contiguous() and cov.is_contiguous()):
         raise RuntimeError("covariance_update_: count, mean and cov must be contiguous")
     # (N, A, P) -> (N*P, A), a view where the features of a row lie side by side already.
-    x, y = packed_rows(features.transpose(1, 2).reshape(-1, features.shape[1])), labels.reshape(-1)
+    x, y = packed_rows(features.transpose(1, 2).flatten(0, 1)), labels.reshape(-1).contiguous()
     (rows, width), classes = x.shape, count.shape[0]
     if rows == 0:
         return torch.zeros((), dtype=torch.int64, device=count.device)

@@ -133,6 +133,7 @@ struct WorkingMemory {
 Tensor run_resized(const Tensor& x, const Tensor& box_in, int64_t height, int64_t width, const CropRows* kernels,
                    const std::optional<Tensor>& fill, double value) {
   const FloatType type = float_type("resized_crop", x);
+  STD_TORCH_CHECK(x.size(2) > 0 && x.size(3) > 0, "resized_crop: want images with pixels");
   const Resized r = resized_like(x, height, width);
   const Tensor box = as_contiguous(box_in);
   CropArgs a{};

@@ -17,7 +17,7 @@ namespace {
 template <typename T>
 class Consistency {
  public:
-  // grad_weight null: no gradient.
+  // grad_weight is null without a gradient, and also where it is empty: need_grad decides.
   Consistency(const ConsistencyArgs& a, FloatType storage, const T* weight, const T* cov, int64_t width,
               CovarianceKind kind, double strength, T* grad_weight)
       : a_(a),
@@ -99,7 +99,7 @@ class Consistency {
     int64_t groups = kElements / (size > 0 ? size : 1);
     groups = groups < 1 ? 1 : groups > kMost ? kMost : groups;
     groups = groups < present ? groups : present;
-    AlignedArray<T> partial(grad_weight_ != nullptr ? groups * size : 0);
+    AlignedArray<T> partial(a_.need_grad ? groups * size : 0);
     parallel_items(groups, j_ * j_ * width_, [&](int64_t begin, int64_t end) {
       Workspace s(j_, width_);
       for (int64_t group = begin; group < end; ++group) {
@@ -107,15 +107,15 @@ class Consistency {
         for (int64_t u = first; u < last; ++u) {
           const int64_t c = classes[static_cast<size_t>(u)];
           prepare(cov_ + c * width_ * (kind_ == kFull ? width_ : 1), s);
-          if (grad_weight_ != nullptr) std::fill_n(s.pull.data, j_ * j_, T(0));
+          if (a_.need_grad) std::fill_n(s.pull.data, j_ * j_, T(0));
           const int64_t at = pseudo.offset[static_cast<size_t>(c)];
           k_.rows[storage_](a_, pseudo.places.data() + at, pseudo.offset[static_cast<size_t>(c) + 1] - at, s.table.data,
                             s.pull.data, s.rows.data);
-          if (grad_weight_ != nullptr) add_weight_gradient(s, partial.data + group * size, u > first);
+          if (a_.need_grad) add_weight_gradient(s, partial.data + group * size, u > first);
         }
       }
     });
-    if (grad_weight_ != nullptr) add_up(partial.data, groups, size, grad_weight_);
+    if (a_.need_grad) add_up(partial.data, groups, size, grad_weight_);
   }
 
   // One table for every sample; groups of samples with a gradient of the table of their own.
@@ -124,17 +124,17 @@ class Consistency {
     Workspace s(j_, width_);
     prepare(cov_, s);
     const int64_t groups = count < 16 ? 1 : count / 16 < 8 ? count / 16 : 8;
-    AlignedArray<T> partial(grad_weight_ != nullptr ? groups * size : 0);
+    AlignedArray<T> partial(a_.need_grad ? groups * size : 0);
     parallel_items(groups, count / groups * size * 8, [&](int64_t begin, int64_t end) {
       AlignedArray<T> rows(4 * j_);
       for (int64_t group = begin; group < end; ++group) {
-        T* pull = grad_weight_ != nullptr ? partial.data + group * size : nullptr;
+        T* pull = a_.need_grad ? partial.data + group * size : nullptr;
         if (pull != nullptr) std::fill_n(pull, size, T(0));
         const int64_t first = group * count / groups, last = (group + 1) * count / groups;
         k_.rows[storage_](a_, pseudo.places.data() + first, last - first, s.table.data, pull, rows.data);
       }
     });
-    if (grad_weight_ == nullptr) return;
+    if (!a_.need_grad) return;
     add_up(partial.data, groups, size, s.pull.data);
     add_weight_gradient(s, grad_weight_, false);
   }

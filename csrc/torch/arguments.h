@@ -78,6 +78,7 @@ inline void check_named_classes(const Tensor& logits, const Tensor& index, const
                                 const std::optional<Tensor>& base, const std::optional<Tensor>& confidence,
                                 const std::optional<Tensor>& sample_weight, const std::optional<Tensor>& class_weight) {
   STD_TORCH_CHECK(logits.dim() == 2 || logits.dim() == 3, "logits has ", logits.dim(), " dimensions, want 2 or 3");
+  STD_TORCH_CHECK(logits.size(1) >= 1, "logits has no class");
   STD_TORCH_CHECK(index.dim() == 2 && index.size(1) >= 1, "index is no (N, K) with K >= 1");
   const int64_t rows = rows_of_logits(logits), k = index.size(1);
   check_argument("index", index, logits, {rows, k}, ScalarType::Long);

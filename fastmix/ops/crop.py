@@ -178,7 +178,7 @@ def resized_crop(x: Tensor, box: Tensor, size: tuple[int, int], *, fill: float |
         return gathered(x, *lines, _mask_fill(op, fill))
     colour, value = _check_fill(op, fill, x)
     backend = select("crop", x)
-    if backend == "reference":
+    if backend == "reference" or 0 in x.shape[2:]:  # kernels read pixels, and there are none
         return reference.resized_crop(x, box, (height, width), value if colour is None else colour)
     return _resized_crop(backend, x, box.to(torch.float64), height, width, colour, value)
 

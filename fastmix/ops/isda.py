@@ -139,6 +139,8 @@ def _check(op: str, logits: Tensor, weight: Tensor, cov: Tensor | None, strength
     if logits.ndim < 2 or logits.shape[1] != classes:
         raise ValueError(f"{op}: logits has shape {tuple(logits.shape)}, want (N, {classes}): weight holds {classes} "
                          "classes")
+    if classes < 1:
+        raise ValueError(f"{op}: weight has shape {tuple(weight.shape)}, want at least one class")
     dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
     if cov is None:
         if kind not in (None, "identity"):
@@ -203,7 +205,7 @@ def isda_logits(logits: Tensor, weight: Tensor, cov: Tensor | None, labels: Tens
     shape = logits.shape
     channels_last = is_channels_last(logits)
     if channels_last:  # pixels are rows
-        flat_logits, flat_labels = logits.permute(0, 2, 3, 1).reshape(-1, shape[1]), labels.reshape(-1)
+        flat_logits, flat_labels = logits.permute(0, 2, 3, 1).flatten(0, 2), labels.reshape(-1)
     elif logits.ndim > 2:
         flat_logits, flat_labels = logits.flatten(2), labels.flatten(1)
     else:

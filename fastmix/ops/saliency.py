@@ -48,11 +48,19 @@ def _images(op: str, grad: Tensor) -> Tensor:
     return grad.detach()
 
 
+def _backend(grad: Tensor) -> str:
+    """Of images without channels, or of none, there is nothing for a kernel to read."""
+    backend = select("saliency", grad)
+    return backend if grad.numel() else "reference"
+
+
 def _check_grid(op: str, grad: Tensor, grid: tuple[int, int]) -> tuple[int, int]:
     h, w = grid
     height, width = grad.shape[2:]
     if h < 1 or w < 1 or height % h or width % w:
         raise ValueError(f"{op}: grid is {tuple(grid)}, want (h, w) where h divides {height} and w divides {width}")
+    if height < 1 or width < 1:
+        raise ValueError(f"{op}: grad has shape {tuple(grad.shape)}, want at least one pixel")
     return h, w
 
 
@@ -77,7 +85,7 @@ def saliency_map(grad: Tensor, grid: tuple[int, int]) -> Tensor:
     """
     grad = _images("saliency_map", grad)
     h, w = _check_grid("saliency_map", grad, grid)
-    backend = select("saliency", grad)
+    backend = _backend(grad)
     return reference.saliency_map(grad, (h, w)) if backend == "reference" else _saliency_map(backend, grad, h, w)
 
 
@@ -95,7 +103,7 @@ def saliency_mask(grad: Tensor, grid: tuple[int, int], q: Tensor) -> Tensor:
     grad = _images("saliency_mask", grad)
     h, w = _check_grid("saliency_mask", grad, grid)
     _check_q("saliency_mask", q, grad.shape[0], grad)
-    backend = select("saliency", grad)
+    backend = _backend(grad)
     if backend == "reference":
         return reference.saliency_mask(grad, (h, w), q)
     return _saliency_mask(backend, grad, h, w, q)
@@ -124,5 +132,5 @@ def saliency_peak(grad: Tensor) -> Tensor:
     grad = _images("saliency_peak", grad)
     if grad.shape[2] < 1 or grad.shape[3] < 1:
         raise ValueError(f"saliency_peak: grad has shape {tuple(grad.shape)}, want at least one pixel")
-    backend = select("saliency", grad)
+    backend = _backend(grad)
     return reference.saliency_peak(grad) if backend == "reference" else _saliency_peak(backend, grad)

@@ -199,6 +199,8 @@ def _call(op: str, loss: Loss, logits: Tensor, target: SoftTarget | Tensor, redu
     shape = logits.shape
     pixels, by_rows = logits.ndim > 2, True
     rows, classes = (shape[0], *shape[2:]), shape[1]
+    if classes < 1:
+        raise ValueError(f"{op}: logits has shape {tuple(shape)}, want at least one class")
     if class_weight is not None:
         check.shape(op, "class_weight", class_weight, (classes,), "(J,)")
         class_weight = _numbers(op, "class_weight", class_weight, logits)
@@ -213,15 +215,14 @@ def _call(op: str, loss: Loss, logits: Tensor, target: SoftTarget | Tensor, redu
         check.no_grad_needed(op, "target", target)
         check.same_device(op, logits=logits, target=target)
         if pixels:
-            target = target.movedim(1, -1).reshape(-1, classes) if by_rows else target.flatten(2)
+            target = target.movedim(1, -1).flatten(0, -2) if by_rows else target.flatten(2)
         form, tensors, options = _DENSE, (target, sample_weight, class_weight), (
             label_smoothing, loss.value, REDUCTIONS[reduction])
     else:
         index, weight, base = _fields(op, logits, target, rows)
         if pixels:
-            k = index.shape[-1]
             index, weight, base, confidence = (
-                index.reshape(-1, k), None if weight is None else weight.reshape(-1, k),
+                index.flatten(0, -2), None if weight is None else weight.flatten(0, -2),
                 None if base is None else base.reshape(-1), None if confidence is None else confidence.reshape(-1))
         if must_check_values(backend, logits):
             check.rows_in_range(op, "target index", index, 0, classes, ignore_index)
@@ -269,7 +270,7 @@ def _as_rows(logits: Tensor) -> tuple[Tensor, bool]:
     """(N, J, ...) as (rows, J), True where the classes lie innermost in memory, else as (N, J, P), False."""
     turned = logits.movedim(1, -1)
     if turned.is_contiguous():
-        return turned.reshape(-1, logits.shape[1]), True
+        return turned.flatten(0, -2), True
     return logits.reshape(logits.shape[0], logits.shape[1], math.prod(logits.shape[2:])), False
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 def rows_of(features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Features (N, A) or (N, A, ...) with labels (N) or (N, ...) -> (M, A), (M)."""
-    return features.movedim(1, -1).reshape(-1, features.shape[1]), labels.reshape(-1)
+    return features.movedim(1, -1).flatten(0, -2), labels.reshape(-1)
 
 
 def usable_rows(x: Tensor, y: Tensor, classes: int, ignore_index: int | None) -> tuple[Tensor, Tensor]:

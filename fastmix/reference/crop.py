@@ -20,7 +20,8 @@ def _gather(x: Tensor, rows: Tensor, columns: Tensor, background: Tensor) -> Ten
     height, width = x.shape[2:]
     inside = ((rows >= 0) & (rows < height)).unsqueeze(2) & ((columns >= 0) & (columns < width)).unsqueeze(1)
     if x.shape[1:].numel() == 0:
-        return background.expand(*x.shape[:2], rows.shape[1], columns.shape[1])
+        shown = background.expand(*x.shape[:2], rows.shape[1], columns.shape[1])
+        return shown + x.sum() if x.requires_grad else shown  # a sum of nothing, so that a gradient is asked for
     sample = torch.arange(x.shape[0], device=x.device).view(-1, 1, 1, 1)
     channel = torch.arange(x.shape[1], device=x.device).view(1, -1, 1, 1)
     rows, columns = rows.clamp(0, height - 1)[:, None, :, None], columns.clamp(0, width - 1)[:, None, None, :]

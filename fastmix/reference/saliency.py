@@ -10,6 +10,8 @@ from ._common import accumulation_dtype
 
 def channel_norm(grad: Tensor) -> Tensor:
     """Eq. 2: ``sqrt(mean_c grad^2)``, (N, C, H, W) -> (N, H, W)."""
+    if grad.shape[1] == 0:  # nothing changes the loss
+        return grad.new_zeros((grad.shape[0], *grad.shape[2:]), dtype=accumulation_dtype(grad.dtype))
     return grad.to(accumulation_dtype(grad.dtype)).square().mean(1).sqrt()
 
 
