@@ -256,7 +256,7 @@ def explicit_sda(features: Tensor, weight: Tensor, bias: Tensor | None, cov: Ten
     """The loss that `isda_logits` bounds, by sampling: the mean cross-entropy of augmented features.
 
     For checking the bound and for experiments, not for training: it takes the root of every covariance (a sync on
-    CUDA) and draws N * samples * A numbers.
+    CUDA) and draws N * samples * A numbers. Not under ``torch.func.vmap``: it drops the ignored rows.
 
     Args:
         features: (N, A). weight: (J, A). bias: (J,) or None. labels: (N,) int64.

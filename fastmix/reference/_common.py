@@ -25,6 +25,16 @@ def poison(out: Tensor, valid: Tensor) -> Tensor:
     return torch.where(rows.view(-1, *[1] * (out.ndim - 1)), out, float("nan"))
 
 
+def in_vmap() -> bool:
+    """Whether tensors stand for batches of them (``torch.func.vmap``), whose values nobody can look at."""
+    if torch.compiler.is_compiling() or not torch._C._are_functorch_transforms_active():
+        return False
+    functorch = torch._C._functorch
+    return any(each.key() == functorch.TransformType.Vmap for each in functorch.get_interpreter_stack() or ())
+
+
 def is_channels_last(x: Tensor) -> bool:
     """Whether the channels of images (N, C, H, W) lie innermost in memory, and not in the default order as well."""
-    return x.ndim == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
+    if x.ndim != 4 or x.is_contiguous() or in_vmap():  # torch tells no memory format there
+        return False
+    return x.is_contiguous(memory_format=torch.channels_last)

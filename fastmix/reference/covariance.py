@@ -23,7 +23,7 @@ def usable_rows(x: Tensor, y: Tensor, classes: int, ignore_index: int | None) ->
 def present_classes(y: Tensor, valid: Tensor, classes: int, slots: int) -> Tensor:
     """Class ids (slots), those of valid rows first and ascending. No shape depends on a value."""
     present = torch.zeros(classes, dtype=torch.int64, device=y.device)
-    present.scatter_add_(0, torch.where(valid, y, 0), valid.to(torch.int64))
+    present = present.scatter_add(0, torch.where(valid, y, 0), valid.to(torch.int64))  # not in place: vmap
     return torch.argsort((present == 0).to(torch.int8), stable=True)[:slots]
 
 

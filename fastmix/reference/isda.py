@@ -36,7 +36,7 @@ def isda_logits(logits: Tensor, weight: Tensor, cov: Tensor, labels: Tensor, str
     ids = present_classes(y, valid, classes, slots)
     table = [quadratic_form(weight - weight[c], cov, kind, c) for c in ids.unsqueeze(1).unbind()]
     table = torch.stack(table) if table else weight[:0] @ weight.T
-    slot = torch.zeros(classes, dtype=torch.int64, device=y.device).scatter_(0, ids, torch.arange(
+    slot = torch.zeros(classes, dtype=torch.int64, device=y.device).scatter(0, ids, torch.arange(
         slots, device=y.device))
     half = 0.5 * (strength.to(dtype) if isinstance(strength, Tensor) else strength)
     added = half * table[slot[torch.where(valid, y, 0)]]
