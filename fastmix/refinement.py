@@ -55,8 +55,8 @@ class Refinement(nn.Module):
         check.at_least("Refinement", "refine_epochs", refine_epochs, 0)
         if refine_epochs >= epochs:
             raise ValueError(f"Refinement: refine_epochs is {refine_epochs}, want less than epochs, {epochs}")
-        if lr is not None and not 0 < lr < float("inf"):
-            raise ValueError(f"Refinement: lr is {lr}, want a finite number above 0, or None")
+        if lr is not None:
+            lr = check.positive("Refinement", "lr", lr)
         self.epochs, self.refine_epochs, self.lr = epochs, refine_epochs, lr
         self.refining = False
         with torch.inference_mode(False):  # written to by `begin`, wherever that is called
@@ -75,7 +75,7 @@ class Refinement(nn.Module):
             optimizer: in the refinement its groups get ``lr``, if that is not None. Step no scheduler then.
         Returns: ``refining``.
         """
-        if not 1 <= epoch <= self.epochs:
+        if not 1 <= check.integer("Refinement", "epoch", epoch) <= self.epochs:
             raise ValueError(f"Refinement: epoch is {epoch}, want 1 to {self.epochs}")
         self.refining = epoch >= self.first
         self._augmenting.fill_(not self.refining)

@@ -73,10 +73,10 @@ class AnchoredDCutMix(DCutMix):
 
     def __init__(self, anchor: float = 0.5, others: int = 2, alpha: float = 2 / 9, *,
                  generator: Generator | None = None) -> None:
-        super().__init__(1 + others, alpha, generator=generator)
+        super().__init__(1 + check.at_least("AnchoredDCutMix", "others", others, 1), alpha, generator=generator)
+        anchor = check.number(self._name, "anchor", anchor, "a share between 0 and 1")
         if not 0.0 < anchor < 1.0:
             raise ValueError(f"{self._name}: anchor is {anchor}, want a share between 0 and 1")
-        check.at_least(self._name, "others", others, 1)
         self.anchor = anchor
 
     def _shares(self, x: Tensor) -> tuple[Tensor, float]:
@@ -279,7 +279,7 @@ def subsample(cv: Tensor, labels: Tensor, ratio: float, interval: int = 1) -> Te
     check.shape(op, "labels", labels, cv.shape, "(n,) like cv")
     check.dtype(op, "labels", labels, torch.int64)
     check.at_least(op, "interval", interval, 1)
-    if not 0.0 < ratio <= 1.0:
+    if not 0.0 < check.number(op, "ratio", ratio, "a share above 0, at most 1") <= 1.0:
         raise ValueError(f"{op}: ratio is {ratio}, want a share above 0, at most 1")
     cv, labels = cv.cpu(), labels.cpu()
     if bool(cv.isnan().any()):

@@ -197,6 +197,9 @@ class SoftTarget:
         Source: Szegedy et al. 2016. Soft Augmentation Eq. 3 takes alpha from the label's class and gives it to the
         others alone: for labels the same at ``alpha = eps (J - 1) / J``, or ``from_confidence(y, 1 - alpha, J)``.
         """
+        if not isinstance(eps, Tensor):
+            eps = check.share("SoftTarget.smooth", "eps", eps)
+        check.at_least("SoftTarget.smooth", "num_classes", num_classes, 1)
         base = 0.0 if self.base is None else self.base * (1 - eps)
         return SoftTarget(self.index, self.weight * (1 - eps),
                           base + self.counted_share(ignore_index) * (eps / num_classes))

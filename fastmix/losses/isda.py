@@ -114,8 +114,8 @@ class ISDALoss(nn.Module):
                  process_group: dist.ProcessGroup | None = None,
                  dtype: torch.dtype = torch.float32, device: torch.device | str | None = None) -> None:
         super().__init__()
-        if not 0.0 <= label_smoothing <= 1.0:
-            raise ValueError(f"ISDALoss: label_smoothing is {label_smoothing}, want a value in [0, 1]")
+        label_smoothing = check.share("ISDALoss", "label_smoothing", label_smoothing)
+        ignore_index = check.integer("ISDALoss", "ignore_index", ignore_index)
         self.covariance = ISDACovariance(num_classes, num_features, kind, process_group, dtype=dtype, device=device)
         self.label_smoothing, self.ignore_index = label_smoothing, ignore_index
         if class_weight is not None:

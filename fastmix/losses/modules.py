@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from .. import functional
 from ..ops import checks as check
 from ..ops.dispatch import must_check_values
+from ..ops.soft_target import WEIGHTINGS
 from ..targets import IGNORED, SoftTarget
 
 
@@ -25,7 +26,7 @@ class _Loss(nn.Module):
             check.dtype(name, "class_weight", class_weight, *check.FLOATS)
             check.no_grad_needed(name, "class_weight", class_weight)
         self.register_buffer("class_weight", class_weight, persistent=False)
-        self.ignore_index, self.reduction = ignore_index, reduction
+        self.ignore_index, self.reduction = check.integer(name, "ignore_index", ignore_index), reduction
 
 
 class SoftCrossEntropy(_Loss):
@@ -37,9 +38,7 @@ class SoftCrossEntropy(_Loss):
     def __init__(self, *, class_weight: Tensor | None = None, label_smoothing: float = 0.0, ignore_index: int = IGNORED,
                  reduction: str = "mean") -> None:
         super().__init__(class_weight, ignore_index, reduction)
-        if not 0.0 <= label_smoothing <= 1.0:
-            raise ValueError(f"SoftCrossEntropy: label_smoothing is {label_smoothing}, want a value in [0, 1]")
-        self.label_smoothing = label_smoothing
+        self.label_smoothing = check.share("SoftCrossEntropy", "label_smoothing", label_smoothing)
 
     def forward(self, logits: Tensor, target: SoftTarget | Tensor, sample_weight: Tensor | None = None) -> Tensor:
         return functional.soft_cross_entropy(logits, target, sample_weight=sample_weight,
@@ -56,6 +55,7 @@ class SoftTargetKL(_Loss):
     def __init__(self, *, weighting: str = "sample", class_weight: Tensor | None = None, ignore_index: int = IGNORED,
                  reduction: str = "mean") -> None:
         super().__init__(class_weight, ignore_index, reduction)
+        check.choice("SoftTargetKL", "weighting", weighting, WEIGHTINGS)
         self.weighting = weighting
 
     def forward(self, logits: Tensor, target: SoftTarget | Tensor, confidence: Tensor | None = None) -> Tensor:
@@ -95,9 +95,7 @@ class FocalLoss(_Loss):
     def __init__(self, gamma: float = 2.0, *, class_weight: Tensor | None = None, ignore_index: int = IGNORED,
                  reduction: str = "mean") -> None:
         super().__init__(class_weight, ignore_index, reduction)
-        if not gamma >= 0:
-            raise ValueError(f"FocalLoss: gamma is {gamma}, want a number >= 0")
-        self.gamma = gamma
+        self.gamma = check.not_negative("FocalLoss", "gamma", gamma)
 
     def forward(self, logits: Tensor, label: Tensor) -> Tensor:
         op = "FocalLoss"

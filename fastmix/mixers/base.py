@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -44,11 +43,12 @@ class Mixer(nn.Module):
 
     def __init__(self, *, prob: float = 1.0, mode: str | None = None, generator: Generator | None = None) -> None:
         super().__init__()
-        if not 0.0 <= prob <= 1.0:
-            raise ValueError(f"{self._name}: prob is {prob}, want a value in [0, 1]")
+        prob = check.share(self._name, "prob", prob)
+        if generator is not None and not isinstance(generator, Generator):
+            raise TypeError(f"{self._name}: generator is {type(generator).__name__}, want a torch.Generator or None")
         if mode is not None:
             check.choice(self._name, "mode", mode, MODES)
-        self.prob, self.mode, self.generator = float(prob), mode, generator
+        self.prob, self.mode, self.generator = prob, mode, generator
         self._enabled = True
         with torch.inference_mode(False):  # a buffer that is written to later must not be an inference tensor
             self.register_buffer("_flag", torch.ones((), dtype=torch.bool), persistent=False)
@@ -177,11 +177,6 @@ class Mixer(nn.Module):
             raise ValueError(f"{self._name}: x has shape {tuple(x.shape)}, want images (N, C, H, W) or clips "
                              "(N, C, T, H, W)")
         return x.shape[-2], x.shape[-1]
-
-    def _positive(self, **values: float) -> None:
-        for name, value in values.items():
-            if not 0.0 < value < math.inf:
-                raise ValueError(f"{self._name}: {name} is {value}, want a finite number above 0")
 
     def __getstate__(self) -> dict[str, Any]:
         """For pickle and copy, which know no torch.Generator: it goes as its device and state."""

@@ -27,8 +27,7 @@ class CutMix(Mixer):
     def __init__(self, alpha: float = 1.0, *, prob: float = 1.0, mode: str = "batch",
                  generator: Generator | None = None) -> None:
         super().__init__(prob=prob, mode=mode, generator=generator)
-        self._positive(alpha=alpha)
-        self.alpha = alpha
+        self.alpha = check.positive(self._name, "alpha", alpha)
 
     def _draw(self, x: Tensor, saliency: Tensor | None, active: Tensor) -> PastePlan:
         size, draws = self._images(x), self._rows(x)
@@ -92,9 +91,7 @@ class Cutout(Mixer):
     def __init__(self, length: int | None = None, *, prob: float = 1.0, mode: str = "elem",
                  generator: Generator | None = None) -> None:
         super().__init__(prob=prob, mode=mode, generator=generator)
-        if length is not None:
-            check.at_least(self._name, "length", length, 0)
-        self.length = length
+        self.length = None if length is None else check.at_least(self._name, "length", length, 0)
 
     def _draw(self, x: Tensor, saliency: Tensor | None, active: Tensor) -> CutoutPlan:
         size, draws = self._images(x), self._rows(x)

@@ -9,6 +9,7 @@ from typing import cast
 import torch
 from torch import Generator, Tensor, nn
 
+from ..ops import checks as check
 from ..ops import random
 from .base import Mixer
 from .plans import ComposePlan, Plan
@@ -73,7 +74,8 @@ class RandomChoice(_Group):
     def __init__(self, mixers: Iterable[Mixer], weights: Iterable[float] | None = None, *, prob: float = 1.0,
                  generator: Generator | None = None) -> None:
         super().__init__(mixers, prob, generator)
-        self.weights = [1.0] * len(self.mixers) if weights is None else [float(w) for w in weights]
+        self.weights = [1.0] * len(self.mixers) if weights is None else [
+            check.number(self._name, "weights", w) for w in weights]
         if len(self.weights) != len(self.mixers):
             raise ValueError(f"{self._name}: weights has {len(self.weights)} entries, want {len(self.mixers)}")
         if not all(0 <= w < math.inf for w in self.weights) or sum(self.weights) == 0:

@@ -23,8 +23,7 @@ class Mixup(Mixer):
     def __init__(self, alpha: float = 1.0, *, prob: float = 1.0, mode: str = "batch",
                  generator: Generator | None = None) -> None:
         super().__init__(prob=prob, mode=mode, generator=generator)
-        self._positive(alpha=alpha)
-        self.alpha = alpha
+        self.alpha = check.positive(self._name, "alpha", alpha)
 
     def _draw(self, x: Tensor, saliency: Tensor | None, active: Tensor) -> BlendPlan:
         draws = self._rows(x)
@@ -45,10 +44,8 @@ class DMixup(Mixer):
     def __init__(self, k: int = 3, alpha: float | None = None, *, prob: float = 1.0,
                  generator: Generator | None = None) -> None:
         super().__init__(prob=prob, generator=generator)
-        check.at_least(self._name, "k", k, 1)
-        alpha = 1 / k if alpha is None else alpha
-        self._positive(alpha=alpha)
-        self.k, self.alpha = k, alpha
+        self.k = check.at_least(self._name, "k", k, 1)
+        self.alpha = 1 / self.k if alpha is None else check.positive(self._name, "alpha", alpha)
 
     def _shares(self, x: Tensor) -> tuple[Tensor, float]:
         """(shares, alpha) as `fastmix.ops.plan` takes them."""

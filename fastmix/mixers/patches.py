@@ -39,12 +39,16 @@ class RMix(Mixer):
     def __init__(self, alpha: float = 1.0, patches: tuple[int, ...] = (2, 4), levels: int = 10, *,
                  pairing: str = "random", prob: float = 1.0, generator: Generator | None = None) -> None:
         super().__init__(prob=prob, generator=generator)
-        self._positive(alpha=alpha)
-        check.at_least(self._name, "levels", levels, 1)
         check.choice(self._name, "pairing", pairing, ("random", "flip"))
-        if not patches or any(p < 1 for p in patches):
-            raise ValueError(f"{self._name}: patches is {patches}, want one or more patches per side, each >= 1")
-        self.alpha, self.patches, self.levels, self.pairing = alpha, tuple(patches), levels, pairing
+        want = "one or more patches per side, each >= 1"
+        if not isinstance(patches, (tuple, list)):
+            raise TypeError(f"{self._name}: patches is {check.shown(patches)}, want {want}")
+        sides = tuple(check.integer(self._name, "patches", p, want) for p in patches)
+        if not sides or min(sides) < 1:
+            raise ValueError(f"{self._name}: patches is {patches}, want {want}")
+        self.alpha, self.levels = (check.positive(self._name, "alpha", alpha),
+                                   check.at_least(self._name, "levels", levels, 1))
+        self.patches, self.pairing = sides, pairing
 
     def _draw(self, x: Tensor, saliency: Tensor | None, active: Tensor) -> PatchPlan:
         return self._patches(x, saliency, active, None)

@@ -11,8 +11,6 @@ confidence of every image.
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Generator, Tensor
 
@@ -44,12 +42,9 @@ class SoftAugmentation(Mixer):
     def __init__(self, num_classes: int, sigma: float, k: float, chance: float | None, *, prob: float,
                  generator: Generator | None) -> None:
         super().__init__(prob=prob, mode="elem", generator=generator)
-        check.at_least(self._name, "num_classes", num_classes, 1)
-        self._positive(k=k)
-        if chance is not None and not 0.0 <= chance <= 1.0:
-            raise ValueError(f"{self._name}: chance is {chance}, want a value in [0, 1]")
-        self.num_classes, self.k = num_classes, k
-        self.chance = 1 / num_classes if chance is None else float(chance)
+        self.num_classes = check.at_least(self._name, "num_classes", num_classes, 1)
+        self.k = check.positive(self._name, "k", k)
+        self.chance = 1 / num_classes if chance is None else check.share(self._name, "chance", chance)
         # float32: a float64 scalar on the CPU is a symbolic number to dynamo (2.13), which then compiles twice.
         with torch.inference_mode(False):
             self.register_buffer("_scale", torch.zeros((), dtype=torch.float32), persistent=False)
@@ -61,9 +56,8 @@ class SoftAugmentation(Mixer):
 
     @sigma.setter
     def sigma(self, sigma: float) -> None:
-        if not 0.0 <= sigma < math.inf:
-            raise ValueError(f"{self._name}: sigma is {sigma}, want a finite number >= 0")
-        self._sigma = float(sigma)  # for reading back without a sync; plans read the buffer
+        # For reading back without a sync; plans read the buffer.
+        self._sigma = check.not_negative(self._name, "sigma", sigma)
         self._scale.fill_(self._sigma)
 
     def _sigma_buffer(self, device: torch.device) -> Tensor:
@@ -88,7 +82,7 @@ class SoftAugmentation(Mixer):
         if isinstance(fill, str):
             check.choice(self._name, "fill", fill, ("random",))
             return fill
-        return float(fill)
+        return check.number(self._name, "fill", fill, "a number or 'random'")
 
 
 class SoftCrop(SoftAugmentation):
@@ -137,14 +131,12 @@ class SoftResizedCrop(SoftAugmentation):
                  min_size: int | None = None, k: float = 2, chance: float | None = None, fill: float | str = 0.0, *,
                  prob: float = 1.0, generator: Generator | None = None) -> None:
         super().__init__(num_classes, sigma, k, chance, prob=prob, generator=generator)
-        if isinstance(size, int):
-            size = (size, size)
-        self.size = None if size is None else (int(size[0]), int(size[1]))
-        if self.size is not None:
-            check.at_least(self._name, "size", min(self.size), 1)
-        if min_size is not None:
-            check.at_least(self._name, "min_size", min_size, 1)
-        self.min_size, self.fill = min_size, self._fill(fill)
+        if size is not None and not isinstance(size, (tuple, list)):
+            side = check.at_least(self._name, "size", size, 1)
+            size = (side, side)
+        self.size = None if size is None else check.pair(self._name, "size", size, "(height, width)")
+        self.min_size = None if min_size is None else check.at_least(self._name, "min_size", min_size, 1)
+        self.fill = self._fill(fill)
 
     def _draw(self, x: Tensor, saliency: Tensor | None, active: Tensor) -> ResizedCropPlan:
         size = self._images(x)
@@ -181,8 +173,8 @@ class SoftNoise(SoftAugmentation):
     def __init__(self, num_classes: int, sigma: float = 0.1, k: float = 1, chance: float | None = None,
                  noise_sigma: float = 0.1, *, prob: float = 1.0, generator: Generator | None = None) -> None:
         super().__init__(num_classes, sigma, k, chance, prob=prob, generator=generator)
-        self._positive(sigma=sigma, noise_sigma=noise_sigma)
-        self.noise_sigma, self.reach = noise_sigma, 3 * sigma
+        self.reach = 3 * check.positive(self._name, "sigma", sigma)
+        self.noise_sigma = check.positive(self._name, "noise_sigma", noise_sigma)
 
     def _draw(self, x: Tensor, saliency: Tensor | None, active: Tensor) -> NoisePlan:
         self._images(x)

@@ -6,19 +6,28 @@ Each raises with ``op: argument has ..., want ...``. They cost a few hundred nan
 
 from __future__ import annotations
 
+import math
+import numbers
+import operator
 from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from .enums import FLOAT_TYPES
 
 FLOATS = FLOAT_TYPES
+FLOAT32_MAX = torch.finfo(torch.float32).max
 
 
 def tensor(op: str, name: str, value: object) -> None:
     if not isinstance(value, Tensor):
         raise TypeError(f"{op}: {name} is {type(value).__name__}, want a tensor")
+    if value.layout is not torch.strided or value.is_quantized or value.is_nested:
+        kind = "nested" if value.is_nested else "quantized" if value.is_quantized else str(value.layout).split(".")[1]
+        raise TypeError(f"{op}: {name} is a {kind.lstrip('_')} tensor, want a plain one (strided)")
 
 
 def ndim(op: str, name: str, value: Tensor, want: int) -> None:
@@ -69,17 +78,97 @@ def contiguous(op: str, name: str, value: Tensor) -> None:
                          f"{tuple(value.shape)}")
 
 
-def at_least(op: str, name: str, value: int, low: int) -> None:
-    if not hasattr(value, "__index__"):
-        raise TypeError(f"{op}: {name} is {value!r}, want a whole number")
+# ---------------------------------------------------------------- numbers and choices
+
+def shown(value: object) -> str:
+    """A value in a message: short, whatever it is."""
+    text = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def number(op: str, name: str, value: Any, want: str = "a number") -> float:
+    """A real number as a float, itself where it is one. TypeError for bools, strings, lists and tensors."""
+    if value.__class__ is float or torch.compiler.is_compiling() or isinstance(value, (torch.SymFloat, torch.SymInt)):
+        return value  # type: ignore[no-any-return]
+    if value.__class__ is not int and (isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real)):
+        raise TypeError(f"{op}: {name} is {shown(value)}, want {want}")
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError(f"{op}: {name} is {shown(value)}, want {want}") from None
+
+
+def share(op: str, name: str, value: Any) -> float:
+    found = number(op, name, value, "a value in [0, 1]")
+    if not 0.0 <= found <= 1.0:
+        raise ValueError(f"{op}: {name} is {value}, want a value in [0, 1]")
+    return found
+
+
+def positive(op: str, name: str, value: Any) -> float:
+    """Above 0 and a float32, in which random numbers are drawn."""
+    found = number(op, name, value, "a finite number above 0")
+    if not 0.0 < found <= FLOAT32_MAX:
+        kept = " that float32 holds" if FLOAT32_MAX < found < math.inf else ""
+        raise ValueError(f"{op}: {name} is {value}, want a finite number above 0{kept}")
+    return found
+
+
+def not_negative(op: str, name: str, value: Any) -> float:
+    found = number(op, name, value, "a finite number >= 0")
+    if not 0.0 <= found <= FLOAT32_MAX:
+        raise ValueError(f"{op}: {name} is {value}, want a finite number >= 0")
+    return found
+
+
+def integer(op: str, name: str, value: Any, want: str = "a whole number") -> int:
+    """An int64. TypeError for what is no whole number, bools among it."""
+    if torch.compiler.is_compiling() or isinstance(value, torch.SymInt):  # what is compared becomes a guard
+        return value  # type: ignore[no-any-return]
+    whole = value
+    if value.__class__ is not int:
+        try:
+            if isinstance(value, (bool, np.bool_, Tensor)):
+                raise TypeError
+            whole = operator.index(value)
+        except TypeError:
+            raise TypeError(f"{op}: {name} is {shown(value)}, want {want}") from None
+    if not -2**63 <= whole < 2**63:
+        raise ValueError(f"{op}: {name} is {shown(value)}, want {want} of 64 bits")
+    return whole  # type: ignore[no-any-return]
+
+
+def at_least(op: str, name: str, value: Any, low: int) -> int:
+    value = integer(op, name, value)
     if value < low:
         raise ValueError(f"{op}: {name} is {value}, want at least {low}")
+    return value
 
 
-def choice(op: str, name: str, value: str, options: Sequence[str]) -> None:
+def pair(op: str, name: str, value: Any, want: str, low: int = 1) -> tuple[int, int]:
+    """Two whole numbers, each at least low; want: ``(height, width)``."""
+    if not isinstance(value, (tuple, list)) or len(value) != 2:
+        raise TypeError(f"{op}: {name} is {shown(value)}, want {want}, two whole numbers")
+    first, second = (integer(op, name, each, f"{want}, two whole numbers") for each in value)
+    if first < low or second < low:
+        raise ValueError(f"{op}: {name} is {shown(value)}, want {want}, each at least {low}")
+    return first, second
+
+
+def choice(op: str, name: str, value: Any, options: Sequence[str]) -> None:
+    if not isinstance(value, str):
+        raise TypeError(f"{op}: {name} is {shown(value)}, want one of {', '.join(map(repr, options))}")
     if value not in options:
         raise ValueError(f"{op}: {name} is {value!r}, want one of {', '.join(map(repr, options))}")
 
+
+def flag(op: str, name: str, value: Any) -> bool:
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{op}: {name} is {shown(value)}, want True or False")
+    return bool(value)
+
+
+# ---------------------------------------------------------------- values of tensors
 
 def rows_in_range(op: str, name: str, value: Tensor, low: int, high: int, ignore: int | None = None) -> None:
     """Raises IndexError naming the first row with a value outside [low, high). Reads the values (a sync on CUDA).

@@ -69,6 +69,7 @@ def pair_weight(iou: Tensor, k: float = 4, chance: float = 0.0, variant: str = "
     Source: Soft Augmentation Eq. 9 and 10; k: Tables 4 and 9.
     """
     check.choice("pair_weight", "variant", variant, ("SA1", "SA2"))
+    k, chance = check.positive("pair_weight", "k", k), check.share("pair_weight", "chance", chance)
     check.ndim("pair_weight", "iou", iou, 1)
     weight = 1 - (1 - chance) * ((1 - iou) if variant == "SA1" else iou) ** k
     if not normalise or weight.shape[0] == 0:

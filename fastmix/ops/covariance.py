@@ -78,6 +78,8 @@ def covariance_update_(count: Tensor, mean: Tensor, cov: Tensor, features: Tenso
     Source: ISDA Eq. 1-3. The statistics do not forget; the current batch is included.
     """
     op = "covariance_update_"
+    if ignore_index is not None:
+        ignore_index = check.integer(op, "ignore_index", ignore_index)
     check.ndim(op, "mean", mean, 2)
     check.dtype(op, "mean", mean, torch.float32, torch.float64)
     classes, width = mean.shape

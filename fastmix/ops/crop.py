@@ -75,9 +75,7 @@ _resized_crop_backward = Operator("resized_crop_backward", _fake_resized_backwar
 def _check_fill(op: str, fill: float | Tensor, x: Tensor) -> tuple[Tensor | None, float]:
     """(fill (N, C) in the dtype of x, or None; the number that fills where it is None)."""
     if not isinstance(fill, Tensor):
-        if not isinstance(fill, (int, float)):
-            raise TypeError(f"{op}: fill is {type(fill).__name__}, want a number or a tensor (N, C)")
-        return None, float(fill)
+        return None, check.number(op, "fill", fill, "a number or a tensor (N, C)")
     check.shape(op, "fill", fill, tuple(x.shape[:2]), "(N, C) like x")
     check.dtype(op, "fill", fill, *check.FLOATS)
     check.no_grad_needed(op, "fill", fill)
@@ -169,10 +167,7 @@ def resized_crop(x: Tensor, box: Tensor, size: tuple[int, int], *, fill: float |
     check.dtype(op, "box", box, torch.float32, torch.float64)
     check.no_grad_needed(op, "box", box)
     check.same_device(op, x=x, box=box)
-    if not isinstance(size, (tuple, list)) or len(size) != 2 or any(
-            not isinstance(side, (int, torch.SymInt)) or side < 1 for side in size):
-        raise ValueError(f"{op}: size is {size!r}, want (height, width), each at least 1")
-    height, width = size
+    size = height, width = check.pair(op, "size", size, "(height, width)")
     if mask:
         lines = [_nearest(*box.to(torch.float64)[:, axis::2].unbind(1), side) for axis, side in enumerate(size)]
         return gathered(x, *lines, _mask_fill(op, fill))

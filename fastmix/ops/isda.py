@@ -165,11 +165,7 @@ def _check(op: str, logits: Tensor, weight: Tensor, cov: Tensor | None, strength
 
 
 def _number(op: str, strength: object) -> float:
-    if isinstance(strength, (int, float)):
-        return float(strength)
-    if not hasattr(strength, "__float__"):
-        raise TypeError(f"{op}: strength is {type(strength).__name__}, want a float or a 0-d tensor")
-    return float(strength)
+    return check.number(op, "strength", strength, "a float or a 0-d tensor")
 
 
 def isda_logits(logits: Tensor, weight: Tensor, cov: Tensor | None, labels: Tensor, strength: Strength, *,
@@ -194,6 +190,7 @@ def isda_logits(logits: Tensor, weight: Tensor, cov: Tensor | None, labels: Tens
     Source: ISDA Eq. 7, with the lambda that Eq. 4 has and its print leaves out.
     """
     op = "isda_logits"
+    ignore_index = check.integer(op, "ignore_index", ignore_index)
     weight, cov, tensor, factor, kind = _check(op, logits, weight, cov, strength, kind)
     check.shape(op, "labels", labels, (logits.shape[0], *logits.shape[2:]), "one a row or pixel of logits")
     check.dtype(op, "labels", labels, torch.int64)
@@ -238,8 +235,7 @@ def isda_consistency(logits: Tensor, weight: Tensor, cov: Tensor | None, strengt
     op = "isda_consistency"
     check.ndim(op, "logits", logits, 2)
     weight, cov, tensor, factor, kind = _check(op, logits, weight, cov, strength, kind)
-    if reduction not in REDUCTIONS:
-        check.choice(op, "reduction", reduction, tuple(REDUCTIONS))
+    check.choice(op, "reduction", reduction, tuple(REDUCTIONS))
     backend = select("isda", logits, "consistency")
     if backend == "reference":
         return reference.isda_consistency(logits, weight, cov, _value(tensor, factor), kind, reduction)

@@ -55,9 +55,9 @@ def _backend(grad: Tensor) -> str:
 
 
 def _check_grid(op: str, grad: Tensor, grid: tuple[int, int]) -> tuple[int, int]:
-    h, w = grid
+    h, w = check.pair(op, "grid", grid, "(h, w)")
     height, width = grad.shape[2:]
-    if h < 1 or w < 1 or height % h or width % w:
+    if height % h or width % w:
         raise ValueError(f"{op}: grid is {tuple(grid)}, want (h, w) where h divides {height} and w divides {width}")
     if height < 1 or width < 1:
         raise ValueError(f"{op}: grad has shape {tuple(grad.shape)}, want at least one pixel")

@@ -180,11 +180,10 @@ def _call(op: str, loss: Loss, logits: Tensor, target: SoftTarget | Tensor, redu
           weighting: Weighting = Weighting.UNWEIGHTED) -> Tensor:
     check.tensor(op, "logits", logits)
     check.dtype(op, "logits", logits, *check.FLOATS)
-    if reduction not in REDUCTIONS:
+    if not isinstance(reduction, str) or reduction not in REDUCTIONS:
         check.choice(op, "reduction", reduction, tuple(REDUCTIONS))
-    label_smoothing = float(label_smoothing)
-    if not 0.0 <= label_smoothing <= 1.0:
-        raise ValueError(f"{op}: label_smoothing is {label_smoothing}, want a value in [0, 1]")
+    label_smoothing = check.share(op, "label_smoothing", label_smoothing)
+    ignore_index = check.integer(op, "ignore_index", ignore_index)
     if logits.ndim < 2:
         raise ValueError(f"{op}: logits has shape {tuple(logits.shape)}, want (N, J), or (N, J, ...) of pixels")
     backend = select("soft_target", logits)
@@ -276,6 +275,7 @@ def _as_rows(logits: Tensor) -> tuple[Tensor, bool]:
 
 def _numbers(op: str, name: str, value: Tensor, logits: Tensor) -> Tensor:
     """Float weights as the kernels read them."""
+    check.dtype(op, name, value, *check.FLOATS)
     check.no_grad_needed(op, name, value)
     check.same_device(op, logits=logits, **{name: value})
     return value.to(torch.float32)
@@ -374,7 +374,7 @@ def soft_target_kl(logits: Tensor, target: SoftTarget | Tensor, confidence: Tens
     Source: Soft Augmentation Eq. 4-6, Appendix C (Eq. 15, 17, 18), Listing 2; compared in Fig. 3.
     """
     op = "soft_target_kl"
-    if weighting not in WEIGHTINGS:
+    if not isinstance(weighting, str) or weighting not in WEIGHTINGS:
         check.choice(op, "weighting", weighting, WEIGHTINGS)
     if isinstance(target, SoftTarget):
         if confidence is not None:

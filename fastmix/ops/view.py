@@ -79,9 +79,7 @@ class View(NamedTuple):
             generator: on x's device; None is torch's own (torch.compile needs None). See `fastmix.ops.random`.
         """
         check.tensor("View.draw", "x", x)
-        check.at_least("View.draw", "pad", pad, 0)
-        if not 0.0 <= flip <= 1.0:
-            raise ValueError(f"View.draw: flip is {flip}, want a value in [0, 1]")
+        pad, flip = check.at_least("View.draw", "pad", pad, 0), check.share("View.draw", "flip", flip)
         n, device = x.shape[0], x.device
         shift = random.integers(-pad, pad + 1, (n, 2), device, generator) if pad else None
         flips = random.uniform((n,), device, generator) < flip if flip else None

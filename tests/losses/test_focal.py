@@ -37,7 +37,7 @@ def test_focal_loss_of_no_rows_is_zero():
 
 
 @pytest.mark.parametrize("call,error,text", [
-    (lambda: FocalLoss(-1), ValueError, "FocalLoss: gamma is -1, want a number >= 0"),
+    (lambda: FocalLoss(-1), ValueError, "FocalLoss: gamma is -1, want a finite number >= 0"),
     (lambda: FocalLoss()(torch.zeros(2, 3), torch.tensor([0, 3])), IndexError,
      r"FocalLoss: label of row 1 is 3, want a value in \[0, 3\)"),
     (lambda: FocalLoss()(torch.zeros(2, 3).long(), torch.zeros(2).long()), TypeError, "logits has dtype int64"),
