@@ -147,8 +147,10 @@ def at_least(op: str, name: str, value: Any, low: int) -> int:
 
 def pair(op: str, name: str, value: Any, want: str, low: int = 1) -> tuple[int, int]:
     """Two whole numbers, each at least low; want: ``(height, width)``."""
-    if not isinstance(value, (tuple, list)) or len(value) != 2:
+    if not isinstance(value, (tuple, list)):
         raise TypeError(f"{op}: {name} is {shown(value)}, want {want}, two whole numbers")
+    if len(value) != 2:
+        raise ValueError(f"{op}: {name} is {shown(value)}, want {want}, two whole numbers")
     first, second = (integer(op, name, each, f"{want}, two whole numbers") for each in value)
     if first < low or second < low:
         raise ValueError(f"{op}: {name} is {shown(value)}, want {want}, each at least {low}")

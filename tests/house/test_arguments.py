@@ -1,4 +1,4 @@
-"""Options of public names that are no numbers or names: one line that says the argument, what it is and what was wanted."""
+"""Options of public names that are no numbers or names: one line names the argument, what it is and what was wanted."""
 
 import inspect
 import re
@@ -77,7 +77,7 @@ OPTIONS = [(name, option) for name, (options, _) in CALLS.items() for option in 
 @pytest.mark.parametrize("name,option", OPTIONS)
 def test_an_option_that_is_none(name, option, value):
     # A NaN is a number for what only colours pixels or scales a bound.
-    if value == "nan" and option in ("fill", "strength") or (value == "tensor" and option == "eps"):
+    if (value == "nan" and option in ("fill", "strength")) or (value == "tensor" and option == "eps"):
         return
     with pytest.raises((TypeError, ValueError)) as caught:
         CALLS[name][1](**{option: WRONG[value]})
@@ -105,7 +105,7 @@ def test_tensors_that_are_not_plain(layout):
                        (lambda: F.blend(odd, torch.zeros(4, 1, dtype=torch.int64), torch.ones(4, 1)), "x"),
                        (lambda: F.isda_logits(odd, W, COV, Y, 0.5, kind="diag"), "logits"),
                        (lambda: F.soft_cross_entropy(Z, Y, sample_weight=odd), "sample_weight")):
-        with pytest.raises(TypeError, match=rf"{name} is a (sparse_coo|nested|quantized|mkldnn) tensor, want a plain one"):
+        with pytest.raises(TypeError, match=rf"{name} is a (sparse_coo|nested|quantized|mkldnn) tensor, want a plain"):
             call()
 
 
