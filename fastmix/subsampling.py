@@ -20,11 +20,12 @@ import torch
 import torch.distributed as dist
 from torch import Generator, Tensor, nn
 
-from .files import read_state, write_state
+from .files import DamagedFile
 from .functional import soft_cross_entropy
 from .mixers import DCutMix, sampling
 from .ops import checks as check
 from .shuffling import derived_seed, training_steps
+from .states import misfit, read_state, write_state
 
 ORDER, MIXING = 0, 1  # streams of random numbers
 ROUND = 16  # batches of one process between two exchanges
@@ -138,11 +139,21 @@ def _load(state: Path, settings: dict[str, Any], moments: RunningMoments, curren
     stored = read_state(state)
     if stored is None:
         return
+    kept, rows = stored.get("settings"), settings["rows"]
+    if not isinstance(kept, dict):
+        raise DamagedFile(f"{state} is no state of uncertainty (it has no settings)")
     for name, value in settings.items():
-        old = stored.get("settings", {}).get(name)
+        old = kept.get(name)
         if old != value:
             raise OtherSettings(f"uncertainty: {state} holds statistics of other settings ({name} is {old!r}, not "
                                 f"{value!r})")
+    for name in ("mean", "squares", "losses"):
+        wrong = misfit(stored.get(name), torch.zeros(rows, dtype=torch.float64), name)
+        if wrong:
+            raise DamagedFile(f"{state} is no state of uncertainty ({wrong})")
+    for name, most in (("count", settings["samples"]), ("done", rows)):
+        if type(stored.get(name)) is not int or not 0 <= stored[name] <= most:
+            raise DamagedFile(f"{state} is no state of uncertainty ({name} is {stored.get(name)!r:.40}, want 0 to {most})")
     moments.count, moments.mean, moments.squares = stored["count"], stored["mean"], stored["squares"]
     current.done, current.losses = stored["done"], stored["losses"]
 
