@@ -153,7 +153,8 @@ def _load(state: Path, settings: dict[str, Any], moments: RunningMoments, curren
             raise DamagedFile(f"{state} is no state of uncertainty ({wrong})")
     for name, most in (("count", settings["samples"]), ("done", rows)):
         if type(stored.get(name)) is not int or not 0 <= stored[name] <= most:
-            raise DamagedFile(f"{state} is no state of uncertainty ({name} is {stored.get(name)!r:.40}, want 0 to {most})")
+            raise DamagedFile(f"{state} is no state of uncertainty ({name} is {stored.get(name)!r:.40}, want 0 to "
+                              f"{most})")
     moments.count, moments.mean, moments.squares = stored["count"], stored["mean"], stored["squares"]
     current.done, current.losses = stored["done"], stored["losses"]
 

@@ -50,7 +50,7 @@ class SslOptions(RunOptions):
     @classmethod
     def from_json(cls, path: Path) -> SslOptions:
         return cls(**options.stored(path, "a run of train-ssl", RULES,
-                                    {field.name: field.default for field in fields(cls)}))
+                                    {field.name: [field.default] for field in fields(cls)}))
 
     def rate(self, world: int) -> float:
         return 0.2 * self.batch * world / 512 if self.lr is None else self.lr

@@ -106,12 +106,15 @@ class Options(MethodOptions, RunOptions):  # type: ignore[misc, valid-type]
         """Reads config.json of a run's folder. CommandError for values that no flag gives."""
         rules: dict[str, Rule] = RULES | {"method": tuple(methods.METHODS)} | {
             name: option.choices or option.parse for name, (option, *_) in methods.OPTIONS.items()}
-        return cls(**stored(path, "a run", rules, {field.name: field.default for field in dataclasses.fields(cls)}))
+        defaults = {field.name: [field.default] for field in dataclasses.fields(cls)}
+        for name in methods.OPTIONS:
+            defaults[name] += [method.default(name) for method in methods.METHODS.values() if method.option(name)]
+        return cls(**stored(path, "a run", rules, defaults))
 
 
-def stored(path: Path, what: str, rules: dict[str, Rule], defaults: dict[str, Any]) -> dict[str, Any]:
-    """The options in a config.json, each as its flag gives it. what: whose they are. defaults: of all options, by name;
-    an option may be None where that is its default.
+def stored(path: Path, what: str, rules: dict[str, Rule], defaults: dict[str, list[Any]]) -> dict[str, Any]:
+    """The options in a config.json, each a default or what its flag gives. what: whose they are. defaults: of all
+    options, by name.
 
     Raises: CommandError naming the file and the first option that is unknown, missing or nothing that a flag gives.
     """
@@ -129,7 +132,8 @@ def stored(path: Path, what: str, rules: dict[str, Rule], defaults: dict[str, An
             wrong = f"{shortened(printable(name), 40)} is no option of this version of fastmix"
             break
         found[name] = tuple(value) if isinstance(value, list) else value
-        if not (value is None and defaults[name] is None) and not _allowed(found[name], rules[name]):
+        default = any(type(found[name]) is type(one) and found[name] == one for one in defaults[name])
+        if not default and not _allowed(found[name], rules[name]):
             rule = rules[name]
             want = f", want one of {', '.join(rule)}" if isinstance(rule, tuple) else ""
             wrong = f"{name} is {shortened(printable(repr(value)), 40)}{want}"

@@ -183,7 +183,8 @@ class Run:
     def _save(self, entry: dict[str, Any]) -> None:
         state = {name: None if part is None else part.state_dict() for name, part in self._parts().items()}
         checkpoint.save(self.folder, state | {
-            "fastmix": fastmix.__version__, "options": self.options.to_json(), "world": self.setup.processes.world, "epoch": entry["epoch"],
+            "fastmix": fastmix.__version__, "options": self.options.to_json(), "world": self.setup.processes.world,
+            "epoch": entry["epoch"],
             "history": self.history, "best": self.best,
             "classes": self.setup.dataset.classes})
         append(self.folder / METRICS, json.dumps(entry) + "\n")
