@@ -26,5 +26,5 @@ def check(op: str, name: str, value: int, each: int, what: str, device: torch.de
     what: they are."""
     most = total(device) // PART
     if value * each > most:
-        raise ValueError(f"{op}: {name} is {value}, which comes to about {value * each / 2**30:,.1f} GiB of {what}; want "
-                         f"at most {most // each} ({most / 2**30:,.1f} GiB, half of the {device.type}'s memory)")
+        raise ValueError(f"{op}: {name} is {value}, which comes to about {value * each / 2**30:,.1f} GiB of {what}; "
+                         f"want at most {most // each} ({most / 2**30:,.1f} GiB, half of the {device.type}'s memory)")

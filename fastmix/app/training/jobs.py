@@ -132,7 +132,7 @@ def _train_all(request: Request, here: Processes) -> None:
 def in_processes(device: str, body: Callable[[Processes], None], left: Callable[[], str]) -> int:
     """The exit status of ``body(processes)``. left: what there is after an early end, and how to go on; or ""."""
     try:
-        with processes(device) as here:
+        with processes(device, left) as here:
             body(here)
     except (KeyboardInterrupt, OSError, MemoryError, RuntimeError) as error:
         if isinstance(error, KeyboardInterrupt) or received() is not None:
