@@ -355,3 +355,25 @@ def test_every_call_that_reads_a_file_is_attacked():
     tests = "".join(path.read_text() for path in (ROOT / "tests").glob("*/test_*.py"))
     missing = [name for name in READERS.values() if name.startswith("test_") and f"def {name}(" not in tests]
     assert not missing
+
+
+def test_the_page_lists_every_variable_of_the_environment():
+    page = (ROOT / "docs" / "security.md").read_text()
+    for path in [ROOT / "setup.py", *(ROOT / "fastmix").rglob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            words = []
+            if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("environ.get", "getenv")):
+                words = node.args[:1]
+            elif isinstance(node, ast.Subscript) and ast.unparse(node.value).endswith("environ"):
+                words = [node.slice]
+            elif isinstance(node, ast.Constant) and node.value == "LOCAL_RANK":
+                words = [node]
+            for word in words:
+                assert not isinstance(word, ast.Constant) or f"`{word.value}`" in page, (path, word.value)
+
+
+def test_the_page_lists_every_format():
+    page = (ROOT / "docs" / "security.md").read_text()
+    for word in ("checkpoint.pt", "config.json", "compare.json", "report.json", "subsets.json", "boxes.csv", "npz",
+                 "idx", "pickle", "PNG sheet"):
+        assert word in page
