@@ -43,7 +43,7 @@ def read(content: bytes, kinds: str, shape: tuple[int | None, ...]) -> np.ndarra
     fits = len(found) == len(shape) and all(type(a) is int and a >= 0 and b in (None, a)
                                             for a, b in zip(found, shape, strict=True))
     if not fits or dtype.kind not in kinds or dtype.hasobject:
-        raise DamagedFile(f"it holds {dtype.str:.20} {str(found)[:60]}")
+        raise DamagedFile(f"it holds {str(dtype)[:40]} {str(found)[:60]}")
     there = len(content) - file.tell()
     if math.prod(found) * dtype.itemsize != there:
         raise DamagedFile(f"it has {there} bytes of data, its header says {str(found)[:60]} of {dtype.itemsize} each")

@@ -24,6 +24,7 @@ from ..streams import SubsetStream
 from ..training.distributed import Processes
 from ..training.trained import Inputs, Trained
 
+EXPANSION = 64  # by which a table unpacks at most; it is written as it is
 MEASURES = ("top", "interval", "std", "easy", "hard", "random")
 
 
@@ -168,6 +169,12 @@ class Table:
             return archive.read(f"{name}.npy")
 
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            if sum(each.file_size for each in archive.infolist()) > EXPANSION * len(content):
+                raise DamagedFile("it unpacks to far more than it is")
+            for each in archive.infolist():
+                with archive.open(each) as file:  # its end checks the CRC
+                    while file.read(2**20):
+                        pass
             settings = json.loads(str(arrays.read(member("settings", 2**16), "U", ())))
             if not isinstance(settings, dict):
                 raise DamagedFile("its settings are no names and values")
