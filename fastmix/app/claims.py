@@ -152,13 +152,25 @@ def _holder(lock: Path) -> str:
     return f"process {found['pid']}{host} ({found.get('command')}, since {found.get('since')})"
 
 
+def _open(lock: Path) -> int:
+    """A descriptor of the file, which is made where it is missing; OSError where something else has its name."""
+    try:
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | getattr(os, "O_NONBLOCK", 0) | NO_LINK, 0o666)
+    except OSError as error:
+        if os.path.islink(lock):
+            raise OSError(error.errno, f"{lock.name} in it is a link, remove it") from None
+        raise
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return descriptor
+    os.close(descriptor)
+    raise OSError(errno.EEXIST, f"{lock.name} in it is no regular file, remove it")
+
+
 def _take(lock: Path) -> tuple[int, Path] | tuple[int, Path, Path] | str:
     """A descriptor of the file, locked, and the file; or who holds it."""
     while True:
-        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | NO_LINK, 0o666)
+        descriptor = _open(lock)
         try:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise OSError(errno.EINVAL, f"{lock.name} is no regular file")
             if fcntl is None:
                 raise OSError(errno.ENOLCK, "no flock")
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -171,7 +183,7 @@ def _take(lock: Path) -> tuple[int, Path] | tuple[int, Path, Path] | str:
             return _holder(lock)
         except OSError as error:
             os.close(descriptor)
-            if error.errno not in NO_LOCKS or "regular" in str(error):
+            if error.errno not in NO_LOCKS:
                 raise
             return _take_by_name(lock)
 

@@ -308,7 +308,12 @@ def test_a_lock_that_is_a_link_empties_nothing(tmp_path, capsys):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / ".lock").symlink_to("../letter")
     status, _, err = call(capsys, *RUN, "--out", tmp_path / "run")
-    assert status == 2 and len(err.splitlines()) == 1 and (tmp_path / "letter").read_text() == "mine"
+    assert status == 2 and "run cannot be written: .lock in it is a link, remove it" in err
+    assert len(err.splitlines()) == 1 and (tmp_path / "letter").read_text() == "mine"
+    (tmp_path / "run" / ".lock").unlink()
+    os.mkfifo(tmp_path / "run" / ".lock")
+    status, _, err = call(capsys, *RUN, "--out", tmp_path / "run")
+    assert status == 2 and ".lock in it is no regular file" in err
 
 
 @pytest.mark.parametrize("mask", [0o022, 0o077, 0o002])
