@@ -8,7 +8,7 @@ OUT ?= runs
 TESTS ?= tests
 ARGS ?=
 
-.PHONY: help setup train train-fashion results test budgets triton-version bench bench-all lint format clean
+.PHONY: help setup train train-fashion results test kill budgets triton-version bench bench-all lint format clean
 .DELETE_ON_ERROR:
 
 help:  ## this list
@@ -53,6 +53,11 @@ test: setup  ## the whole test suite, and the operators again on Triton's interp
 	test -z "$(ASIDE)" || { $(BIN)/python -m pytest $(ASIDE) $(SLOWEST) $(ARGS); aside=$$?; }; \
 	tail -n +1 -f --pid=$$rest build/tests.log; \
 	wait $$rest && { test $$interpreted = 0 || test $$interpreted = 5; } && { test $$aside = 0 || test $$aside = 5; }
+
+N ?= 20
+SEED ?= 0
+kill: setup  ## N kills at random instants, resumed to the same bits, methods in turn, and torchrun: make kill N=100 SEED=1
+	PYTHONPATH=.:tests $(BIN)/python -m helpers.kills --kills $(N) --seed $(SEED) $(ARGS)
 
 budgets: setup  ## what every compiled GPU kernel uses: writes tests/backends/*.json, which the tests hold (ARGS: operators)
 	PYTHONPATH=tests $(BIN)/python -m helpers.triton_aot $(ARGS)

@@ -14,6 +14,7 @@ import functools
 import os
 import platform
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -147,14 +148,14 @@ class NinjaBuild(build_ext):
     def cuda_ninja_file(cxx, torch, target):
         home = cuda_home()
         defines = (f"-DTORCH_TARGET_VERSION={TORCH_MINIMUM} -DPy_LIMITED_API=0x030a0000 -DUSE_CUDA "
-                   f"-I{ROOT / 'csrc'} -isystem {torch / 'include'} -isystem {home / 'include'}")
+                   f"{word('-I', ROOT / 'csrc')} -isystem {word(torch / 'include')} -isystem {word(home / 'include')}")
         # CPU builds of torch have no libtorch_cuda: its symbols are then resolved when a CUDA torch loads the library.
         torch_cuda = "-ltorch_cuda" if (torch / "lib" / "libtorch_cuda.so").is_file() else ""
         lines = [
             f"nvcc_flags = {' '.join([*NVCC_FLAGS, *gencode()])} -ccbin {cxx} {defines}",
             f"flags = {' '.join(FLAGS)} {defines}",
             "rule nvcc",
-            f"  command = {esc(home / 'bin' / 'nvcc')} $nvcc_flags -MD -MF $out.d -c $in -o $out",
+            f"  command = {word(home / 'bin' / 'nvcc')} $nvcc_flags -MD -MF $out.d -c $in -o $out",
             "  depfile = $out.d",
             "  deps = gcc",
             "rule cxx",
@@ -162,8 +163,8 @@ class NinjaBuild(build_ext):
             "  depfile = $out.d",
             "  deps = gcc",
             "rule link",
-            f"  command = {cxx} -shared $in -o $out -L{torch / 'lib'} -ltorch -ltorch_cpu {torch_cuda} "
-            f"{cudart_static(home)} -lrt -ldl -lpthread -Wl,--as-needed -s",
+            f"  command = {cxx} -shared $in -o $out {word('-L', torch / 'lib')} -ltorch -ltorch_cpu {torch_cuda} "
+            f"{word(cudart_static(home))} -lrt -ldl -lpthread -Wl,--as-needed -s",
         ]
         objects = []
         for source in sorted(path for path in (ROOT / "csrc" / "cuda").rglob("*.c*") if path.suffix in (".cu", ".cpp")):
@@ -174,7 +175,7 @@ class NinjaBuild(build_ext):
 
     @staticmethod
     def ninja_file(cxx, torch, target):
-        include = f"-I{ROOT / 'csrc'} -isystem {torch / 'include'}"
+        include = f"{word('-I', ROOT / 'csrc')} -isystem {word(torch / 'include')}"
         lines = [
             f"flags = {' '.join(FLAGS)} -DTORCH_TARGET_VERSION={TORCH_MINIMUM} -DPy_LIMITED_API=0x030a0000 {include}",
             "rule cxx",
@@ -182,7 +183,7 @@ class NinjaBuild(build_ext):
             "  depfile = $out.d",
             "  deps = gcc",
             "rule link",
-            f"  command = {cxx} -shared $in -o $out -L{torch / 'lib'} -ltorch -ltorch_cpu -Wl,--as-needed -s",
+            f"  command = {cxx} -shared $in -o $out {word('-L', torch / 'lib')} -ltorch -ltorch_cpu -Wl,--as-needed -s",
         ]
         objects = []
         x86 = platform.machine() in ("x86_64", "AMD64")
@@ -200,7 +201,13 @@ class NinjaBuild(build_ext):
         return "\n".join(lines) + "\n"
 
 
+def word(*parts):
+    """One word of a command, which ninja hands to a shell: a path may have blanks, quotes and dollars."""
+    return shlex.quote("".join(map(str, parts))).replace("$", "$$")
+
+
 def esc(path):
+    """A path of a build statement."""
     return str(path).replace("$", "$$").replace(" ", "$ ").replace(":", "$:")
 
 

@@ -31,6 +31,7 @@ SHOW_CURSOR = b"\x1b[?25h"
 
 _received: Stopped | None = None
 _when = 0.0
+_speaks: bool | None = None
 
 
 class Stopped(KeyboardInterrupt):
@@ -48,7 +49,13 @@ def debug() -> bool:
 
 def first_rank() -> bool:
     """Whether this process prints: all of them under torchrun would print the same."""
-    return os.environ.get("RANK", "0") == "0"
+    return os.environ.get("RANK", "0") == "0" if _speaks is None else _speaks
+
+
+def let_speak(speaks: bool) -> None:
+    """Which of several processes says why all of them end, where that need not be the first."""
+    global _speaks
+    _speaks = speaks
 
 
 def say(line: str) -> None:
@@ -117,8 +124,8 @@ def _unraisable(unraisable: Any) -> None:
 @contextmanager
 def signals_raised() -> Iterator[None]:
     """Signals raise `Stopped` inside. Handlers of others, nohup's SIG_IGN too, stay."""
-    global _received
-    _received = None
+    global _received, _speaks
+    _received = _speaks = None
     before = {}
     if threading.current_thread() is threading.main_thread():
         before = {number: signal.getsignal(number) for number in SIGNALS}

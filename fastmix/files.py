@@ -1,20 +1,17 @@
-"""State files: tensors and plain values, written so that a kill at any moment leaves a whole file."""
+"""Files that are written so that a kill at any moment leaves a whole one, and read as what others may have written."""
 
 from __future__ import annotations
 
 import contextlib
-import glob
-import io
+import json
 import os
-import pickle
-import tempfile
-import zipfile
+import re
+import secrets
+import stat
 from pathlib import Path
 from typing import Any
 
-import torch
-
-FORMAT = 1
+MOST = 2**40  # bytes that are read of a file, where nothing less is known
 
 
 class DamagedFile(ValueError):
@@ -31,11 +28,47 @@ class WriteError(OSError):
 
 
 def _partial(path: Path) -> str:
-    """How the names of files begin that are to become this one; a long name leaves room for the rest."""
+    """How the names of files begin that are to become this one; a long name leaves room for the rest, which has no
+    dot."""
     name = path.name
     while len(os.fsencode(name)) > 200:
         name = name[:-1]
     return f".{name}."
+
+
+def read_bytes(path: Path, most: int = MOST) -> bytes:
+    """What a file holds. Neither a device, which has no end, nor a pipe, which waits, is read.
+
+    Raises: FileNotFoundError, DamagedFile for what is no regular file or has more than ``most`` bytes, other OSError.
+    """
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
+                         | getattr(os, "O_BINARY", 0))
+    with os.fdopen(descriptor, "rb") as file:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):
+            raise DamagedFile(f"{path} is no regular file")
+        if found.st_size > most:
+            raise DamagedFile(f"{path} has {found.st_size} bytes, want at most {most}")
+        return file.read(found.st_size + 1)
+
+
+def read_text(path: Path, most: int = MOST) -> str:
+    """The same as text, in UTF-8. Raises: as `read_bytes`."""
+    try:
+        return read_bytes(path, most).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise DamagedFile(f"{path} is no text in UTF-8 (byte {error.start})") from None
+
+
+def read_json(path: Path) -> Any:
+    """The value of a JSON file. Raises: FileNotFoundError, DamagedFile, other OSError."""
+    text = read_text(path)
+    try:
+        return json.loads(text)
+    except ValueError as error:  # also a number of thousands of digits
+        raise DamagedFile(f"{path} is no JSON ({error})") from None
+    except RecursionError:
+        raise DamagedFile(f"{path} is no JSON of ours (nested too deeply)") from None
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -50,16 +83,21 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def _write(path: Path, content: bytes) -> None:
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=_partial(path))
+    name = path.with_name(f"{_partial(path)}{secrets.token_hex(6)}")
+    # A new file has the mode that the umask leaves, one that is replaced keeps its own.
+    descriptor = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(name, 0o644)
+        with contextlib.suppress(OSError):
+            found = os.lstat(path)
+            if stat.S_ISREG(found.st_mode):
+                os.chmod(name, stat.S_IMODE(found.st_mode) & 0o777)
         os.replace(name, path)
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        name.unlink(missing_ok=True)
         raise
     if os.name == "posix":  # the rename itself must survive a power cut
         folder = os.open(path.parent, os.O_RDONLY)
@@ -106,31 +144,24 @@ def make_folder(path: Path) -> list[Path]:
     return made
 
 
-def remove(path: Path) -> None:
-    """The file, where there is one, and what a process that was killed while it wrote the file left beside it."""
+def sweep(path: Path) -> None:
+    """Removes what a process that was killed while it wrote this file left beside it. For who holds the file alone."""
+    left = re.compile(re.escape(_partial(path)) + r"[^.]+", re.DOTALL)
     try:
-        for found in [path, *path.parent.glob(f"{glob.escape(_partial(path))}*")]:
-            found.unlink(missing_ok=True)
+        with os.scandir(path.parent) as entries:
+            found = [entry.path for entry in entries if left.fullmatch(entry.name)]
+        for name in found:
+            Path(name).unlink(missing_ok=True)
+    except FileNotFoundError:
+        return
     except OSError as error:
         raise WriteError(path, error, "cannot be removed") from error
 
 
-def write_state(path: Path, state: dict[str, Any]) -> None:
-    """A state of tensors and plain values, atomically."""
-    buffer = io.BytesIO()
-    torch.save({"format": FORMAT, **state}, buffer)
-    write_atomically(path, buffer.getvalue())
-
-
-def read_state(path: Path) -> dict[str, Any] | None:
-    """What `write_state` has written, on the CPU; None if there is no such file. DamagedFile if it is not readable."""
-    if not path.exists():
-        return None
+def remove(path: Path) -> None:
+    """The file, where there is one, and what a process that was killed while it wrote the file left beside it."""
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
-        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
-        raise DamagedFile(f"{path} is damaged or no checkpoint ({reason})") from None
-    if not isinstance(state, dict) or state.get("format") != FORMAT:
-        raise DamagedFile(f"{path} is no checkpoint of this version of fastmix")
-    return state
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise WriteError(path, error, "cannot be removed") from error
+    sweep(path)

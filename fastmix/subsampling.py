@@ -20,13 +20,16 @@ import torch
 import torch.distributed as dist
 from torch import Generator, Tensor, nn
 
-from .files import read_state, write_state
+from .files import DamagedFile
 from .functional import soft_cross_entropy
 from .mixers import DCutMix, sampling
 from .ops import checks as check
+from .ops import memory
 from .shuffling import derived_seed, training_steps
+from .states import misfit, read_state, write_state
 
 ORDER, MIXING = 0, 1  # streams of random numbers
+PARTNER_BYTES = 128  # of an image's partner: shares, index, box, label and weight, and their draws (68 measured)
 ROUND = 16  # batches of one process between two exchanges
 SAVE_SECONDS = 10.0
 Progress = Callable[[int, int, int], None]
@@ -138,11 +141,22 @@ def _load(state: Path, settings: dict[str, Any], moments: RunningMoments, curren
     stored = read_state(state)
     if stored is None:
         return
+    kept, rows = stored.get("settings"), settings["rows"]
+    if not isinstance(kept, dict):
+        raise DamagedFile(f"{state} is no state of uncertainty (it has no settings)")
     for name, value in settings.items():
-        old = stored.get("settings", {}).get(name)
+        old = kept.get(name)
         if old != value:
             raise OtherSettings(f"uncertainty: {state} holds statistics of other settings ({name} is {old!r}, not "
                                 f"{value!r})")
+    for name in ("mean", "squares", "losses"):
+        wrong = misfit(stored.get(name), torch.zeros(rows, dtype=torch.float64), name)
+        if wrong:
+            raise DamagedFile(f"{state} is no state of uncertainty ({wrong})")
+    for name, most in (("count", settings["samples"]), ("done", rows)):
+        if type(stored.get(name)) is not int or not 0 <= stored[name] <= most:
+            raise DamagedFile(f"{state} is no state of uncertainty ({name} is {stored.get(name)!r:.40}, want 0 to "
+                              f"{most})")
     moments.count, moments.mean, moments.squares = stored["count"], stored["mean"], stored["squares"]
     current.done, current.losses = stored["done"], stored["losses"]
 
@@ -175,7 +189,8 @@ def uncertainty(model: nn.Module, dataset: MapDataset | BatchReader, anchor: flo
             pass. If it exists it is continued, by any number of processes.
         progress: called as ``progress(pass counted from 0, batches done, batches of the pass)``.
     Returns: Uncertainty, in the order of the data set, on every process.
-    Raises: ValueError for arguments and for a loss that is not finite, `OtherSettings` for a state of other settings,
+    Raises: ValueError for arguments, among them more others than half of the memory has room for, and for a loss that
+        is not finite, `OtherSettings` for a state of other settings,
         `files.DamagedFile` for a state file that cannot be read.
     Source: K-image mixing Eq. 8; the defaults are the supplement's (anchor: its Fig. 3c).
     """
@@ -189,6 +204,7 @@ def uncertainty(model: nn.Module, dataset: MapDataset | BatchReader, anchor: flo
     device = torch.device(device)
     reader = cast(BatchReader, dataset) if hasattr(dataset, "batches") else _Reader(dataset, device)
     mixer = AnchoredDCutMix(anchor, others, alpha)
+    memory.check(op, "others", others, PARTNER_BYTES * min(batch_size, rows), "plans for a batch", device)
     parallel = dist.is_available() and dist.is_initialized()
     first = not parallel or dist.get_rank() == 0
     settings = {"rows": rows, "anchor": float(anchor), "others": others, "alpha": float(alpha), "samples": samples,

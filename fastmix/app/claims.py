@@ -14,13 +14,14 @@ import json
 import os
 import shlex
 import socket
+import stat
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ..files import WriteError, make_folder
+from ..files import DamagedFile, WriteError, make_folder, read_json, sweep
 from .console import UsageError, note
 from .names import printable
 
@@ -31,6 +32,7 @@ except ImportError:  # not on Windows
 
 LOCK = ".lock"
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL)
+NO_LINK = getattr(os, "O_NOFOLLOW", 0)  # what a link leads to is not to be emptied
 PATIENCE = 1.0  # seconds for the holder to write who it is
 
 
@@ -80,9 +82,11 @@ class Claim:
     def of_file(cls, file: Path, flag: str = "--out") -> Claim:
         """A file of a folder that exists."""
         try:
-            return cls(file.with_name(f"{LOCK}-{file.name}"), file, flag=flag)
+            claim = cls(file.with_name(f"{LOCK}-{file.name}"), file, flag=flag)
         except FileNotFoundError as error:
             raise WriteError(file, error) from error
+        sweep(file)
+        return claim
 
     def release(self) -> None:
         """Leaves nothing behind: neither the lock, nor a folder that was made for it and is empty."""
@@ -131,8 +135,8 @@ def _self() -> dict[str, Any]:
 def _read(lock: Path) -> dict[str, Any]:
     """Who wrote the file; {} if it does not say."""
     try:
-        found = json.loads(lock.read_text())
-    except (OSError, ValueError):
+        found = read_json(lock)
+    except (OSError, DamagedFile):
         return {}
     return found if isinstance(found, dict) and "pid" in found else {}
 
@@ -148,10 +152,24 @@ def _holder(lock: Path) -> str:
     return f"process {found['pid']}{host} ({found.get('command')}, since {found.get('since')})"
 
 
+def _open(lock: Path) -> int:
+    """A descriptor of the file, which is made where it is missing; OSError where something else has its name."""
+    try:
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | getattr(os, "O_NONBLOCK", 0) | NO_LINK, 0o666)
+    except OSError as error:
+        if os.path.islink(lock):
+            raise OSError(error.errno, f"{lock.name} in it is a link, remove it") from None
+        raise
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return descriptor
+    os.close(descriptor)
+    raise OSError(errno.EEXIST, f"{lock.name} in it is no regular file, remove it")
+
+
 def _take(lock: Path) -> tuple[int, Path] | tuple[int, Path, Path] | str:
     """A descriptor of the file, locked, and the file; or who holds it."""
     while True:
-        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
+        descriptor = _open(lock)
         try:
             if fcntl is None:
                 raise OSError(errno.ENOLCK, "no flock")
@@ -176,7 +194,7 @@ def _take_by_name(lock: Path) -> tuple[int, Path, Path] | str:
     note(f"{lock.parent}: this file system has no locks; if a run on another machine was killed here, remove {name}")
     while True:
         try:
-            return os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644), lock, name
+            return os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666), lock, name
         except FileExistsError:
             who, found = _holder(name), _read(name)
             if found and (found.get("host") != socket.gethostname() or _lives(found["pid"])):

@@ -94,6 +94,7 @@ def failed(error: BaseException, more: str = "") -> int:
         (stopped is not None or ended.everywhere) and not _starting.first_rank())
     if not silent and str(ended):
         _starting.say(printable("; ".join(filter(None, [str(ended), more]))))
+    _starting.let_speak(False)  # of a signal that comes now, as torchrun's to what is left, nothing is to be said
     return ended.code
 
 

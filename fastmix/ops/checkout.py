@@ -13,9 +13,19 @@ FOLDERS = ("kernels", "bench")
 
 
 def _root() -> Path | None:
-    root = Path(__file__).resolve().parent.parent.parent
-    found = all((root / folder / "__init__.py").is_file() for folder in FOLDERS)
-    return root if found and (root / "pyproject.toml").is_file() else None
+    """None where the package has the folders inside, as an installed one does: what lies beside it is then another's,
+    whatever its name is."""
+    package = Path(__file__).resolve().parent.parent
+    root = package.parent
+    if any((package / folder).is_dir() for folder in FOLDERS):
+        return None
+    if not all((root / folder / "__init__.py").is_file() for folder in FOLDERS):
+        return None
+    try:
+        project = (root / "pyproject.toml").read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return None
+    return root if 'name = "fastmix"' in project.splitlines() else None
 
 
 # The root of the checkout that this package belongs to; None where it is installed.

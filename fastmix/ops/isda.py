@@ -21,6 +21,7 @@ from ..reference import functional as reference
 from ..reference._common import is_channels_last
 from ..targets import IGNORED
 from . import checks as check
+from . import memory
 from .covariance import KINDS, NAMES, kind_of
 from .dispatch import must_check_values, select
 from .enums import Reduction, codes
@@ -259,7 +260,8 @@ def explicit_sda(features: Tensor, weight: Tensor, bias: Tensor | None, cov: Ten
         cov, strength, kind: as `isda_logits`. samples: copies of every row.
         generator: of the draws. ignore_index: rows with this label are left out.
     Returns: 0-d float32 (float64 for float64 features), differentiable in features, weight and bias.
-    Raises: ValueError for shapes and devices, TypeError for dtypes, IndexError for labels outside [0, J).
+    Raises: ValueError for shapes and devices, and for more samples than half of the memory has room for; TypeError for
+        dtypes, IndexError for labels outside [0, J).
     Source: ISDA Eq. 4-5; against the bound: Sec. 6.5.2 and 6.5.3, Fig. 9 and 10.
     """
     op = "explicit_sda"
@@ -285,4 +287,6 @@ def explicit_sda(features: Tensor, weight: Tensor, bias: Tensor | None, cov: Ten
     counts = labels != ignore_index
     features, labels = features[counts], labels[counts]
     check.rows_in_range(op, "labels", labels, 0, weight.shape[0])
+    each = max(1, len(features)) * (features.shape[1] + weight.shape[0]) * max(4, features.element_size())
+    memory.check(op, "samples", samples, each, "random numbers and logits", features.device)
     return reference.explicit_sda(features, weight, bias, cov, labels, strength, samples, kind, generator)

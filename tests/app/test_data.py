@@ -123,7 +123,7 @@ def write_sheets(folder):
 
 @pytest.fixture
 def small_sheets(monkeypatch):
-    monkeypatch.setattr(cifar, "SHEET", (4, 1024, 3))
+    monkeypatch.setattr(cifar, "SHEET", (4, 1024))
 
 
 @pytest.mark.parametrize(("write", "subfolder"), [

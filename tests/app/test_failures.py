@@ -16,7 +16,7 @@ pytest.importorskip("torchmetrics")
 from helpers import training
 from helpers.training import call
 
-from fastmix import _starting, files
+from fastmix import _starting, files, states
 from fastmix.app import console
 from fastmix.app.errors import FAILURE, INTERRUPTED, USAGE, CommandError, explained
 from fastmix.app.training import checkpoint, loop
@@ -93,7 +93,7 @@ def test_a_failed_write_names_its_file(tmp_path, monkeypatch, function, path):
 
     for name in ("mkdir", "unlink", "open"):
         monkeypatch.setattr(files.Path, name, full)
-    monkeypatch.setattr(files.tempfile, "mkstemp", full)
+    monkeypatch.setattr(files.os, "open", full)
     arguments = {"write_atomically": [b""], "append": [""]}.get(function, [])
     with pytest.raises(files.WriteError, match=rf"{path} cannot be \w+: No space left on device") as caught:
         getattr(files, function)(tmp_path / path, *arguments)
@@ -110,7 +110,7 @@ def test_no_room_for_a_checkpoint_says_how_to_go_on(tmp_path, capsys, monkeypatc
             raise files.WriteError(path, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
         write(path, content)
 
-    monkeypatch.setattr(files, "write_atomically", full_at_the_second)
+    monkeypatch.setattr(states, "write_atomically", full_at_the_second)
     status, _, err = call(capsys, *RUN, "--out", out)
     assert status == FAILURE
     line = one_line(err)

@@ -24,8 +24,9 @@ from fastmix.app.subsets.table import MEASURES
 from fastmix.app.training import checkpoint
 from fastmix.app.training.options import Options
 from fastmix.app.training.setup import load_data
-from fastmix.files import DamagedFile, write_state
+from fastmix.files import DamagedFile
 from fastmix.reference import functional as reference
+from fastmix.states import write_state
 from fastmix.subsampling import AnchoredDCutMix, RunningMoments, subsample, uncertainty
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -1,5 +1,6 @@
 """python -m fastmix bench, as a person types it, and the two folders that lie beside the package in a checkout."""
 
+import importlib.util
 import json
 import os
 import platform
@@ -84,3 +85,22 @@ def test_only_the_two_folders_are_found():
     assert checkout.CHECKOUT == ROOT and all(import_module(f"fastmix.{name}") for name in checkout.FOLDERS)
     with pytest.raises(ModuleNotFoundError):
         import_module("fastmix.tests")
+
+
+@pytest.mark.parametrize("project", ['[project]\nname = "other"\n', '[project]\nname = "fastmix"\n', None])
+@pytest.mark.parametrize("installed", [True, False])
+def test_what_lies_beside_an_installed_package_is_not_its(tmp_path, project, installed):
+    """A site with folders named kernels and bench, and a pyproject.toml that somebody left there."""
+    for folder in ("kernels", "bench", "fastmix/ops", *(["fastmix/kernels", "fastmix/bench"] if installed else [])):
+        (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+        (tmp_path / folder / "__init__.py").write_text("raise SystemExit('foreign')")
+    file = tmp_path / "fastmix" / "ops" / "checkout.py"
+    file.write_text((ROOT / "fastmix" / "ops" / "checkout.py").read_text())
+    if project is not None:
+        (tmp_path / "pyproject.toml").write_text(project)
+    spec = importlib.util.spec_from_file_location("checkout_under_test", file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    own = project is not None and '"fastmix"' in project and not installed
+    assert (tmp_path if own else None) == module.CHECKOUT
+    assert (module._Beside.find_spec("fastmix.kernels") is None) == (not own)

@@ -1,5 +1,6 @@
 """The house: a file per op in every folder, the library's symbols, the package without its library."""
 
+import ast
 import importlib.util
 import json
 import os
@@ -209,3 +210,28 @@ def test_set_debug_checks_on_every_backend():
             fastmix.functional.blend(torch.randn(2, 3), torch.tensor([[0], [5]]), torch.ones(2, 1))
     finally:
         fastmix.set_debug(False)
+
+
+@pytest.mark.skipif(shutil.which("ninja") is None and importlib.util.find_spec("ninja") is None, reason="no ninja")
+@pytest.mark.parametrize("name", ["a b", "it's $HOME: 100%"])
+def test_a_path_may_hold_anything_that_a_shell_reads(tmp_path, name):
+    """The build file of a library in such a folder, with a compiler that writes down what it is called with."""
+    setup, folder = build_script(), tmp_path / name
+    (folder / "csrc" / "cpu").mkdir(parents=True)
+    for source in ("ops.cpp", "cpu/x.cpp"):
+        (folder / "csrc" / source).write_text("")
+    setup.ROOT = folder
+    fake = tmp_path / "cxx"
+    fake.write_text(f'#!{sys.executable}\nimport sys\nopen(sys.argv[sys.argv.index("-o") + 1], "w").write("")\n'
+                    f'open({str(tmp_path / "calls")!r}, "a").write(repr(sys.argv[1:]) + "\\n")\n')
+    fake.chmod(0o755)
+    (folder / "build").mkdir()
+    (folder / "build" / "build.ninja").write_text(
+        setup.NinjaBuild.ninja_file(str(fake), folder / "torch", folder / "_C.so"))
+    subprocess.run([*setup.NinjaBuild.ninja(), "-C", str(folder / "build")], check=True, capture_output=True)
+    calls = [ast.literal_eval(line) for line in (tmp_path / "calls").read_text().splitlines()]
+    assert len(calls) == 3 and (folder / "_C.so").exists()
+    for call in calls[:2]:
+        assert f"-I{folder / 'csrc'}" in call and call[call.index("-isystem") + 1] == str(folder / "torch" / "include")
+        assert call[call.index("-c") + 1].startswith(str(folder / "csrc"))
+    assert f"-L{folder / 'torch' / 'lib'}" in calls[2]

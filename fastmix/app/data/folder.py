@@ -11,16 +11,19 @@ boxes.csv.
 from __future__ import annotations
 
 import csv
+import io
+import itertools
 import os
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from ..console import CommandError
-from ..names import listed, printable
+from ...files import DamagedFile, read_bytes
+from ..console import CommandError, first_line
+from ..names import listed, printable, shortened
 from .base import Dataset, FolderSplit, Reading
-from .images import centre_square, pillow, unreadable, upright_size
+from .images import centre_square, opened, pillow, unreadable, upright_size
 from .layout import FLAT, LAYOUT, by_class, check_class, class_name, splits
 from .scan import SUFFIXES, LeftOut, folders, holds_images, images
 from .split import stratified_split
@@ -29,6 +32,8 @@ DEFAULT_SIZE = 64
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
 BOXES = "boxes.csv"
 COLUMNS = ["file", "top", "left", "height", "width"]
+BOXES_MOST = 2**30  # bytes
+FARTHEST = 1e7  # pixels
 KINDS = ", ".join(sorted(SUFFIXES))
 
 
@@ -129,28 +134,40 @@ def read_boxes(path: Path, split: FolderSplit) -> list[Tensor]:
 
     Raises: CommandError naming the line, or the image that has no box.
     """
-    image = pillow()
     found: dict[Path, list[list[float]]] = {}
-    with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
-        for number, line in enumerate(csv.reader(file), 1):
-            if number == 1 and line == COLUMNS:
-                continue
-            try:
-                name, box = line[0], [float(value) for value in line[1:]]
-            except (IndexError, ValueError):
-                name, box = "", []
-            if number == 1 or len(box) != 4 or not min(box[2:]) > 0:
-                want = ",".join(COLUMNS) if number == 1 else "a file and four numbers, the sizes above 0"
-                raise CommandError(f"{path}, line {number}: is {','.join(line)!r}, want {want}")
-            name = os.fsdecode(name.encode("utf-8", "surrogateescape"))  # as the names of the folder are read
-            found.setdefault(path.parent / name, []).append(box)
+    try:
+        text = read_bytes(path, BOXES_MOST).decode("utf-8-sig", "surrogateescape")
+    except (OSError, DamagedFile) as error:
+        raise CommandError(f"{printable(path)} cannot be read ({first_line(error)})") from None
+    lines = csv.reader(io.StringIO(text, newline=""))
+    for number in itertools.count(1):
+        try:
+            line = next(lines, None)
+        except csv.Error as error:
+            raise CommandError(f"{printable(path)}, line {number}: {error}, want {','.join(COLUMNS)}") from None
+        if line is None and number > 1:
+            break
+        line = line or []
+        if number == 1 and line == COLUMNS:
+            continue
+        try:
+            name, box = line[0], [float(value) for value in line[1:]]
+        except (IndexError, ValueError):
+            name, box = "", []
+        right = len(box) == 4 and all(abs(value) < FARTHEST for value in box) and min(box[2:]) > 0
+        if number == 1 or not right:  # NaN is not right
+            want = ",".join(COLUMNS) if number == 1 else "a file and four numbers, the sizes above 0"
+            given = shortened(printable(repr(",".join(line))), 200)
+            raise CommandError(f"{printable(path)}, line {number}: is {given}, want {want}")
+        name = os.fsdecode(name.encode("utf-8", "surrogateescape"))  # as the names of the folder are read
+        found.setdefault(path.parent / name, []).append(box)
     boxes = []
     for picture in split.paths:
         if picture not in found:
             raise CommandError(f"{path} has no box for {picture.relative_to(path.parent)}, want one for every test "
                                "image")
         try:
-            with image.open(picture) as file:
+            with opened(picture) as file:
                 left, top, side = centre_square(upright_size(file))
         except Exception as error:
             raise unreadable(picture, error) from None

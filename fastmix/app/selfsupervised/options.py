@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from ..console import CommandError, UsageError
+from ..arguments import count, positive, share
+from ..console import UsageError
 from ..names import file_name
 from ..training import options
 from ..training.options import RunOptions
 
 PAIR_WEIGHTS = ("none", "SA1", "SA2")
+RULES: dict[str, options.Rule] = options.RULES | {
+    "method": ("simsiam",), "dim": count, "pair_weight": PAIR_WEIGHTS, "pair_k": positive, "pair_chance": share,
+    "scale_min": share, "jitter": share, "linear_epochs": count, "linear_lr": positive}
 
 
 @dataclass(frozen=True)
@@ -46,13 +49,8 @@ class SslOptions(RunOptions):
 
     @classmethod
     def from_json(cls, path: Path) -> SslOptions:
-        try:
-            values = json.loads(path.read_text())
-            if values["method"] != "simsiam":
-                raise ValueError(f"method {values['method']!r}")
-            return cls(**values)
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            raise CommandError(f"{path} is missing or no configuration of a run of train-ssl ({error})") from None
+        return cls(**options.stored(path, "a run of train-ssl", RULES,
+                                    {field.name: [field.default] for field in fields(cls)}))
 
     def rate(self, world: int) -> float:
         return 0.2 * self.batch * world / 512 if self.lr is None else self.lr

@@ -29,7 +29,7 @@ from ..training.distributed import Processes
 from ..training.jobs import epoch_bar
 from ..training.loop import Epoch
 from ..training.places import Place
-from ..training.run import CONFIG, METRICS, REPORT, Run, clear, device_name, finished
+from ..training.run import CONFIG, METRICS, REPORT, REPORT_ENTRIES, Run, clear, device_name, finished
 from ..training.samples import SHOWN
 from ..training.setup import Setup, build_model, check_size, load_data, over_processes
 from ..training.timing import StepTimer
@@ -39,6 +39,7 @@ from .simsiam import SimSiam, simsiam_loss, spread
 from .views import Pair, pair_of_views
 
 CURVES, PAIRS = "curves.png", "pairs.png"
+ENTRIES = REPORT_ENTRIES | {"pair_weight": str, "linear": dict, "untrained": dict}
 FILES = (CONFIG, METRICS, REPORT, checkpoint.NAME, CURVES, PAIRS)
 
 
@@ -205,7 +206,7 @@ def train_one(options: SslOptions, place: Place, here: Processes) -> None:
 
 def _train_one(options: SslOptions, folder: Path, resume: bool, here: Processes) -> None:
     log = printer(here.first)
-    result = finished(folder, options.epochs) if resume else None
+    result = finished(folder, options.epochs, ENTRIES) if resume else None
     if result is None:
         run = SslRun(options, load_data(options, here.first), here, folder, log, epoch_bar(here.first))
         run.setup.dataset.say(log)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import statistics
 from pathlib import Path
 from typing import Any
 
+from ...files import DamagedFile, read_json, sweep
 from .. import claims, data
 from ..console import CommandError, UsageError, progress_bar, require
 from ..figures import drawing
@@ -23,6 +23,7 @@ from ..training.trained import Trained
 from .table import Table, select
 
 NAME, PICTURE = "subsets.json", "subsets.png"
+ENTRY = {"how": str, "ratio": float, "seed": int, "images": int, "test_accuracy": float}  # of every result
 LABELS = {"top": "largest CV", "interval": "largest CV, interval {}", "std": "largest std",
           "easy": "easy: smallest mean", "hard": "hard: largest mean", "random": "random"}
 
@@ -60,10 +61,15 @@ def _read(path: Path, settings: dict[str, Any], overwrite: bool) -> list[dict[st
     if overwrite or not path.exists():
         return []
     try:
-        content = json.loads(path.read_text())
-        old, results = content["settings"], content["results"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CommandError(f"{path} is damaged ({error}); --overwrite replaces it") from None
+        content = read_json(path)
+    except (OSError, DamagedFile) as error:
+        raise CommandError(f"{printable(path)} is damaged ({error}); --overwrite replaces it") from None
+    wrong = checkpoint.wrong_entry(content, {"settings": dict, "results": list})
+    for entry in [] if wrong else content["results"]:
+        wrong = wrong or checkpoint.wrong_entry(entry, ENTRY)
+    if wrong:
+        raise CommandError(f"{printable(path)} is damaged ({wrong}); --overwrite replaces it")
+    old, results = content["settings"], content["results"]
     for name, value in settings.items():
         if old.get(name) != value:
             raise UsageError(f"{path} holds a comparison with other settings ({name} is {old.get(name)!r}, not "
@@ -121,6 +127,9 @@ def _run(wanted: Comparison, table: Table, trained: Trained, here: Processes, fo
                 "train_batch": options.batch, "lr": options.lr, "interval": wanted.interval,
                 "test_images": len(test.labels)}
     results = _read(folder / NAME, settings, overwrite)
+    if here.first:
+        for name in (NAME, PICTURE):
+            sweep(folder / name)
     here.barrier()
     scores = table.scores(here, overwrite)
     points = [(how, share, seed) for share in wanted.ratios for how in wanted.compare for seed in range(wanted.seeds)]

@@ -5,24 +5,26 @@ from __future__ import annotations
 import io
 import json
 import zipfile
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ...files import remove, write_atomically
+from ...files import DamagedFile, read_bytes, remove, write_atomically
 from ...subsampling import AnchoredDCutMix, OtherSettings, Uncertainty, subsample, uncertainty, weights_digest
 from .. import claims, data
-from ..console import CommandError, UsageError, progress_bar
+from ..console import CommandError, UsageError, first_line, progress_bar
+from ..data import arrays
 from ..names import printable
 from ..streams import SubsetStream
 from ..training.distributed import Processes
 from ..training.trained import Inputs, Trained
 
+EXPANSION = 64  # by which a table unpacks at most; it is written as it is
 MEASURES = ("top", "interval", "std", "easy", "hard", "random")
 
 
@@ -143,20 +145,44 @@ class Table:
             raise CommandError(str(error)) from None
 
     def _read(self) -> Uncertainty | None:
-        if not self.path.exists():
-            return None
         try:
-            with np.load(self.path, allow_pickle=False) as file:
-                settings = json.loads(str(file["settings"]))
-                columns = [torch.from_numpy(file[name]) for name in Uncertainty._fields]
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-            raise UsageError(f"{self.path} is damaged or no table of statistics ({error}); --overwrite replaces it"
-                             ) from None
+            settings, columns = self._content(read_bytes(self.path))
+        except FileNotFoundError:
+            return None
+        except MemoryError:
+            raise
+        except Exception as error:  # a damaged archive makes zipfile raise almost anything
+            raise UsageError(f"{printable(self.path)} is damaged or no table of statistics ({first_line(error)}); "
+                             "--overwrite replaces it") from None
         for name, value in self.settings.items():
             if settings.get(name) != value:
                 raise UsageError(f"{self.path} holds statistics of other settings ({name} is {settings.get(name)!r}, "
                                  f"not {value!r}); --overwrite replaces them, --table takes another file")
         return Uncertainty(*columns)
+
+
+    def _content(self, content: bytes) -> tuple[dict[str, Any], list[Tensor]]:
+        """Settings and columns, each no longer than it has to be: a small archive may unpack to anything."""
+        def member(name: str, most: int) -> bytes:
+            if archive.getinfo(f"{name}.npy").file_size > most + arrays.HEADER:
+                raise DamagedFile(f"{name} is too long")
+            return archive.read(f"{name}.npy")
+
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            if sum(each.file_size for each in archive.infolist()) > EXPANSION * len(content):
+                raise DamagedFile("it unpacks to far more than it is")
+            for each in archive.infolist():
+                with archive.open(each) as file:  # its end checks the CRC
+                    while file.read(2**20):
+                        pass
+            settings = json.loads(str(arrays.read(member("settings", 2**16), "U", ())))
+            if not isinstance(settings, dict):
+                raise DamagedFile("its settings are no names and values")
+            rows = len(self.index)
+            if settings.get("images") != rows:  # of another table, whose columns have another length
+                return settings, []
+            columns = [arrays.read(member(name, 8 * rows), "f", (rows,)) for name in Uncertainty._fields]
+        return settings, [torch.from_numpy(column).double() for column in columns]
 
 
 def write_index(path: Path, index: Tensor) -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import statistics
 from pathlib import Path
 from typing import Any
 
+from ...files import DamagedFile, read_json
 from ..console import CommandError
 from ..figures import training as pictures
 from ..figures.drawing import optional
+from ..names import printable, shortened
 from . import checkpoint
 from .run import METRICS
 
@@ -33,13 +36,28 @@ def begin(folder: Path, folders: list[Path]) -> None:
 
 
 def members(folder: Path) -> list[Path] | None:
-    """The folders of the runs that were compared in this one, in order; None if none were."""
+    """The folders of the runs that were compared in this one, in order; None if none were.
+
+    Raises: CommandError for a file that is damaged, and for one that names anything but folders in this one: what is in
+    them may be replaced.
+    """
+    file = printable(folder / NAME)
     try:
-        return [folder / name for name in json.loads((folder / NAME).read_text())["folders"]]
+        content = read_json(folder / NAME)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CommandError(f"{folder / NAME} is damaged ({error}); remove it") from None
+    except (OSError, DamagedFile) as error:
+        raise CommandError(f"{file} is damaged ({error}); remove it") from None
+    names = content.get("folders") if isinstance(content, dict) else None
+    if not isinstance(names, list) or not names or any(not isinstance(name, str) for name in names):
+        raise CommandError(f"{file} is damaged (it names no folders); remove it")
+    for name in names:
+        if name in ("", ".", "..") or any(c in name for c in "/\\\0") or (os.name == "nt" and ":" in name):
+            raise CommandError(f"{file} names {shortened(printable(repr(name)), 60)}, want the name of a folder beside "
+                               "it; remove it")
+        if (folder / name).is_symlink():
+            raise CommandError(f"{printable(folder / name)} is a link; the runs of a comparison are folders in its own")
+    return [folder / name for name in dict.fromkeys(names)]
 
 
 def write(folder: Path, groups: dict[str, list[dict[str, Any]]], folders: dict[str, list[Path]], title: str) -> None:

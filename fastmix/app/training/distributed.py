@@ -13,9 +13,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ..._starting import received
+from ..._starting import first_rank, let_speak, received
 from ...ops.dispatch import select
 from ..errors import USAGE, CommandError, UsageError, explained, first_line
+from .watch import Watch
 
 Shared = TypeVar("Shared")
 USED = ("view", "soft_target")  # by every command that runs a model
@@ -104,8 +105,11 @@ def _from_torchrun(key: str, default: int) -> int:
 
 
 @contextmanager
-def processes(device_name: str) -> Iterator[Processes]:
-    """Joins torchrun's process group (gloo on the CPU, nccl on GPUs) for the time of the block."""
+def processes(device_name: str, left: Callable[[], str] = str) -> Iterator[Processes]:
+    """Joins torchrun's process group (gloo on the CPU, nccl on GPUs) for the time of the block.
+
+    left: what an early end leaves, in words. Where a process is stopped the others end; see `watch`.
+    """
     rank, world, local = (_from_torchrun(key, default) for key, default in
                           (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0)))
     device = _device(device_name, local, world)
@@ -120,6 +124,8 @@ def processes(device_name: str) -> Iterator[Processes]:
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     except (ValueError, RuntimeError) as error:
         raise CommandError(f"the {world} processes of WORLD_SIZE do not find each other: {first_line(error)}") from None
+    watch = Watch(rank, world, left)
+    watch.start()
     try:
         yield Processes(rank, world, device)
         # Together, and with no DistributedDataParallel left that holds the group: gloo's threads must end before the
@@ -129,7 +135,12 @@ def processes(device_name: str) -> Iterator[Processes]:
     except RuntimeError as error:
         if received() is not None or not any(words in str(error) for words in PEER_ENDED):
             raise
-        raise CommandError("" if rank else "another process of this run has ended, or cannot be reached "
-                           f"({first_line(error)[:200]})") from error
+        let_speak(watch.speaks())
+        reason = f"another process of this run has ended, or cannot be reached ({first_line(error)[:200]})"
+        raise CommandError("; ".join(filter(None, [reason, left()])) if first_rank() else "") from error
+    except KeyboardInterrupt:
+        let_speak(watch.speaks())  # the first rank may be the one that was killed
+        raise
     finally:
+        watch.stop()
         dist.destroy_process_group()

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..._starting import received
-from ...files import make_folder, remove
+from ...files import make_folder, remove, sweep
 from .. import claims, data
 from ..console import CommandError, failed, printer, progress_bar
 from ..errors import expected
@@ -70,6 +70,8 @@ def _prepare(request: Request) -> None:
             clear(folder)
         for name in (compare.NAME, compare.PICTURE):
             remove(request.folder / name)
+    for name in (compare.NAME, compare.PICTURE):
+        sweep(request.folder / name)
     if request.together and not (request.resume and compare.members(request.folder)):
         compare.begin(request.folder, [job.folder for job in request.jobs])
     for job in request.jobs:
@@ -130,7 +132,7 @@ def _train_all(request: Request, here: Processes) -> None:
 def in_processes(device: str, body: Callable[[Processes], None], left: Callable[[], str]) -> int:
     """The exit status of ``body(processes)``. left: what there is after an early end, and how to go on; or ""."""
     try:
-        with processes(device) as here:
+        with processes(device, left) as here:
             body(here)
     except (KeyboardInterrupt, OSError, MemoryError, RuntimeError) as error:
         if isinstance(error, KeyboardInterrupt) or received() is not None:

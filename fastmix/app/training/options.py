@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
-import json
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .. import methods
-from ..console import CommandError, UsageError
-from ..names import file_name
+from ...files import DamagedFile, read_json
+from .. import data, methods
+from ..arguments import count, count_or_zero, counts, not_negative, positive, seed_number, share
+from ..console import CommandError, UsageError, first_line
+from ..names import file_name, printable, shortened
 from . import checkpoint
 
 # May differ between a run and its continuation: they change where and how fast, not what is computed.
 FREE_ON_RESUME = ("device", "threads", "workers", "root", "check_data")
 # The schedule that reads an option.
 SCHEDULE_FLAGS = {"milestones": "multistep", "gamma": "multistep", "warmup": "cosine"}
+# What an option may be: one of some names, or what its flag's text is parsed by.
+Rule = tuple[str, ...] | Callable[[str], Any]
+RULES: dict[str, Rule] = {
+    "method": str, "preset": str, "data": tuple(data.SOURCES), "root": str, "image_size": count,
+    "layout": data.LAYOUTS, "check_data": data.LEVELS, "limit": count, "subset": str,
+    "augment": ("auto", "none", "crop-flip", "rand", "trivial"), "model": str, "epochs": count, "test_every": count,
+    "batch": count, "schedule": ("onecycle", "multistep", "cosine"), "milestones": counts, "gamma": positive,
+    "warmup": count_or_zero, "lr": positive, "momentum": share, "weight_decay": not_negative,
+    "refine_epochs": count_or_zero, "refine_lr": positive, "seed": seed_number, "amp": ("none", "bf16"),
+    "channels_last": bool, "device": str, "threads": count, "workers": count_or_zero}
+NEEDED = ("method", "data", "model", "epochs", "seed")  # of a stored configuration
 
 
 @dataclass(frozen=True)
@@ -90,12 +103,57 @@ class Options(MethodOptions, RunOptions):  # type: ignore[misc, valid-type]
 
     @classmethod
     def from_json(cls, path: Path) -> Options:
-        """Reads config.json of a run's folder."""
-        try:
-            values = json.loads(path.read_text())
-            return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
-        except (OSError, ValueError, TypeError, AttributeError) as error:
-            raise CommandError(f"{path} is missing or no configuration of a run ({error})") from None
+        """Reads config.json of a run's folder. CommandError for values that no flag gives."""
+        rules: dict[str, Rule] = RULES | {"method": tuple(methods.METHODS)} | {
+            name: option.choices or option.parse for name, (option, *_) in methods.OPTIONS.items()}
+        defaults = {field.name: [field.default] for field in dataclasses.fields(cls)}
+        for name in methods.OPTIONS:
+            defaults[name] += [method.default(name) for method in methods.METHODS.values() if method.option(name)]
+        return cls(**stored(path, "a run", rules, defaults))
+
+
+def stored(path: Path, what: str, rules: dict[str, Rule], defaults: dict[str, list[Any]]) -> dict[str, Any]:
+    """The options in a config.json, each a default or what its flag gives. what: whose they are. defaults: of all
+    options, by name.
+
+    Raises: CommandError naming the file and the first option that is unknown, missing or nothing that a flag gives.
+    """
+    try:
+        values = read_json(path)
+    except (OSError, DamagedFile) as error:
+        raise CommandError(f"{printable(path)} is missing or no configuration of {what} ({first_line(error)})"
+                           ) from None
+    wrong = None if isinstance(values, dict) else "it holds no names and values"
+    for name in NEEDED if wrong is None else ():
+        wrong = wrong or (None if name in values else f"{name} is missing")
+    found = {}
+    for name, value in values.items() if wrong is None else ():
+        if name not in defaults:
+            wrong = f"{shortened(printable(name), 40)} is no option of this version of fastmix"
+            break
+        found[name] = tuple(value) if isinstance(value, list) else value
+        default = any(type(found[name]) is type(one) and found[name] == one for one in defaults[name])
+        if not default and not _allowed(found[name], rules[name]):
+            rule = rules[name]
+            want = f", want one of {', '.join(rule)}" if isinstance(rule, tuple) else ""
+            wrong = f"{name} is {shortened(printable(repr(value)), 40)}{want}"
+            break
+    if wrong is not None:
+        raise CommandError(f"{printable(path)} is no configuration of {what} ({wrong})")
+    return found
+
+
+def _allowed(value: Any, rule: Rule) -> bool:
+    """Whether a flag gives this value."""
+    if isinstance(rule, tuple):
+        return isinstance(value, str) and value in rule
+    if rule is bool or rule is str:
+        return type(value) is rule and "\0" not in str(value)
+    text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    try:
+        return bool(rule(text) == value)
+    except (ValueError, argparse.ArgumentTypeError):
+        return False
 
 
 def check(options: RunOptions) -> None:

@@ -14,19 +14,19 @@ import torch
 
 import fastmix
 
-from ...files import append, make_folder, remove, write_atomically
+from ...files import DamagedFile, append, make_folder, read_json, remove, sweep, write_atomically
 from .. import data
 from ..console import CommandError, UsageError, first_line, require
 from ..figures import training as pictures
 from ..figures.drawing import optional
 from ..methods import PLAIN
-from ..names import listed, printable
+from ..names import listed, printable, shortened
 from ..tables import line_of
 from . import checkpoint, schedules
 from .distributed import Processes
 from .evaluate import augmented_risk, evaluate
 from .loop import NotFinite, train_epoch
-from .options import RunOptions
+from .options import FREE_ON_RESUME, RunOptions
 from .ratio import step_ratio
 from .samples import draw_samples
 from .setup import setup
@@ -76,16 +76,19 @@ class Run:
             if state["world"] != self.setup.processes.world:
                 raise UsageError(f"{self.folder} was trained by {state['world']} processes, this is "
                                  f"{self.setup.processes.world}: a run continues with as many")
+            check_options(self.folder, state["options"], self.options)
             check_classes(self.folder, state, self.setup.dataset)
-            try:
-                longer = state["options"]["epochs"] != self.options.epochs
-                for name, part in self._parts().items():
-                    if part is not None and not (longer and name == "scheduler"):
-                        part.load_state_dict(state[name])
-                self.history, self.best = state["history"], state["best"]
-            except (KeyError, RuntimeError, ValueError, TypeError) as error:
-                raise CommandError(f"{self.folder / checkpoint.NAME} is of another run than {CONFIG} beside it "
-                                   f"({first_line(error)})") from None
+            longer = state["options"]["epochs"] != self.options.epochs
+            for name, part in self._parts().items():
+                if part is None or (longer and name == "scheduler"):
+                    continue
+                try:
+                    checkpoint.restore(name, part, state[name])
+                except (KeyError, RuntimeError, ValueError, TypeError, AttributeError, IndexError) as error:
+                    reason = f"{name} is missing" if isinstance(error, KeyError) else first_line(error)
+                    raise CommandError(f"{printable(self.folder / checkpoint.NAME)} is of another run than {CONFIG} "
+                                       f"beside it ({reason})") from None
+            self.history, self.best = state["history"], state["best"]
             if longer:
                 self._extend(state["options"]["epochs"])
         elif resume:
@@ -94,6 +97,8 @@ class Run:
         if not self.writes:
             return
         make_folder(self.folder)
+        for name in self.files:
+            sweep(self.folder / name)
         if state is None:
             clear(self.folder, self.files)
         else:
@@ -178,7 +183,8 @@ class Run:
     def _save(self, entry: dict[str, Any]) -> None:
         state = {name: None if part is None else part.state_dict() for name, part in self._parts().items()}
         checkpoint.save(self.folder, state | {
-            "options": self.options.to_json(), "world": self.setup.processes.world, "epoch": entry["epoch"],
+            "fastmix": fastmix.__version__, "options": self.options.to_json(), "world": self.setup.processes.world,
+            "epoch": entry["epoch"],
             "history": self.history, "best": self.best,
             "classes": self.setup.dataset.classes})
         append(self.folder / METRICS, json.dumps(entry) + "\n")
@@ -227,6 +233,22 @@ class Run:
         return result
 
 
+def check_options(folder: Path, stored: dict[str, Any], options: RunOptions) -> None:
+    """CommandError if the checkpoint in this folder was trained with other options than these, those of config.json."""
+    where, now = printable(folder / checkpoint.NAME), options.to_json()
+    if type(stored.get("epochs")) is not int:
+        raise CommandError(f"{where} is no checkpoint of a run (options: epochs is missing)")
+    for name, value in now.items():
+        if name in stored and name not in (*FREE_ON_RESUME, "epochs") and stored[name] != value:
+            raise CommandError(f"{where} is of a run with {name} = {shown(stored[name])}, {CONFIG} beside it says "
+                               f"{shown(value)}: one of the two belongs to another run")
+
+
+def shown(value: Any) -> str:
+    """A value of a file in a message."""
+    return shortened(printable(repr(value)), 60)
+
+
 def check_classes(folder: Path, state: dict[str, Any], dataset: data.Dataset) -> None:
     """CommandError if the checkpoint in this folder is of a model for other classes: its labels would mean others."""
     classes = state.get("classes", dataset.classes)
@@ -253,12 +275,23 @@ def check_extras() -> None:
     require("torchmetrics", "torchmetrics", "training")
 
 
-def finished(folder: Path, epochs: int) -> dict[str, Any] | None:
-    """The report of a run that has finished so many epochs, or None."""
+# What a report has to have, for the table that shows it and for what is made of it; the first four in that of any run.
+REPORT_ENTRIES = {"epochs": int, "method": str, "ms": dict, "model": str}
+TRAINED_ENTRIES = REPORT_ENTRIES | {
+    "data": str, "seed": int, "train_images": int, "processes": int, "threads": int, "device": str, "torch": str,
+    "fastmix": str, "test_accuracy": float, "best_accuracy": float, "train_accuracy": float, "ece": float,
+    "step_ratio": float}
+
+
+def finished(folder: Path, epochs: int, entries: dict[str, type] = TRAINED_ENTRIES) -> dict[str, Any] | None:
+    """The report of a run that has finished so many epochs, or None. entries: what it has to have."""
     try:
-        found = json.loads((folder / REPORT).read_text())
-        return found if found["epochs"] == epochs else None
+        found = read_json(folder / REPORT)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CommandError(f"{folder / REPORT} is damaged ({error}); remove it") from None
+    except (OSError, DamagedFile) as error:
+        raise CommandError(f"{printable(folder / REPORT)} is damaged ({error}); remove it") from None
+    wrong = checkpoint.wrong_entry(found, entries) or checkpoint.wrong_entry(found["ms"], {"step": float})
+    if wrong:
+        raise CommandError(f"{printable(folder / REPORT)} is damaged ({wrong}); remove it")
+    return found if found["epochs"] == epochs else None

@@ -139,9 +139,9 @@ def load_weights(model: nn.Module, folder: Path, policy: Any = None) -> int:
     if state is None:
         raise CommandError(f"{folder} has no {checkpoint.NAME}: no epoch was finished")
     try:
-        model.load_state_dict(state["model"])
+        checkpoint.restore("model", model, state["model"])
         if policy is not None and state.get("policy") is not None:
-            policy.load_state_dict(state["policy"])
+            checkpoint.restore("policy", policy, state["policy"])
         return state["epoch"]
     except (RuntimeError, KeyError, TypeError, ValueError) as error:
         raise CommandError(f"the weights in {folder} are those of another model or of other images "
