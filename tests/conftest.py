@@ -14,7 +14,7 @@ from hypothesis import settings
 import fastmix
 from fastmix.app import import_torchvision
 from fastmix.ops import library
-from fastmix.ops.dispatch import OPERATORS, why_not
+from fastmix.ops.dispatch import BACKENDS, OPERATORS, why_not
 from fastmix.ops.enums import InstructionSet, codes
 from fastmix.ops.operator import NAMESPACES
 
@@ -50,6 +50,7 @@ GAMMA_ON_META = _gamma_on_meta()
 def pytest_addoption(parser):
     parser.addoption("--device", default="cpu", choices=("cpu", "cuda"),
                      help="where tests make their tensors, by torch's default device")
+    parser.addoption("--backend", choices=BACKENDS, help="only tests of this backend, of those that take a variant")
 
 
 def pytest_configure(config):
@@ -130,9 +131,17 @@ def pytest_generate_tests(metafunc):
 
 def pytest_collection_modifyitems(config, items):
     """TRITON_INTERPRET=1 pytest runs what takes a variant; with FASTMIX_BACKEND=triton as well, every test."""
-    if not INTERPRETED or os.environ.get("FASTMIX_BACKEND", "auto") != "auto":
+    only = config.getoption("--backend")
+    if only is None and (not INTERPRETED or os.environ.get("FASTMIX_BACKEND", "auto") != "auto"):
         return
-    kept = [item for item in items if "variant" in item.fixturenames or "interpreted" in item.keywords]
+
+    def wanted(item: pytest.Item) -> bool:
+        if only is not None:
+            return getattr(item, "callspec", None) is not None and (
+                str(item.callspec.params.get("variant", "")).partition("-")[0] == only)
+        return "variant" in item.fixturenames or "interpreted" in item.keywords
+
+    kept = [item for item in items if wanted(item)]
     config.hook.pytest_deselected(items=[item for item in items if item not in kept])
     items[:] = kept
 
