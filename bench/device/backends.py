@@ -180,7 +180,10 @@ def main(argv: list[str]) -> int:
     if options.write:
         if CHECKOUT is None:
             raise UsageError("--write: the table is changed in a checkout, and this fastmix is installed")
-        print(f"{choice.FILE}: {write(options.write)} entries measured")
+        try:
+            print(f"{choice.FILE}: {write(options.write)} entries measured")
+        except (OSError, ValueError) as error:
+            raise UsageError(str(error)) from None
         return 0
     if not options.worker:
         found = worker.supervise(["-m", MODULE, "--worker", *argv], options.json, 200.0)

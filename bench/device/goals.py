@@ -172,11 +172,15 @@ def table(entries: dict[str, Entry]) -> list[str]:
             f"goals: {met} met, {len(goals) - met} MISSED, {failed} FAILED"]
 
 
-def write(path: Path) -> Path:
-    """Puts a result, of this command or in a file of the device check, under bench/results; where it is then."""
+def write(paths: list[Path]) -> Path:
+    """Puts results of one card, of this command or in files of the device check, under bench/results as one."""
     if CHECKOUT is None:
         raise UsageError("--write: results are committed in a checkout, and this fastmix is installed")
-    found = measured.load(path)
+    found, *others = map(measured.load, paths)
+    for path, other in zip(paths[1:], others, strict=True):
+        if other["machine"]["name"] != found["machine"]["name"]:
+            raise UsageError(f"--write: {path} is of another card, {other['machine']['name']}")
+        found["cases"].update(other["cases"])
     target = result_path(found, "-goals")
     report.save(found, target)
     return target
@@ -191,7 +195,7 @@ def parser() -> Parser:
     p.add_argument("--budget", type=float, default=300.0, help="seconds after which no worker is started anew")
     p.add_argument("--root", type=Path, default=CHECKOUT, help="folder with tests/backends/*.json, for the predictions")
     p.add_argument("--show", type=Path, metavar="JSON", help="only print the table of an earlier run")
-    p.add_argument("--write", type=Path, metavar="JSON", help="only put an earlier run under bench/results")
+    p.add_argument("--write", type=Path, nargs="+", metavar="JSON", help="only put earlier runs under bench/results")
     p.add_argument("--worker", action="store_true", help=SUPPRESS)
     return p
 
@@ -202,7 +206,10 @@ def main(argv: list[str]) -> int:
         print("\n".join(table(worker.load(options.show))))
         return 0
     if options.write:
-        print(f"wrote {write(options.write)}; now python -m fastmix bench pages docs/gpu.md")
+        try:
+            print(f"wrote {write(options.write)}; now python -m fastmix bench pages docs/gpu.md")
+        except ValueError as error:
+            raise UsageError(str(error)) from None
         return 0
     groups = options.groups.split(",")
     if unknown := [group for group in groups if group not in GROUPS]:
