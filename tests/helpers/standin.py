@@ -89,6 +89,8 @@ def _check(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     name = _name(func)
     if name in _CROSSING:
         return
+    if name in _INDEXED and not isinstance(args[0], OnDevice):
+        raise RuntimeError(f"indices should be on the CPU like the tensor that they index ({func})")
     looked_at = [args[0], *args[2:], *kwargs.values()] if name in _INDEXED and len(args) > 1 else [args, kwargs]
     leaves = [leaf for leaf in tree_flatten(looked_at)[0] if isinstance(leaf, Tensor)]
     on_device = any(isinstance(leaf, OnDevice) for leaf in leaves)
@@ -103,8 +105,8 @@ def call(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     mine = {id(leaf.host): leaf for leaf in leaves if isinstance(leaf, OnDevice)}
     asked = kwargs.get("device")
     to_device = bool(mine) if asked is None else torch.device(asked).type == NAME
-    if to_device and kwargs.get("generator") is not None:
-        raise RuntimeError(f"Expected a '{NAME}' device type for generator but found 'cpu'")
+    if to_device:
+        _check_generator(kwargs.get("generator"))
     host_args, host_kwargs = tree_unflatten([leaf.host if isinstance(leaf, OnDevice) else leaf for leaf in leaves], spec)
     if asked is not None:
         host_kwargs["device"] = torch.device("cpu")
@@ -120,6 +122,25 @@ def call(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     if _name(func) == "copy_" and not isinstance(args[0], OnDevice):
         return args[0]
     return tree_map(place, out)
+
+
+class Generator(torch.Generator):
+    """One of the device: torch.Generator(NAME), which draws what the CPU's would."""
+
+    def __new__(cls, device: Any = "cpu") -> torch.Generator:  # type: ignore[misc]
+        made = _GENERATOR("cpu" if torch.device(device).type == NAME else device)
+        if torch.device(device).type == NAME:
+            _generators[made._cdata] = made
+        return made
+
+
+_GENERATOR = torch.Generator
+_generators: dict[int, torch.Generator] = {}  # those of the device, by what they are in C++
+
+
+def _check_generator(generator: torch.Generator | None) -> None:
+    if generator is not None and generator._cdata not in _generators:
+        raise RuntimeError(f"Expected a '{NAME}' device type for generator but found 'cpu'")
 
 
 class _Module(_DummyBackendModule):
@@ -156,6 +177,7 @@ def install() -> None:
     # What gets its size or its values from Python does not pass the dispatcher as a whole.
     for make in (torch.tensor, torch.as_tensor, torch.asarray, torch.arange, torch.eye, torch.linspace, torch.randperm):
         setattr(torch, make.__name__, _through_the_cpu(make))
+    torch.Generator = Generator  # type: ignore[misc]
     torch.compile = lambda call=None, **how: call if call is not None else lambda function: function  # not traceable
 
 
@@ -168,7 +190,6 @@ def _through_the_cpu(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
         with torch._C.DisableTorchFunction():  # else the default device's mode would call this function again
             if wanted.type != NAME:
                 return make(*args, device=wanted, requires_grad=requires_grad, **kwargs)
-            if kwargs.get("generator") is not None:
-                raise RuntimeError(f"Expected a '{NAME}' device type for generator but found 'cpu'")
+            _check_generator(kwargs.get("generator"))
             return make(*args, device="cpu", **kwargs).to(wanted).requires_grad_(requires_grad)
     return made
