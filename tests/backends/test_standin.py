@@ -17,9 +17,11 @@ REFUSED = {"numpy": "x.numpy()", "a view's numpy": "x[1:].t().numpy()", "asarray
            "assert_close": "torch.testing.assert_close(x, x.cpu())"}
 ALLOWED = {"cpu": "x.cpu().numpy()", "item": "x.sum().item()", "tolist": "x.tolist()",
            "0-d": "x + torch.tensor(1.0, device='cpu')", "indices": "x[torch.tensor([0, 2], device='cpu')]",
-           "a list": "x[[0, 2]]", "numbers": "torch.tensor([1.0, 2.0]) + torch.arange(2)", "copy_": "x.copy_(x.cpu())",
-           "new_tensor": "x.new_tensor([1.0]) + x", "a generator": "torch.randn(2, generator=torch.Generator(x.device))",
-           "a gradient": "torch.autograd.grad((x * w).sum(), w)[0] + x", "equal": "torch.testing.assert_close(x, x + 0)"}
+           "a list": "x[[0, 2]]", "numbers": "torch.tensor([1.0, 2]) + torch.arange(2)", "copy_": "x.copy_(x.cpu())",
+           "new_tensor": "x.new_tensor([1.0]) + x",
+           "a generator": "torch.randn(2, generator=torch.Generator(x.device))",
+           "a gradient": "torch.autograd.grad((x * w).sum(), w)[0] + x",
+           "equal": "torch.testing.assert_close(x, x + 0)"}
 CODE = """
 import sys
 import numpy as np, torch

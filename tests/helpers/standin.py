@@ -1,8 +1,9 @@
 """A device that stands in for a GPU: pytest --device standin. Its tensors refuse what CUDA tensors refuse.
 
-The values are on the CPU and the reference serves, but a tensor says that it is on "standin": `.numpy()` and `np.asarray`
-raise, and so does an operation that takes tensors of both devices, unless that of the CPU is 0-d or an index. Explicit
-copies, `.cpu()`, `.item()`, `.tolist()`, are allowed. So what a test forgets to copy is found without a GPU.
+The values are on the CPU and the reference serves, but a tensor says that it is on "standin": `.numpy()` and
+`np.asarray` raise, and so does an operation that takes tensors of both devices, unless that of the CPU is 0-d or an
+index. Explicit copies, `.cpu()`, `.item()`, `.tolist()`, are allowed. So what a test forgets to copy is found without a
+GPU.
 """
 
 from __future__ import annotations
@@ -42,8 +43,8 @@ class OnDevice(Tensor):
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
     def numpy(self, *, force: bool = False) -> Any:
-        raise TypeError(f"can't convert {NAME}:0 device type tensor to numpy. Use Tensor.cpu() to copy the tensor to host "
-                        "memory first.")
+        raise TypeError(f"can't convert {NAME}:0 device type tensor to numpy. Use Tensor.cpu() to copy the tensor to "
+                        "host memory first.")
 
     def __array__(self, *args: Any, **kwargs: Any) -> Any:
         return self.numpy()
@@ -107,7 +108,8 @@ def call(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     to_device = bool(mine) if asked is None else torch.device(asked).type == NAME
     if to_device:
         _check_generator(kwargs.get("generator"))
-    host_args, host_kwargs = tree_unflatten([leaf.host if isinstance(leaf, OnDevice) else leaf for leaf in leaves], spec)
+    hosts = [leaf.host if isinstance(leaf, OnDevice) else leaf for leaf in leaves]
+    host_args, host_kwargs = tree_unflatten(hosts, spec)
     if asked is not None:
         host_kwargs["device"] = torch.device("cpu")
     out = func(*host_args, **host_kwargs)

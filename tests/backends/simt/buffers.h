@@ -1,5 +1,5 @@
-// What the cases run on: threads of the CPU (g++, FASTMIX_SIMT), or a GPU (nvcc, without torch). Buffers of exactly their
-// size, so that AddressSanitizer or compute-sanitizer sees the first access beyond them.
+// What the cases run on: threads of the CPU (g++, FASTMIX_SIMT), or a GPU (nvcc, without torch). Buffers of exactly
+// their size, so that AddressSanitizer or compute-sanitizer sees the first access beyond them.
 #pragma once
 
 #include <cstdio>
@@ -59,8 +59,8 @@ inline void check(cudaError_t error) {
   std::exit(1);
 }
 
-// Written by the host until its pointer is taken. What the host never wrote is not initialised: initcheck sees who reads
-// it.
+// Written by the host until its pointer is taken. What the host never wrote is not initialised: initcheck sees who
+// reads it.
 template <typename T>
 struct Buffer {
   size_t size;

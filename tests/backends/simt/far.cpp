@@ -219,12 +219,9 @@ void far_saliency() {
 }
 
 const std::map<std::string, std::function<void()>> kCases = {
-    {"paste", far_paste},
-    {"paste_backward", far_paste_backward},
-    {"patch_mix", far_patch_mix},
-    {"patch_mix_backward", far_patch_mix_backward},
-    {"view", far_view},
-    {"saliency", far_saliency},
+    {"paste", far_paste},         {"paste_backward", far_paste_backward},
+    {"patch_mix", far_patch_mix}, {"patch_mix_backward", far_patch_mix_backward},
+    {"view", far_view},           {"saliency", far_saliency},
 };
 
 }  // namespace
