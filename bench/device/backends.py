@@ -74,7 +74,7 @@ def classes(small: bool) -> Iterator[Class]:
                      lambda: soft_target_case(n, j, dtype, backward=True, quick=False))
 
     def isda(kind: str, size: str) -> Class:
-        n, j, a = (8, 10, 16) if small else (256, 20_000, 512) if size == "large" else (128, 100, 640)
+        n, j, a = (8, 10, 16) if small else (256, 20_000, 512) if size == "large" else (256, 1000, 2048)
         return Class("isda", {"form": kind, "size": size}, lambda: isda_case(kind, n, j, a, {}))
 
     made = {"paste": lambda shape, **how: paste_case(shape, 5, **how), "patch_mix": patch_mix_case,
