@@ -8,7 +8,8 @@ OUT ?= runs
 TESTS ?= tests
 ARGS ?=
 
-.PHONY: help setup train train-fashion results test kill budgets triton-version bench bench-all lint format clean
+.PHONY: help setup train train-fashion results test kill budgets triton-version device-package bench bench-all lint \
+	format clean
 .DELETE_ON_ERROR:
 
 help:  ## this list
@@ -69,6 +70,12 @@ VERSION ?= 3.6.0
 triton-version: setup  ## the tests of ahead-of-time compilation under another Triton: make triton-version VERSION=3.6.0
 	@test -d build/triton-$(VERSION) || $(PIP) install --no-deps --target build/triton-$(VERSION) triton==$(VERSION)
 	PYTHONPATH=build/triton-$(VERSION) $(BIN)/python -m pytest tests/backends/test_triton_aot.py tests/backends/test_triton_sizes.py $(ARGS)
+
+# The borrowed card's torch is 2.11 with CUDA 13: TORCH_PYTHON is a Python that has it (its headers are all that is needed),
+# or any Python, with PYTHONPATH a folder of `pip install --no-deps --target FOLDER torch==2.11.0`. nvcc 13 on the PATH.
+TORCH_PYTHON ?= $(BIN)/python
+device-package:  ## what bench/device/check.sh takes to a borrowed card, into build/device (TORCH_PYTHON=a Python with torch 2.11)
+	$(TORCH_PYTHON) bench/device/prepared.py
 
 $(VENV)/.peers: $(VENV)/.requirements bench/requirements.txt
 	@echo "setup: the libraries that the bench compares with"

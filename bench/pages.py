@@ -2,7 +2,8 @@
 
 A page's blocks stand between `<!-- NAME:begin -->` and `<!-- NAME:end -->`. Everything measured in them comes from the
 JSON files that they link to: the newest whole run of the operators, the newest step result of every model, size and
-batch, the newest sweeps. --check takes the files that a page links to and writes nothing.
+batch, the newest sweeps, the newest goals of every GPU. --check takes the files that a page links to and writes
+nothing.
 """
 
 from __future__ import annotations
@@ -17,14 +18,26 @@ from fastmix.app.console import USAGE, CommandError, Parser, UsageError
 from fastmix.files import write_atomically
 from fastmix.ops.checkout import CHECKOUT
 
-from .harness import benchmark_tables, growth, host_table, operator_table, predicted, report, result_tables, steps
+from .device.subjects import subjects
+from .harness import (
+    benchmark_tables,
+    growth,
+    host_table,
+    measured,
+    operator_table,
+    predicted,
+    report,
+    result_tables,
+    steps,
+)
 from .harness.blocks import rewritten
 from .harness.command_line import RESULTS
 from .harness.entries import Entry
 
 PAGES = ("README.md", "docs/benchmarks.md", "docs/gpu.md", "docs/operators.md", "docs/results.md")
 BENCHMARKS = "docs/benchmarks.md"
-KINDS = {report.FORMAT: "operators", steps.FORMAT: "steps", growth.FORMAT: "scale", host_table.FORMAT: "host"}
+KINDS = {report.FORMAT: "operators", steps.FORMAT: "steps", growth.FORMAT: "scale", host_table.FORMAT: "host",
+         measured.FORMAT: "goals"}
 Files = dict[str, list[Path]]  # kind of result -> its files
 # Block -> its text, made of results by kind. The README's own is the first.
 MEASURED: dict[str, Callable[[dict[str, benchmark_tables.Found]], str]] = {
@@ -36,11 +49,16 @@ MEASURED: dict[str, Callable[[dict[str, benchmark_tables.Found]], str]] = {
 }
 
 
+def wanted_goals() -> list[tuple[str, str, str]]:
+    """Name, shape and goal of all that the device check measures."""
+    return [(subject.name, subject.shape, str(goal)) for subject in subjects() for goal in subject.goals]
+
+
 def parser() -> Parser:
     p = Parser(prog="python -m fastmix bench pages", description="Writes the generated tables of the README and of "
                "docs/ from the committed\nresults: the newest whole run of the operators, the newest step result of "
-               "every\nmodel, size and batch, the newest sweeps and host times. --check takes the\nfiles that a page "
-               "links to.")
+               "every\nmodel, size and batch, the newest sweeps and host times, the newest goals of "
+               "every\nGPU. --check takes the files that a page links to.")
     p.add_argument("pages", type=Path, nargs="*", metavar="PAGE", help=f"(default: {', '.join(PAGES)})")
     p.add_argument("--results", type=Path, default=RESULTS, metavar="DIR", help="where results are (bench/results)")
     p.add_argument("--check", action="store_true", help="write nothing, exit 1 if a page is not what its files say")
@@ -69,7 +87,10 @@ def newest(results: Path) -> Files:
     last = {kind: [found[-1][1]] if found else [] for kind, found in runs.items()}
     by_shape = {tuple(result["settings"][key] for key in ("model", "size", "batch")): path
                 for _, path, result in runs["steps"]}
-    return last | {"steps": [path for _, path, _ in runs["steps"] if path in by_shape.values()]}
+    by_card = {result["machine"]["name"]: path for _, path, result in runs["goals"]
+               if result["machine"]["device"] == "cuda"}
+    return last | {"steps": [path for _, path, _ in runs["steps"] if path in by_shape.values()],
+                   "goals": sorted(by_card.values())}
 
 
 def linked(text: str, folder: Path) -> Files:
@@ -95,8 +116,10 @@ def page(text: str, folder: Path, files: Files | None = None, root: Path | None 
                                           for path in paths[kind]] for kind in paths})
         if name == "operators" and root is not None:
             return operator_table.operators(root, folder)
-        if name == "predicted" and root is not None:
-            return predicted.table(root)
+        if name in ("predicted", "goals") and root is not None:
+            paths = (linked(present, folder) if files is None else files).get("goals", [])
+            found = [(Path(os.path.relpath(path, folder)).as_posix(), measured.load(path)) for path in paths]
+            return predicted.table(root, found) if name == "predicted" else measured.goals(wanted_goals(), found)
         if result_tables.is_block(name):
             return result_tables.block(name, folder)
         raise ValueError(f"there is no block {name}")

@@ -8,13 +8,13 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from helpers import simt_backend, simt_build
+from helpers import simt_backend, simt_build, standin
 from hypothesis import settings
 
 import fastmix
 from fastmix.app import import_torchvision
 from fastmix.ops import library
-from fastmix.ops.dispatch import OPERATORS, why_not
+from fastmix.ops.dispatch import BACKENDS, OPERATORS, why_not
 from fastmix.ops.enums import InstructionSet, codes
 from fastmix.ops.operator import NAMESPACES
 
@@ -48,16 +48,21 @@ GAMMA_ON_META = _gamma_on_meta()
 
 
 def pytest_addoption(parser):
-    parser.addoption("--device", default="cpu", choices=("cpu", "cuda"),
+    parser.addoption("--device", default="cpu", choices=("cpu", "cuda", standin.NAME),
                      help="where tests make their tensors, by torch's default device")
+    parser.addoption("--backend", choices=BACKENDS, help="only tests of this backend, of those that take a variant")
+    parser.addoption("--once", action="store_true", help="of every test function one set of parameters: the first")
 
 
 def pytest_configure(config):
     # A shell starts what it puts in the background with Ctrl-C ignored, and so would the commands that tests start be.
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    if config.getoption("--device") == "cuda":
-        torch.set_default_device("cuda")
+    device = config.getoption("--device")
+    if device == standin.NAME:
+        standin.install()
+    if device != "cpu":
+        torch.set_default_device(device)
 
 
 def _variants(device: str) -> list[str]:
@@ -68,6 +73,8 @@ def _variants(device: str) -> list[str]:
     if INTERPRETED:
         return ["triton"]
     names = ["reference"]
+    if device == standin.NAME:
+        return names
     if device == "cuda":
         return [*names, "triton", "cuda"]
     if library.missing is None:
@@ -130,9 +137,28 @@ def pytest_generate_tests(metafunc):
 
 def pytest_collection_modifyitems(config, items):
     """TRITON_INTERPRET=1 pytest runs what takes a variant; with FASTMIX_BACKEND=triton as well, every test."""
-    if not INTERPRETED or os.environ.get("FASTMIX_BACKEND", "auto") != "auto":
+    only, once = config.getoption("--backend"), config.getoption("--once")
+    if only is None and not once and (not INTERPRETED or os.environ.get("FASTMIX_BACKEND", "auto") != "auto"):
         return
-    kept = [item for item in items if "variant" in item.fixturenames or "interpreted" in item.keywords]
+
+    seen = set()
+
+    def wanted(item: pytest.Item) -> bool:
+        if once:
+            function = item.nodeid.partition("[")[0]
+            if (only is not None and not of_backend(item)) or function in seen:
+                return False
+            seen.add(function)
+            return True
+        if only is not None:
+            return of_backend(item)
+        return "variant" in item.fixturenames or "interpreted" in item.keywords
+
+    def of_backend(item: pytest.Item) -> bool:
+        parameters = item.callspec.params if hasattr(item, "callspec") else {}
+        return str(parameters.get("variant", "")).partition("-")[0] == only
+
+    kept = [item for item in items if wanted(item)]
     config.hook.pytest_deselected(items=[item for item in items if item not in kept])
     items[:] = kept
 

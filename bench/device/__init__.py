@@ -1,1 +1,1 @@
-"""What only a GPU can answer. `device_check.sh` runs it all."""
+"""What only a GPU can answer. `check.sh` runs it all, in three calls."""

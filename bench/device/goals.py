@@ -1,8 +1,8 @@
-"""python -m fastmix.bench.device.goals: every goal for a GPU, measured: met or MISSED.
+"""python -m fastmix.bench.device.goals: every goal for a GPU, predicted beside measured: met or MISSED.
 
-Shares of bandwidth are of a clone of the case's own batch in the same run, caches cold; device times are those of a
-CUDA graph, calls what the host takes to enqueue one. The cases run in a process of their own (`harness.worker`).
-`--device cpu` runs small shapes: it shows that the cases run, and no figure of it means anything.
+The subjects (`bench.device.subjects`) run in a process of their own (`harness.worker`). The file is at every moment a
+result that can be committed under bench/results: --write puts it there. `--device cpu` runs small shapes: it shows that
+they run, and no figure of it means anything.
 """
 
 from __future__ import annotations
@@ -10,53 +10,28 @@ from __future__ import annotations
 import sys
 from argparse import SUPPRESS
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-import fastmix
-from fastmix import functional
 from fastmix.app import claims
-from fastmix.app.console import Parser, run
-from fastmix.reference import functional as reference
+from fastmix.app.console import Parser, UsageError, run
+from fastmix.ops import dispatch
+from fastmix.ops.checkout import CHECKOUT
 
-from ..cases.base import Case, generator, image_case_name, images, numel
-from ..cases.blend import case as blend_case
-from ..cases.mixers import case as mixer_case
-from ..cases.paste import case as paste_case
-from ..cases.patch_mix import GRID
-from ..cases.patch_mix import case as mask_and_mix_case
-from ..cases.soft_target import case as soft_target_case
-from ..cases.view import case as view_case
-from ..harness import machine, worker
+from ..cases.base import Case
+from ..harness import measured, predicted, report, worker
+from ..harness.command_line import new_result, result_path
 from ..harness.entries import Entry
 from ..harness.report import aligned
 from ..harness.runner import run_case
-from . import times
+from . import sequences
+from .subjects import GROUPS, Goal, Subject, subjects
 
 MODULE = "fastmix.bench.device.goals"
-BACKENDS = ("cuda", "triton", "cpu")  # in the order of preference
-
-
-@dataclass(frozen=True)
-class Goal:
-    """what: a key of MEASURES, or the goal of a step."""
-
-    what: str
-    limit: float
-
-    @property
-    def at_least(self) -> bool:
-        return self.what in ("share of copy", "x eager", "x compile")
-
-    def met(self, value: float) -> bool:
-        return value >= self.limit if self.at_least else value <= self.limit
-
-    def __str__(self) -> str:
-        return f"{self.what} {'>=' if self.at_least else '<='} {self.limit:g}"
+BACKENDS = ("cuda", "triton", "cpu")
 
 
 def _median(entry: Entry, provider: str) -> float:
@@ -75,119 +50,154 @@ MEASURES: dict[str, Callable[[Entry, str], float]] = {
 }
 
 
-def patch_mix_case(shape: tuple[int, ...], dtype: torch.dtype = torch.float32, channels_last: bool = False) -> Case:
-    """patch_mix alone, its masks given."""
-    def make(device: torch.device, seed: int) -> tuple[Tensor, ...]:
-        g = generator(seed)
-        x = images(shape, dtype, channels_last, device, g)
-        mask = torch.rand(shape[0], *GRID, generator=g) < 0.5
-        return x, torch.randperm(shape[0], generator=g).to(device), mask.to(device), torch.tensor(0.7, device=device)
-
-    return Case(op="patch_mix", name=image_case_name(shape, dtype, channels_last), make=make,
-                ours=functional.patch_mix, reference=reference.patch_mix, moved=2 * numel(shape) * dtype.itemsize,
-                formula="2 N D s: x read, mixed written", operators=("patch_mix",), scratch=4096)
+def row(subject: Subject, goal: Goal, backend: str, time: Entry, floor: float | None, value: float,
+        expected: float | None) -> Entry:
+    """One line of a result: times in microseconds."""
+    return {"name": subject.name, "shape": subject.shape, "dtype": subject.dtype, "backend": backend,
+            "measured_us": time["median"], "spread_us": [time["q1"], time["q3"]], "floor_us": floor,
+            "predicted_us": expected, "goal": str(goal), "value": value, "met": goal.met(value)}
 
 
-def cases(cpu: bool) -> Iterator[tuple[Case, tuple[Goal, ...]]]:
-    large = (8, 3, 32, 32) if cpu else (256, 3, 224, 224)
-    share = (Goal("share of copy", 0.85),)
-    for make in (blend_case, paste_case, patch_mix_case):
-        for dtype, last in ((torch.float32, False), (torch.bfloat16, False), (torch.float32, True)):
-            yield make(large, dtype=dtype, channels_last=last), share
-    yield mask_and_mix_case(large), (Goal("x floor", 1.25), Goal("x eager", 8), Goal("x compile", 2))
-    yield mask_and_mix_case((10, 3, 16, 16) if cpu else (100, 3, 32, 32)), (
-        Goal("us in a graph", 12), Goal("us a call", 40), Goal("x eager", 6))
-    for n, j, dtype in ((1024, 1000, torch.float32), (4096, 21841, torch.bfloat16)):
-        n, j = (16, 100) if cpu else (n, j)
-        yield soft_target_case(n, j, dtype, backward=True, quick=False), (
-            Goal("share of copy", 0.80), Goal("x compile", 1.3))
-    yield mixer_case(fastmix.DCutMix(5, 1 / 3), large), (Goal("x copy", 1.3),)
-    for op in ("view", "blend", "paste", "patch_mix"):
-        yield view_case(op, large, torch.bfloat16, True), (Goal("share of copy", 0.80),)
-
-
-def measure_case(case: Case, goals: tuple[Goal, ...], device: torch.device, seconds: float) -> Entry:
-    wanted = [*BACKENDS, *(goal.what[2:] for goal in goals if goal.what in ("x eager", "x compile"))]
-    entry = run_case(replace(case, peers=(), goals={}), device, seconds, wanted)
-    rows = []
-    for goal in goals:
-        values = {}
-        for name in BACKENDS:
-            if "median_us" not in entry["providers"].get(name, {}):
-                continue
-            try:
-                values[name] = MEASURES[goal.what](entry, name)
-            except KeyError:
-                continue
-        rows.append(verdict(goal, values))
-    errors = {name: p["error"] for name, p in entry["providers"].items() if "error" in p}
-    return {"goals": rows, "errors": errors, "measured": entry}
-
-
-def measure_step(make: Callable[[], Any], precision: str, goal: float | None, device: torch.device) -> Entry:
+def measure(subject: Subject, device: torch.device, seconds: float, expected: dict[str, float]) -> Entry:
+    """rows: of every goal and backend; errors: by provider. expected: predicted microseconds by backend."""
     before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision(precision)
+    torch.set_float32_matmul_precision(subject.precision)
     try:
-        found = times.measure(make(), device.type)
+        made = subject.make(device)
+        if isinstance(made, Case):
+            return _measure_case(subject, made, device, seconds, expected)
+        found = sequences.measure(made, device.type)
     except RuntimeError as error:
         if "cannot be had" not in str(error):
             raise
-        return {"goals": [], "errors": {}, "skipped": str(error).splitlines()[0]}
+        return {"rows": [], "errors": {}, "skipped": str(error).splitlines()[0]}
     finally:
         torch.set_float32_matmul_precision(before)
-    time = found["eager_us"] if found["graph_us"] is None else found["graph_us"]
-    return {"goals": [verdict(Goal("us in a graph", goal), {"default": time})], "errors": {}, "measured": found}
+    times = {"us in a graph": found["graph"], "us a call": found["host"]}
+    rows = []
+    for goal in subject.goals:
+        time = times[goal.what]
+        rows.append(row(subject, goal, "default", time, None, time["median"], expected.get("default")))
+    return {"rows": rows, "errors": {}, "measured": found}
 
 
-def verdict(goal: Goal, values: dict[str, float]) -> Entry:
-    """met: by the first backend, the one that serves by default; None where nothing was measured."""
-    first = next(iter(values.values()), None)
-    return {"goal": str(goal), "values": values, "met": None if first is None else goal.met(first)}
+def _measure_case(subject: Subject, case: Case, device: torch.device, seconds: float,
+                  expected: dict[str, float]) -> Entry:
+    providers = [*BACKENDS, *(goal.what[2:] for goal in subject.goals if goal.what in ("x eager", "x compile"))]
+    entry = run_case(replace(case, peers=(), goals={}), device, seconds, providers,
+                     "inductor" if device.type == "cuda" else "eager")  # Inductor would take a CPU a minute
+    rows = []
+    for goal in subject.goals:
+        for name in BACKENDS:
+            found = entry["providers"].get(name, {})
+            if "median_us" not in found:
+                continue
+            try:
+                value = MEASURES[goal.what](entry, name)
+            except KeyError:
+                continue
+            time = {key: found[f"{key}_us"] for key in ("median", "q1", "q3")}
+            wanted = expected.get(name, expected.get("default"))
+            rows.append(row(subject, goal, name, time, entry["floor_us"], value, wanted))
+    rows = by_default(rows, case, device)
+    errors = {name: p["error"] for name, p in entry["providers"].items() if "error" in p}
+    return {"rows": rows, "errors": errors, "measured": entry}
 
 
-def all_cases(device: torch.device, seconds: float) -> Iterator[tuple[str, Callable[[], Entry]]]:
-    for case, goals in cases(device.type == "cpu"):
-        yield (f"{case.op} {case.name}" + (" +grad" if case.backward else ""),
-               lambda case=case, goals=goals: measure_case(case, goals, device, seconds))
-    for name, precision, goal, make in times.steps(device.type):
-        yield name, lambda make=make, precision=precision, goal=goal: measure_step(make, precision, goal, device)
+def by_default(rows: list[Entry], case: Case, device: torch.device) -> list[Entry]:
+    """The rows, those of the backend that serves by default first: the goal is judged by it."""
+    operator = case.operators[-1]
+    first = dispatch.AUTO[operator].get(device.type, "reference")
+    if not isinstance(first, str):  # it depends on the batch, which takes a while to make
+        first = dispatch.select(operator, case.make(device, 0)[0])
+    return sorted(rows, key=lambda row: row["backend"] != first)
 
 
-WORDS = {True: "met", False: "MISSED", None: "not measured"}
+def expectations(root: Path | None, gpu: str | None) -> dict[str, dict[str, float]]:
+    """Name -> backend -> predicted microseconds on this GPU (a name that begins with one of `predicted.GPUS`')."""
+    if root is None or gpu is None or not (root / predicted.BUDGETS).exists():
+        return {}
+    card = next((card for card in predicted.GPUS if card.name in gpu), None)
+    found: dict[str, dict[str, float]] = {}
+    for p in predicted.predictions(root) if card is not None else ():
+        for backend in p.backend.split(", "):
+            found.setdefault(p.name, {})[backend] = p.seconds(card) * 1e6
+    for by_backend in found.values():
+        by_backend["default"] = min(by_backend.values())
+    return found
 
 
-def rows_of(name: str, entry: Entry) -> list[tuple[str, ...]]:
-    """(case, goal, measured, verdict) of every goal, and a row for what went wrong."""
+def all_cases(device: torch.device, seconds: float, groups: list[str],
+              expected: dict[str, dict[str, float]]) -> Iterator[tuple[str, Callable[[], Entry]]]:
+    for group in groups:
+        for subject in (each for each in subjects(device.type == "cpu") if each.group == group):
+            wanted = expected.get(subject.predicted or subject.name, {})
+            yield subject.name, lambda subject=subject, wanted=wanted: measure(subject, device, seconds, wanted)
+
+
+def lines_of(name: str, entry: Entry) -> list[tuple[str, ...]]:
+    """(subject, goal, measured, predicted, verdict) of every goal and backend, and what went wrong."""
     if "error" in entry:
-        return [(name, "", entry["error"][:70], "FAILED")]
+        return [(name, "", entry["error"][:70], "", "FAILED")]
     if "skipped" in entry:
-        return [(name, "", entry["skipped"][:70], "skipped")]
-    rows = [(name, row["goal"], ", ".join(f"{backend} {value:.3g}" for backend, value in row["values"].items()) or "-",
-             WORDS[row["met"]]) for row in entry["goals"]]
-    return rows + [(name, "", f"{backend}: {error}"[:70], "FAILED") for backend, error in entry["errors"].items()]
+        return [(name, "", entry["skipped"][:70], "", "skipped")]
+    found = []
+    for row in entry["rows"]:
+        time = f"{row['backend']} {report.duration(row['measured_us'])}"
+        value = "" if row["goal"].startswith("us ") else f", {row['value']:.3g}"
+        expected = "-" if row["predicted_us"] is None else report.duration(row["predicted_us"])
+        found.append((name, row["goal"], time + value, expected, "met" if row["met"] else "MISSED"))
+    if not found and not entry["errors"]:
+        found = [(name, "", "-", "", "not measured")]
+    failed = [f"{provider}: {error}"[:70] for provider, error in entry["errors"].items()]
+    return found + [(name, "", text, "", "FAILED") for text in failed]
+
+
+def judged(entries: dict[str, Entry]) -> list[Entry]:
+    """The rows that goals are judged by: of every subject and goal the first."""
+    first: dict[tuple[str, str], Entry] = {}
+    for entry in entries.values():
+        for row in entry.get("rows", ()):
+            first.setdefault((row["name"], row["goal"]), row)
+    return list(first.values())
 
 
 def table(entries: dict[str, Entry]) -> list[str]:
-    """The goals table of a result, and a line that counts."""
-    rows = [row for name, entry in entries.items() for row in rows_of(name, entry)]
+    """The goals of a result, and a line that counts."""
+    rows = [line for name, entry in entries.items() for line in lines_of(name, entry)]
     if not rows:
         return ["no goal was measured"]
-    counts = {word: sum(row[3] == word for row in rows) for word in ("met", "MISSED", "not measured", "FAILED")}
-    copies = [2 * 4 * numel((256, 3, 224, 224)) / entry["measured"]["providers"]["clone"]["median_us"] / 1e6
-              for name, entry in entries.items() if name.startswith("blend 256x3x224x224 K=2")
-              and not name.endswith(("bf16", "channels_last")) and "measured" in entry]
-    lines = [f"copy bandwidth, a clone of 256x3x224x224 fp32: {copies[0]:.2f} TB/s"] if copies else []
-    return [*lines, *aligned([("case", "goal", "measured", ""), *rows]),
-            "goals: " + ", ".join(f"{count} {word}" for word, count in counts.items())]
+    goals = judged(entries)
+    met = sum(row["met"] for row in goals)
+    failed = sum(line[-1] == "FAILED" for line in rows)
+    return [*aligned([("subject", "goal", "measured", "predicted", ""), *rows]),
+            f"goals: {met} met, {len(goals) - met} MISSED, {failed} FAILED"]
+
+
+def write(paths: list[Path]) -> Path:
+    """Puts results of one card, of this command or in files of the device check, under bench/results as one."""
+    if CHECKOUT is None:
+        raise UsageError("--write: results are committed in a checkout, and this fastmix is installed")
+    found, *others = map(measured.load, paths)
+    for path, other in zip(paths[1:], others, strict=True):
+        if other["machine"]["name"] != found["machine"]["name"]:
+            raise UsageError(f"--write: {path} is of another card, {other['machine']['name']}")
+        found["cases"].update(other["cases"])
+    target = result_path(found, "-goals")
+    report.save(found, target)
+    return target
 
 
 def parser() -> Parser:
     p = Parser(prog=f"python -m {MODULE}", description=(__doc__ or "").partition("\n")[0])
     p.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
     p.add_argument("--json", type=Path, default=Path("goals.json"), help="where the figures go (default %(default)s)")
+    p.add_argument("--groups", default=",".join(GROUPS), metavar="A,B", help="which (default %(default)s)")
     p.add_argument("--seconds", type=float, default=0.5, help="timing per case (default %(default)s)")
     p.add_argument("--budget", type=float, default=300.0, help="seconds after which no worker is started anew")
+    p.add_argument("--root", type=Path, default=CHECKOUT, help="folder with tests/backends/*.json, for the predictions")
     p.add_argument("--show", type=Path, metavar="JSON", help="only print the table of an earlier run")
+    p.add_argument("--write", type=Path, nargs="+", metavar="JSON", help="only put earlier runs under bench/results")
     p.add_argument("--worker", action="store_true", help=SUPPRESS)
     return p
 
@@ -197,13 +207,24 @@ def main(argv: list[str]) -> int:
     if options.show:
         print("\n".join(table(worker.load(options.show))))
         return 0
+    if options.write:
+        try:
+            print(f"wrote {write(options.write)}; now python -m fastmix bench pages docs/gpu.md")
+        except ValueError as error:
+            raise UsageError(str(error)) from None
+        return 0
+    groups = options.groups.split(",")
+    if unknown := [group for group in groups if group not in GROUPS]:
+        raise UsageError(f"--groups: {unknown[0]!r} unknown, want some of {', '.join(GROUPS)}")
     if not options.worker:
-        command = ["-m", MODULE, "--worker", "--device", options.device, "--json", str(options.json), "--seconds",
-                   str(options.seconds)]
         with claims.Claim.of_file(options.json, "--json"):
-            found = worker.supervise(command, options.json, options.budget)
+            found = worker.supervise(["-m", MODULE, "--worker", *argv], options.json, options.budget)
         print("\n".join(table(found)))
-        return any(row[3] == "FAILED" for name, entry in found.items() for row in rows_of(name, entry))
+        return any(line[-1] == "FAILED" for name, entry in found.items() for line in lines_of(name, entry))
+    return _work(options, groups)
+
+
+def _work(options: Any, groups: list[str]) -> int:
     device = torch.device(options.device, 0) if options.device == "cuda" else torch.device("cpu")
 
     def check() -> None:
@@ -212,11 +233,13 @@ def main(argv: list[str]) -> int:
             torch.cuda.empty_cache()
 
     def show(name: str, entry: Entry) -> str:
-        return "\n".join("  ".join(row) for row in rows_of(name, entry))
+        return "\n".join("  ".join(line) for line in lines_of(name, entry))
 
     torch.manual_seed(0)
-    return worker.run_cases(options.json, all_cases(device, options.seconds), {"machine": machine.describe(device)},
-                            show, check)
+    about = new_result(measured.FORMAT, device, None, {"seconds": options.seconds, "groups": groups})
+    gpu = about["machine"]["gpu"] or predicted.GPUS[0].name
+    return worker.run_cases(options.json, all_cases(device, options.seconds, groups, expectations(options.root, gpu)),
+                            about, show, check, summary=table, limit=60.0)
 
 
 if __name__ == "__main__":

@@ -1,110 +1,90 @@
-"""One small case of every CUDA kernel, for compute-sanitizer: `python -m fastmix.bench.device.sanitizer`.
+"""compute-sanitizer over the CUDA kernels' cases (build/device/cases), its four tools side by side; no torch.
 
-The C++/CUDA backend and, where it has a kernel, Triton: forward and backward, packs and odd sizes.
+Run by the device check. The cases, and far's, whose batches of 4 GB no tool gets through in time, first run alone: what
+fails without a tool needs none to be seen.
 """
 
 from __future__ import annotations
 
+import argparse
+import json
+import shutil
+import subprocess
 import sys
+import time
+from pathlib import Path
+from typing import Any
 
-import torch
-
-import fastmix
-import fastmix.functional as F
-from fastmix import ISDACovariance
-from fastmix.ops import dispatch
-
-
-def images(dtype: torch.dtype, size: tuple[int, int], channels_last: bool) -> torch.Tensor:
-    x = torch.randn(6, 3, *size, device="cuda").to(dtype)
-    return x.contiguous(memory_format=torch.channels_last) if channels_last else x
+ERROR = 9  # the exit code of a tool that found something
+TOOLS = ("memcheck", "racecheck", "initcheck", "synccheck")  # initcheck: who reads what nothing wrote
 
 
-def isda(name: str) -> int:
-    """Covariances and augmented logits of rows and pixels, the kinds that this backend serves."""
-    count, gpu = 0, {"device": "cuda"}
-    for kind in ("full", "diag", "shared", "identity"):
-        if dispatch.why_not("isda", name, "cuda", kind) is not None:
-            continue
-        for shape, labels in (((9, 70), (9,)), ((2, 7, 9, 5), (2, 9, 5))):
-            j, a = shape[1], 37
-            y = torch.randint(0, j, labels, **gpu)
-            covariance = ISDACovariance(j, a, kind, device="cuda")
-            if dispatch.why_not("covariance", name, "cuda") is None:
-                covariance.update(torch.randn(shape[0], a, *shape[2:], **gpu), y)
-            z, w = torch.randn(shape, **gpu).requires_grad_(), torch.randn(j, a, **gpu).requires_grad_()
-            out = F.isda_logits(z, w, covariance.cov, y, 0.5, kind=kind)
-            torch.autograd.grad(out.sum(), (z, w))
-            count += 1
-    return count
+def outcome(code: int | None, text: str, took: float) -> dict[str, Any]:
+    lines = text.strip().splitlines()
+    ran = [line for line in lines if line.endswith(" ok")]
+    state = "time limit" if code is None else "ok" if code == 0 else "found" if code == ERROR else f"ended with {code}"
+    return {"state": state, "seconds": round(took, 1), "cases": len(ran), "last": ran[-1:],
+            "said": [] if code == 0 else [line for line in lines if line.startswith("=")][:60] or lines[-20:]}
 
 
-def run(name: str, small: bool) -> int:
-    """Every operator that this backend serves; how many cases ran. small: what a sanitizer gets through in time."""
-    count = isda(name) if dispatch.why_not("isda", name, "cuda") is None else 0
-    gpu = {"device": "cuda"}
+def summary(found: dict[str, Any]) -> list[str]:
+    return [f"{name}: {run['state']}, {run['cases']} cases, {run['seconds']} s"
+            + "".join(f"; {line[:90]}" for line in run["said"][:2]) for name, run in found["runs"].items()]
 
-    def served(op: str) -> bool:
-        return dispatch.why_not(op, name, "cuda") is None
 
-    for dtype in (torch.float32, torch.bfloat16):
-        for size, grid in (((16, 32), (4, 4)), ((7, 9), (7, 3)), ((64, 96), (32, 48)))[:2 if small else 3]:
-            for channels_last in (False, True):
-                x = images(dtype, size, channels_last).requires_grad_()
-                index, lam = torch.randint(0, 6, (6, 3), **gpu), torch.rand(6, **gpu)
-                boxes = torch.randint(-4, 12, (6, 2, 4), dtype=torch.int32, **gpu)
-                mask = torch.rand(6, *grid, **gpu) < 0.5
-                outputs = []
-                if served("paste"):
-                    outputs.append(F.paste(x, index, boxes))
-                if served("blend"):
-                    outputs.append(F.blend(x, index, torch.rand(6, 3, **gpu)))
-                if served("patch_mix"):
-                    outputs.append(F.patch_mix(x, index[:, 0], mask, lam)[0])
-                if served("view"):
-                    seen = x.detach().clamp(0, 1).mul(255).to(torch.uint8)
-                    view = fastmix.View.draw(seen, torch.full((3,), 0.5, **gpu), torch.full((3,), 0.25, **gpu), pad=3,
-                                             out_dtype=dtype)
-                    view.apply(seen), F.paste(seen, index, boxes, view=view)
-                    F.blend(seen, index, torch.rand(6, 3, **gpu), view=view)
-                    F.patch_mix(seen, index[:, 0], mask, lam, view=view._replace(memory_format=torch.channels_last))
-                    count += 4
-                if served("crop"):
-                    box = 20 * torch.rand(6, 4, **gpu) - 4
-                    outputs.append(F.crop(x, torch.randint(-9, 9, (6, 2), **gpu), fill=torch.rand(6, 3, **gpu)))
-                    outputs.append(F.resized_crop(x, box, size, fill=0.5))
-                if outputs:
-                    torch.autograd.grad(sum(out.float().sum() for out in outputs), x)
-                if served("saliency"):
-                    F.saliency_map(x, grid), F.saliency_mask(x, grid, lam), F.saliency_peak(x)
-                count += len(outputs) + 3 * served("saliency")
-        for classes in (10, 1001, 9001, 40001)[:3 if small else 4]:
-            if not served("soft_target"):
+def main() -> int:
+    p = argparse.ArgumentParser()
+    p.add_argument("folder", type=Path, help="of the programs")
+    p.add_argument("--json", type=Path, required=True)
+    p.add_argument("--limit", type=float, default=18.0, help="seconds of a tool")
+    args = p.parse_args()
+    found: dict[str, Any] = {"runs": {}}
+
+    def save() -> None:
+        found["summary"] = found.get("why", []) + summary(found)
+        args.json.write_text(json.dumps(found) + "\n")
+
+    tool = shutil.which("compute-sanitizer") or shutil.which("/usr/local/cuda/bin/compute-sanitizer")
+    absent = [name for name in ("cases", "far") if not (args.folder / name).exists()]
+    if tool is None or absent:
+        reason = "no compute-sanitizer" if tool is None else f"no {', '.join(absent)} (make device-package)"
+        found["why"] = [f"no GPU check: {reason}"]
+        save()
+        print(found["why"][0])
+        return 0 if tool is None else 1
+    if not run_all(args, found, {name: [str(args.folder / name), "all"] for name in ("cases", "far")}, save):
+        return 1
+    command = {name: [tool, "--tool", name, "--error-exitcode", str(ERROR), "--print-limit", "5",
+                      str(args.folder / "cases"), "all"] for name in TOOLS}
+    return int(not run_all(args, found, command, save))
+
+
+def run_all(args: argparse.Namespace, found: dict[str, Any], commands: dict[str, list[str]], save: Any) -> bool:
+    """All of them at once, each into the result as it ends; whether all were right."""
+    began, running, logs = time.monotonic(), {}, {}
+    for name, command in commands.items():
+        logs[name] = args.json.with_name(f"sanitizer-{name.replace(' ', '-')}.log")
+        with logs[name].open("wb") as output:
+            running[name] = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+    good = True
+    while running:
+        time.sleep(0.05)
+        late = time.monotonic() - began > args.limit
+        for name, process in list(running.items()):
+            code = process.poll()
+            if code is None and not late:
                 continue
-            z = torch.randn(12, classes, **gpu).to(dtype).requires_grad_()
-            target = fastmix.SoftTarget(torch.randint(0, classes, (12, 3), **gpu), torch.rand(12, 3, **gpu))
-            for loss in (F.soft_cross_entropy, F.soft_kl, F.soft_bce):
-                for t in (target, torch.rand(12, classes, **gpu)):
-                    torch.autograd.grad(loss(z, t) * 2, z)
-                    count += 1
-    if served("saliency") and not small:
-        for cells in (10, 30, 100, 130):
-            F.percentile_mask(torch.rand(2, cells, cells, **gpu), torch.tensor(0.7, **gpu))
-            count += 1
-    return count
-
-
-def main() -> None:
-    for name in ("cuda", "triton"):
-        reason = dispatch.why_not("paste", name, "cuda")
-        if reason is not None:
-            print(f"{name}: {reason}")
-            continue
-        with fastmix.backend(name):
-            count = run(name, "--small" in sys.argv)
-        torch.cuda.synchronize()
-        print(f"{name}: {count} cases ran")
+            if code is None:
+                process.kill()
+                process.wait()
+            del running[name]
+            text = logs[name].read_text(errors="replace")
+            found["runs"][name] = outcome(code, text, time.monotonic() - began)
+            print(f"--- {name}: {found['runs'][name]['state']}\n{text[-20000:]}", flush=True)
+            good = good and code == 0
+            save()
+    return good
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -21,7 +21,7 @@ from fastmix.app.training.loop import mixed, update
 from fastmix.app.training.options import Options
 from fastmix.app.training.setup import ByteBatch, Setup
 
-from ..harness.cuda_graph import capture
+from ..harness.cuda_graph import captured
 from ..harness.steps import random_dataset
 
 # rlmix asks its policy on the host; isda-semi is a step of two batches.
@@ -71,12 +71,13 @@ def check_replays(method: str, device: torch.device, replays: int = 3) -> None:
     """AssertionError unless every replay draws anew, learns and stays finite."""
     step = Step(method, device)
     weight = next(iter(step.setup.model.parameters()))
-    graph, out = capture(step)
+    graph, out = captured(step, device.type)
     seen: list[Tensor] = []
     for _ in range(replays):
         before = weight.detach().clone()
         graph.replay()
-        torch.cuda.synchronize()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
         assert out.loss.isfinite().item(), f"{method}: the loss is {out.loss.item()}"
         assert out.labels.isfinite().all().item() and out.images.isfinite().all().item(), f"{method}: not finite"
         assert not torch.equal(before, weight), f"{method}: the replay did not learn"
@@ -84,7 +85,7 @@ def check_replays(method: str, device: torch.device, replays: int = 3) -> None:
         seen.append(out.images.clone())
 
 
-def all_methods() -> None:
+def all_methods(device: torch.device) -> None:
     """`check_replays` of every method."""
     for method in METHODS:
-        check_replays(method, torch.device("cuda"))
+        check_replays(method, device)

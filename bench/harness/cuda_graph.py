@@ -1,4 +1,4 @@
-"""Capture of a call in a CUDA graph."""
+"""Capture of a call in a CUDA graph, and what stands for one where the device check is tried without a GPU."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Callable
 from typing import TypeVar
 
 import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 Result = TypeVar("Result")
 
@@ -25,3 +27,25 @@ def capture(call: Callable[[], Result], warm: int = 3) -> tuple[torch.cuda.CUDAG
     with torch.cuda.graph(graph):
         result = call()
     return graph, result
+
+
+class Again:
+    """In place of a graph on the CPU: calls again at every replay, into the tensors of the first result."""
+
+    def __init__(self, call: Callable[[], object]) -> None:
+        self._call, self.result = call, call()
+
+    def replay(self) -> None:
+        new = self._call()
+        with torch.no_grad():
+            for old, now in zip(tree_leaves(self.result), tree_leaves(new), strict=True):
+                if isinstance(old, Tensor) and old is not now:
+                    old.detach().copy_(now)
+
+
+def captured(call: Callable[[], Result], device: str) -> tuple[torch.cuda.CUDAGraph | Again, Result]:
+    """`capture` on a GPU; on the CPU what calls again."""
+    if device == "cuda":
+        return capture(call)
+    again = Again(call)
+    return again, again.result  # type: ignore[return-value]

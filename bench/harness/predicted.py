@@ -8,12 +8,13 @@ a memory gives in practice (a copy gets about nine tenths) is in it, so shares a
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from fastmix.app.results.render import markdown
 
+from . import measured
 from .entries import Entry
 
 BUDGETS = "tests/backends"
@@ -111,9 +112,18 @@ def predictions(root: Path) -> list[Prediction]:
     return rows
 
 
-def table(root: Path) -> str:
+def of_gpu(results: Sequence[measured.Found], gpu: Gpu) -> list[Entry]:
+    """The rows of the last result of a GPU that is called so."""
+    found = [result for _, result in results if gpu.name in result["machine"]["name"]]
+    return list(measured.rows(found[-1])) if found else []
+
+
+def table(root: Path, results: Sequence[measured.Found] = ()) -> str:
+    """results: of the device check's goals, each with its link; what they measured stands beside what is predicted."""
+    found = {gpu.name: rows for gpu in GPUS if (rows := of_gpu(results, gpu))}
     head = ["kernel", "backend", "bytes", "instructions an element", "under way on an SM",
-            *(f"{gpu.name}, predicted" for gpu in GPUS), "of a copy, predicted", "goal"]
+            *(f"{gpu.name}, predicted" for gpu in GPUS), "of a copy, predicted",
+            *(f"{name}, measured" for name in found), "goal"]
     rows = []
     for p in predictions(root):
         missed = [gpu.name for gpu in GPUS if p.of_copy(gpu) < p.goal]
@@ -122,5 +132,7 @@ def table(root: Path) -> str:
             "-" if p.in_flight is None else f"{p.in_flight / 1024:.0f} KB",
             *(f"{p.seconds(gpu) * 1e6:.3g} us ({p.bound(gpu)})" for gpu in GPUS),
             " / ".join(f"{p.of_copy(gpu):.0%}" for gpu in GPUS),
+            *(measured.cell(row for row in rows if row["name"] == p.name and row["backend"] in p.backend.split(", "))
+              for rows in found.values()),
             f">= {p.goal:.0%}" + (f", MISSED on {' and '.join(missed)}" if missed else "")])
-    return markdown([head, *rows])
+    return "\n\n".join([markdown([head, *rows]), *measured.sources(results)])

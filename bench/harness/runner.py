@@ -55,11 +55,12 @@ class Provider:
     clone: bool = False
 
 
-def providers(case: Case, device: torch.device, wanted: list[str] | None = None) -> list[Provider]:
-    """Every provider of the case. wanted: names to keep; the clone always stays."""
+def providers(case: Case, device: torch.device, wanted: list[str] | None = None,
+              compiler: str = "inductor") -> list[Provider]:
+    """Every provider of the case. wanted: names to keep; the clone always stays. compiler: torch.compile's backend."""
 
     def compiled(*args: Any) -> Callable[..., Any]:
-        return torch.compile(case.compiled or case.reference, fullgraph=True, dynamic=False)
+        return torch.compile(case.compiled or case.reference, fullgraph=True, dynamic=False, backend=compiler)
 
     found = [
         Provider("clone", lambda *args: lambda x, *rest: x.clone(), checked=False, clone=True),
@@ -200,7 +201,8 @@ class Phases:
         self._last = now
 
 
-def run_case(case: Case, device: torch.device, seconds: float, wanted: list[str] | None = None) -> Entry:
+def run_case(case: Case, device: torch.device, seconds: float, wanted: list[str] | None = None,
+             compiler: str = "inductor") -> Entry:
     """One entry of the results: the case, and per provider its times (us) or why there are none."""
     phases = Phases()
     torch._dynamo.reset()
@@ -217,7 +219,7 @@ def run_case(case: Case, device: torch.device, seconds: float, wanted: list[str]
     calls: dict[str, Callable[..., Any]] = {}
     contexts: dict[str, Callable[[], Any]] = {}
     timers: dict[str, Any] = {}
-    chosen = providers(case, device, wanted)
+    chosen = providers(case, device, wanted, compiler)
     for p in chosen:
         if p.skip is not None:
             entries[p.name] = {"skipped": p.skip}

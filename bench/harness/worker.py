@@ -1,7 +1,8 @@
 """Runs cases in a process of their own, so that one that crashes, hangs or breaks the CUDA context stops no other.
 
-The parent never touches the device. The worker writes what it has after every case; where it ends early the parent
-starts another, which goes on behind the case that ended it.
+The parent never touches the device, and as a program (worker.py SECONDS FILE ARGUMENT...: of Python, `supervise`) loads
+nothing but Python. The worker writes what it has after every case; where it ends early the parent starts another, which
+goes on behind the case that ended it.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ import time
 import traceback
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from .entries import Entry, failure
+if TYPE_CHECKING:
+    from .entries import Entry
 
 # The worker's exit code after a case that left the device unusable.
 BROKEN = 3
@@ -27,19 +30,27 @@ def load(path: Path) -> dict[str, Entry]:
     return json.loads(path.read_text())["cases"] if path.exists() else {}
 
 
-def save(path: Path, cases: dict[str, Entry], about: Entry) -> None:
+def save_whole(path: Path, cases: dict[str, Entry], about: Entry) -> None:
     done = path.with_name(path.name + ".part")
     done.write_text(json.dumps({**about, "cases": cases}, indent=1) + "\n")
     done.replace(path)  # whole at every moment
 
 
 def run_cases(path: Path, cases: Iterable[tuple[str, Callable[[], Entry]]], about: Entry,
-              show: Callable[[str, Entry], str], check: Callable[[], None], limit: float = 100.0) -> int:
+              show: Callable[[str, Entry], str], check: Callable[[], None], limit: float = 100.0,
+              summary: Callable[[dict[str, Entry]], list[str]] | None = None) -> int:
     """In the worker: every case that the file does not hold yet. Returns the exit code.
 
-    check: raises where the device is lost. limit: seconds after which a case ends the worker.
+    check: raises where the device is lost. limit: seconds after which a case ends the worker. summary: lines that the
+    file says of the cases so far.
     """
+    from .entries import failure
+
     found = load(path)
+
+    def save(path: Path, found: dict[str, Entry], about: Entry) -> None:
+        save_whole(path, found, about if summary is None else {**about, "summary": summary(found)})
+
     for name, run in cases:
         if name in found:
             continue
@@ -81,3 +92,13 @@ def supervise(command: list[str], path: Path, seconds: float | None = None) -> d
         print(f"a worker ended with {code}, after {len(found)} cases", flush=True)
         if seconds is not None and time.monotonic() - began > seconds:
             return found
+
+
+def main(seconds: float, path: Path, command: list[str]) -> int:
+    """The exit code: 1 where a case failed, or a part of one, or none ran."""
+    found = supervise(command, path, seconds)
+    return int(not found or any(entry.get("error") or entry.get("errors") for entry in found.values()))
+
+
+if __name__ == "__main__":
+    sys.exit(main(float(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:]))

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..reference._common import in_vmap
-from . import library
+from . import choice, library
 
 _transforms_active = torch._C._are_functorch_transforms_active
 
@@ -29,9 +29,9 @@ TRITON_OPERATORS = OPERATORS
 
 # The backend that auto takes, by device type; missing entries mean the reference.
 # cpu: the C++ kernels won every case of the benchmarks against the reference, eager and compiled (bench/results).
-# cuda: C++/CUDA where the library is loaded and has a kernel, else Triton (see select_auto). By bytes both beat the
-# reference, which makes several passes; neither has been measured on a GPU yet.
-AUTO: dict[str, dict[str, str]] = {
+# cuda: as gpu_backends.json says, of C++/CUDA and Triton those that are there (see select_auto). By bytes both beat the
+# reference, which makes several passes.
+AUTO: dict[str, dict[str, choice.Choice]] = {
     op: {"cpu": "cpu", "cuda": "triton"} for op in OPERATORS}
 
 # Triton reads the variable when a kernel is defined, so one that is set later has no effect.
@@ -101,7 +101,8 @@ def select(op: str, x: Tensor, form: str | None = None) -> str:
             raise CannotServe(f"{op}: backend {name!r} was asked for and cannot serve under torch.func transforms")
         return "reference"
     if name is None:
-        name = AUTO[op].get(device_type, "reference")
+        chosen = AUTO[op].get(device_type, "reference")
+        name = chosen if isinstance(chosen, str) else chosen(x, form)
         if form is None or form in FORMS.get((op, name), (form,)):
             return name
         # Triton's, where it is there: it serves every form.
@@ -164,11 +165,23 @@ def configure_from_environment() -> None:
 
 
 def select_auto() -> None:
-    """Without the C++ library the reference serves the CPU; a GPU gets the CUDA library, Triton, or the reference."""
+    """Without the C++ library the reference serves the CPU; a GPU gets what `choice` says, or the reference."""
+    entries = choice.load()
+    if unnamed := [op for op in AUTO if op not in entries]:
+        raise ImportError(f"fastmix: {choice.FILE} has no entry of {unnamed[0]}")
     for op, table in AUTO.items():
         if library.missing is not None:
             table.pop("cpu", None)
-        if op in CUDA_OPERATORS and library.cuda_missing is None:
-            table["cuda"] = "cuda"
-        elif not _TRITON_INSTALLED:
+        found = choice.decide(entries[op], lambda name, form, op=op: why_not(op, name, "cuda", form) is None)
+        if found is None:
             table.pop("cuda", None)
+        else:
+            table["cuda"] = found
+
+
+def chosen_for(op: str, device_type: str) -> set[str]:
+    """The backends that auto takes for some call on such a device."""
+    found = AUTO[op].get(device_type, "reference")
+    if isinstance(found, str):
+        return {found}
+    return {name for name in choice.BACKENDS if why_not(op, name, device_type) is None}

@@ -257,7 +257,7 @@ def test_a_page_is_written_between_its_markers(tmp_path):
     # Older, of a model that has a newer one.
     report.save(step_result(date="2025-01-01T00:00:00+00:00"), here / "z-step.json")
     assert pages.newest(results) == {"operators": [here / "r.json"], "scale": [here / "c-scale.json"],
-                                     "steps": [here / "a-step.json", here / "b-step.json"], "host": []}
+                                     "steps": [here / "a-step.json", here / "b-step.json"], "host": [], "goals": []}
     arguments = [str(page), "--results", str(results)]
     assert console.run(pages.main, [*arguments, "--check"]) == 1
     assert "old" in page.read_text()

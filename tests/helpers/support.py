@@ -119,4 +119,4 @@ def check_functorch(loss: Callable[[Tensor], Tensor], x: Tensor) -> None:
 
 
 def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
+    return torch.Generator(torch.get_default_device()).manual_seed(seed)

@@ -160,9 +160,9 @@ def test_percentile_is_numpys(variant):
     for cells in ((3, 3), (9, 9)):  # q (n - 1) and the interpolation are exact: integers and eighths
         map = torch.randint(0, 1000, (5, *cells)).double()
         for eighth in range(8):
-            threshold = np.quantile(map.flatten(1).numpy(), eighth / 8, axis=1)
-            want = map.flatten(1).numpy() >= threshold[:, None]
-            assert (F.percentile_mask(map, torch.tensor(eighth / 8)).flatten(1).numpy() == want).all()
+            threshold = np.quantile(map.flatten(1).cpu().numpy(), eighth / 8, axis=1)
+            want = map.flatten(1).cpu().numpy() >= threshold[:, None]
+            assert (F.percentile_mask(map, torch.tensor(eighth / 8)).flatten(1).cpu().numpy() == want).all()
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=dtype_id)

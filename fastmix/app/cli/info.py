@@ -12,7 +12,7 @@ import torch
 import fastmix
 
 from ...ops import library
-from ...ops.dispatch import AUTO, BACKENDS, OPERATORS, _State, why_not
+from ...ops.dispatch import BACKENDS, OPERATORS, _State, chosen_for, why_not
 from ...ops.enums import InstructionSet
 from ..console import Parser
 from ..tables import fitted
@@ -53,10 +53,10 @@ def lines() -> list[str]:
     for device in devices:
         text += ["", f"operators on {device} tensors (* serves now)"]
         for op in OPERATORS:
-            chosen = _State.forced or AUTO[op].get(device, "reference")
+            chosen = {_State.forced} if _State.forced else chosen_for(op, device)
             for i, name in enumerate(BACKENDS):
                 reason = why_not(op, name, device)
-                mark = "*" if name == chosen else " "
+                mark = "*" if name in chosen else " "
                 text.append(fitted(f"  {op if i == 0 else '':<14}{mark} {name:<10} "
                                    f"{'available' if reason is None else 'no: ' + reason}", " " * 33))
     return text

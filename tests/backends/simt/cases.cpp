@@ -1,13 +1,15 @@
-// Every CUDA kernel on small inputs, in buffers of exactly their size: for ThreadSanitizer and AddressSanitizer.
+// Every CUDA kernel on small inputs, in buffers of exactly their size: for ThreadSanitizer and AddressSanitizer, and,
+// compiled by nvcc (make device-package), for compute-sanitizer.
 //
 //   cases               lists the cases
 //   cases NAME [N]      runs one, leaving out the N-th barrier of every block; prints the barriers of a block
+//   cases all           runs every one and names it
 #include <functional>
 #include <map>
 #include <string>
 
-#include "simt.h"
-// after simt.h
+#include "buffers.h"
+// after buffers.h
 #include "cuda/isda.cuh"
 #include "cuda/lib/scale_gradient.cuh"
 #include "cuda/paste.cuh"
@@ -19,17 +21,6 @@
 namespace {
 
 using namespace fastmix;
-
-// Exactly n elements, so that AddressSanitizer sees the first access beyond them.
-template <typename T>
-struct Buffer {
-  std::unique_ptr<T[]> data;
-  size_t size;
-  explicit Buffer(size_t n) : data(new T[n]), size(n) {
-    std::memset(static_cast<void*>(data.get()), 0xff, n * sizeof(T));
-  }
-  operator T*() { return data.get(); }
-};
 
 uint32_t random_bits() {
   static uint32_t state = 1;
@@ -86,9 +77,9 @@ void soft_target_case(int64_t rows, int classes, Loss loss, bool dense, bool cou
   a.loss = loss;
   a.reduction = kMean;
   a.row_loss = row_loss;
-  a.totals = count_first ? totals.data.get() : nullptr;
-  a.class_weight = class_weighted ? class_weight.data.get() : nullptr;
-  a.row_grad = class_weighted ? row_grad.data.get() : nullptr;
+  a.totals = count_first ? totals.get() : nullptr;
+  a.class_weight = class_weighted ? class_weight.get() : nullptr;
+  a.row_grad = class_weighted ? row_grad.get() : nullptr;
   a.row_grad_step = 1;
   a.pixels = pixels;
   a.out = out;
@@ -281,7 +272,7 @@ void isda_case(int64_t images, int classes, int width, int64_t pixels, bool diag
   a.labels = labels;
   a.ignore_index = -100;
   a.weight = weight;
-  a.cov = diag ? cov.data.get() : nullptr;
+  a.cov = diag ? cov.get() : nullptr;
   a.scale = 0.5;
   a.slots = static_cast<int>(rows < classes ? rows : classes);
   Buffer<int> present(a.slots), slot(classes);
@@ -348,15 +339,4 @@ const std::map<std::string, std::function<void()>> kCases = {
 
 }  // namespace
 
-int main(int argc, char** argv) {
-  if (argc < 2) {
-    for (const auto& [name, run] : kCases) std::printf("%s\n", name.c_str());
-    return 0;
-  }
-  const auto found = kCases.find(argv[1]);
-  if (found == kCases.end()) return 2;
-  if (argc > 2) simt::machine().drop_barrier = std::atoi(argv[2]);
-  found->second();
-  std::printf("%d\n", simt::machine().barriers_met);
-  return 0;
-}
+int main(int argc, char** argv) { return run_cases(kCases, argc, argv, true); }

@@ -1,13 +1,13 @@
 // The last image of batches of more than 2^31 elements: offsets that do not fit 32 bits.
 //
-// Memory is reserved, not filled: only the pages of the first and the last image are ever touched, and only the blocks
-// of the last image run.   far NAME
-#include <sys/mman.h>
-
+// On the CPU memory is reserved, not filled: only the pages of the first and the last image are ever touched, and only
+// the blocks of the last image run. On a GPU (make device-package) all of it is there and runs.   far NAME|all
+#include <functional>
+#include <map>
 #include <string>
 
-#include "simt.h"
-// after simt.h
+#include "buffers.h"
+// after buffers.h
 #include "cuda/paste.cuh"
 #include "cuda/patch_mix.cuh"
 #include "cuda/saliency.cuh"
@@ -21,21 +21,17 @@ constexpr int kSide = 32, kChannels = 3, kImage = kChannels * kSide * kSide;
 constexpr int64_t kImages = (int64_t{1} << 31) / kImage + 5;
 static_assert((kImages - 1) * kImage > (int64_t{1} << 31));
 
-template <typename T>
-T* reserve(int64_t elements) {
-  void* p = mmap(nullptr, static_cast<size_t>(elements) * sizeof(T), PROT_READ | PROT_WRITE,
-                 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (p == MAP_FAILED) simt::fail("no address space");
-  return static_cast<T*>(p);
-}
-
 void fill(bf16* image, float value) {
-  for (int i = 0; i < kImage; ++i) store(image + i, value);
+  bf16 values[kImage];
+  for (bf16& v : values) store(&v, value);
+  put(image, values, kImage);
 }
 
 void check(const bf16* image, int i, float want, const char* what) {
-  if (to_float(image[i]) != want) {
-    std::fprintf(stderr, "%s: element %d of the last image is %g, want %g\n", what, i, to_float(image[i]), want);
+  bf16 found;
+  take(&found, image + i, 1);
+  if (to_float(found) != want) {
+    std::fprintf(stderr, "%s: element %d of the last image is %g, want %g\n", what, i, to_float(found), want);
     std::exit(1);
   }
 }
@@ -63,8 +59,9 @@ template <typename P>
 void paste_first_on_last(P& a) {
   int64_t* index = reserve<int64_t>(kImages * 2);
   int32_t* boxes = reserve<int32_t>(kImages * 4);
-  index[(kImages - 1) * 2] = kImages - 1;
-  boxes[(kImages - 1) * 4 + 2] = boxes[(kImages - 1) * 4 + 3] = 4;
+  put(index + (kImages - 1) * 2, kImages - 1);
+  put(boxes + (kImages - 1) * 4 + 2, 4);
+  put(boxes + (kImages - 1) * 4 + 3, 4);
   a.k = 2;
   a.index = index;
   a.boxes = boxes;
@@ -89,7 +86,7 @@ PatchMixParams mix_params(const Batch& b) {
   PatchMixParams a = image_params<PatchMixParams>(b);
   a.partner = reserve<int64_t>(kImages);  // the first image, of all
   float* lam = reserve<float>(kImages);
-  lam[kImages - 1] = 0.5f;
+  put(lam + kImages - 1, 0.5f);
   a.lam = lam;
   a.lam_step = 1;
   a.h = a.w = 4;
@@ -102,7 +99,7 @@ void far_patch_mix() {
   const Batch b;
   PatchMixParams a = mix_params(b);
   uint8_t* mask = reserve<uint8_t>(kImages * 16);
-  mask[(kImages - 1) * 16] = 1;
+  put(mask + (kImages - 1) * 16, uint8_t{1});
   a.mask = mask;
   patch_mix<bf16>(a, false, nullptr);
   check(b.last(b.dst), 0, 3, "patch_mix");
@@ -110,13 +107,13 @@ void far_patch_mix() {
   check(b.last(b.dst), kImage - 1, 2, "patch_mix");
 }
 
-// One reader of the last source: the last image, all of it.
+// One reader of the last source: the last image, all of it. The other sources have none.
 void link_last(int k, const int*& first, const int*& next) {
   int *heads = reserve<int>(kImages), *tails = reserve<int>(kImages * k);
   const int entry = static_cast<int>(kImages - 1) * k;
-  heads[kImages - 1] = entry;
-  tails[entry] = -1;
-  heads[kImages - 2] = -1;
+  fill_bytes(heads, 0xff, kImages * sizeof(int));
+  put(heads + kImages - 1, entry);
+  put(tails + entry, -1);
   first = heads;
   next = tails;
 }
@@ -137,7 +134,7 @@ void far_paste_backward() {
 void far_patch_mix_backward() {
   const Batch b;
   PatchMixParams a = mix_params(b);
-  const_cast<int64_t*>(a.partner)[kImages - 1] = kImages - 1;
+  put(const_cast<int64_t*>(a.partner) + kImages - 1, kImages - 1);
   a.mask = reserve<uint8_t>(kImages * 16);
   link_last(1, a.first, a.next);
   patch_mix<bf16>(a, true, nullptr);
@@ -149,7 +146,7 @@ void far_patch_mix_backward() {
 void far_view() {
   const Batch b;
   uint8_t* src = reserve<uint8_t>(kImages * kImage);
-  std::memset(src + (kImages - 1) * kImage, 255, kImage);
+  fill_bytes(src + (kImages - 1) * kImage, 255, kImage);
   ViewParams a{};
   a.shape = b.shape;
   a.src = src;
@@ -160,8 +157,10 @@ void far_view() {
   a.channels = kChannels;
   a.width = kSide;
   a.dst = b.dst;
-  const float mean[kChannels] = {}, std[kChannels] = {1, 1, 1};
-  a.mean = mean;
+  const float ones[kChannels] = {1, 1, 1};
+  float* std = reserve<float>(kChannels);
+  put(std, ones, kChannels);
+  a.mean = reserve<float>(kChannels);
   a.std = std;
   paste_first_on_last(a);
   view<bf16, ViewMix::kPaste>(a, nullptr);
@@ -185,18 +184,21 @@ CellParams far_cells(const bf16* grad) {
 // Only the first cell of the last gradient is not 0.
 bf16* far_gradient(const Batch& b) {
   bf16* grad = reserve<bf16>(kImages * kImage);
-  store(b.last(grad), 1.0f);
+  bf16 one;
+  store(&one, 1.0f);
+  put(b.last(grad), one);
   return grad;
 }
 
 float* percentiles() {
   float* q = reserve<float>(kImages);
-  q[kImages - 1] = 0.99f;
+  put(q + kImages - 1, 0.99f);
   return q;
 }
 
 void check_mask(const uint8_t* mask, const char* what) {
-  const uint8_t* last = mask + (kImages - 1) * 16;
+  uint8_t last[16];
+  take(last, mask + (kImages - 1) * 16, 16);
   for (int i = 0; i < 16; ++i) {
     if (last[i] == (i == 0)) continue;
     std::fprintf(stderr, "%s: cell %d of the last mask is %d\n", what, i, last[i]);
@@ -216,16 +218,15 @@ void far_saliency() {
   check_mask(mask, "saliency");
 }
 
+const std::map<std::string, std::function<void()>> kCases = {
+    {"paste", far_paste},         {"paste_backward", far_paste_backward},
+    {"patch_mix", far_patch_mix}, {"patch_mix_backward", far_patch_mix_backward},
+    {"view", far_view},           {"saliency", far_saliency},
+};
+
 }  // namespace
 
 int main(int argc, char** argv) {
-  simt::machine().last_blocks = 2;
-  const std::string name = argc > 1 ? argv[1] : "";
-  if (name == "paste") return far_paste(), 0;
-  if (name == "paste_backward") return far_paste_backward(), 0;
-  if (name == "patch_mix") return far_patch_mix(), 0;
-  if (name == "patch_mix_backward") return far_patch_mix_backward(), 0;
-  if (name == "view") return far_view(), 0;
-  if (name == "saliency") return far_saliency(), 0;
-  return 2;
+  only_last_blocks(2);
+  return run_cases(kCases, argc, argv, false);
 }
