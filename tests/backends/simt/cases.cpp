@@ -288,7 +288,11 @@ void isda_case(int64_t images, int classes, int width, int64_t pixels, bool diag
   a.present = present;
   a.slot = slot;
   plan_table(a);
+  plan_pull(a);
   Buffer<A> table(static_cast<size_t>(a.parts) * a.slots * classes), sums(static_cast<size_t>(a.slots) * classes);
+  Buffer<A> centre(width), pull(static_cast<size_t>(a.pull_parts) * a.slots * width);
+  a.centre = centre;
+  a.pull = pull;
   a.table = table;
   a.sums = sums;
   a.out = backward ? static_cast<void*>(gradient) : static_cast<void*>(out);
@@ -303,6 +307,7 @@ const std::map<std::string, std::function<void()>> kCases = {
     {"isda_rows", [] { isda_case<bf16>(9, 70, 300, 1, true, false); }},
     {"isda_rows_many_classes", [] { isda_case<float>(3, 600, 5, 1, false, false); }},
     {"isda_pixels", [] { isda_case<float>(2, 5, 33, 101, true, false); }},
+    {"isda_many_labels", [] { isda_case<float>(2, 3, 5, 1100, true, false); }},
     {"isda_rows_backward", [] { isda_case<float>(9, 70, 65, 1, true, true); }},
     {"isda_pixels_backward", [] { isda_case<f16>(2, 11, 33, 35, false, true); }},
     {"paste", [] { paste_case<bf16>(3, 5, 16, 24, false, false); }},
