@@ -17,7 +17,16 @@ from fastmix.app.console import USAGE, CommandError, Parser, UsageError
 from fastmix.files import write_atomically
 from fastmix.ops.checkout import CHECKOUT
 
-from .harness import benchmark_tables, growth, operator_table, predicted, report, result_tables, steps
+from .harness import (
+    benchmark_tables,
+    growth,
+    operator_table,
+    predicted,
+    predicted_products,
+    report,
+    result_tables,
+    steps,
+)
 from .harness.blocks import rewritten
 from .harness.command_line import RESULTS
 from .harness.entries import Entry
@@ -33,6 +42,8 @@ MEASURED: dict[str, Callable[[dict[str, benchmark_tables.Found]], str]] = {
     "step": lambda found: benchmark_tables.steps(found["steps"]),
     "scale": lambda found: benchmark_tables.scale(found["scale"]),
 }
+# Block -> what writes it from a checkout's budgets.
+PREDICTED = {"predicted": predicted, "products": predicted_products}
 
 
 def parser() -> Parser:
@@ -93,8 +104,8 @@ def page(text: str, folder: Path, files: Files | None = None, root: Path | None 
                                           for path in paths[kind]] for kind in paths})
         if name == "operators" and root is not None:
             return operator_table.operators(root, folder)
-        if name == "predicted" and root is not None:
-            return predicted.table(root)
+        if name in PREDICTED and root is not None:
+            return PREDICTED[name].table(root)
         if result_tables.is_block(name):
             return result_tables.block(name, folder)
         raise ValueError(f"there is no block {name}")

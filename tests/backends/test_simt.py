@@ -18,15 +18,16 @@ import fastmix.functional as F
 pytestmark = pytest.mark.skipif(simt_build.missing() is not None, reason=str(simt_build.missing()))
 
 CASES = (
-    "isda_many_labels", "isda_pixels", "isda_pixels_backward", "isda_rows", "isda_rows_backward", "isda_rows_many_classes", "paste",
-    "paste_odd", "paste_wrapped", "paste_backward", "paste_backward_odd", "patch_mix", "patch_mix_odd",
-    "patch_mix_wrapped", "patch_mix_backward", "patch_mix_backward_odd", "percentile_1024", "percentile_16384",
-    "percentile_double", "percentile_memory", "saliency_map_divided", "saliency_map_whole", "saliency_mask_cells",
+    "isda_many_labels", "isda_pixels", "isda_pixels_backward", "isda_rows", "isda_rows_backward",
+    "isda_rows_many_classes", "paste", "paste_backward", "paste_backward_odd", "paste_odd", "paste_wrapped",
+    "patch_mix", "patch_mix_backward", "patch_mix_backward_odd", "patch_mix_odd", "patch_mix_wrapped",
+    "percentile_1024", "percentile_16384", "percentile_double", "percentile_memory", "saliency_grids_divided",
+    "saliency_grids_whole", "saliency_map_divided", "saliency_map_whole", "saliency_mask_cells",
     "saliency_mask_divided", "saliency_mask_whole", "saliency_peak", "saliency_peak_divided", "soft_target_block",
     "soft_target_class_weights", "soft_target_dense", "soft_target_double", "soft_target_looped", "soft_target_pixels",
     "soft_target_pixels_dense", "soft_target_pixels_sigmoid", "soft_target_sigmoid", "soft_target_staged",
-    "soft_target_warp", "view", "view_odd", "view_wrapped", "view_blend", "view_blend_turned", "view_patch_mix",
-    "view_patch_mix_double")
+    "soft_target_warp", "view", "view_blend", "view_blend_turned", "view_odd", "view_patch_mix",
+    "view_patch_mix_double", "view_wrapped")
 QUICK = ("isda_pixels_backward", "isda_rows", "paste", "patch_mix", "saliency_mask_whole", "soft_target_block",
          "view")
 
@@ -34,7 +35,8 @@ QUICK = ("isda_pixels_backward", "isda_rows", "paste", "patch_mix", "saliency_ma
 # search order none.)
 BARRIERS = {"isda_many_labels": 2, "isda_pixels": 6, "isda_pixels_backward": 3, "isda_rows": 6,
             "isda_rows_backward": 10, "paste": 1, "patch_mix": 1,
-            "percentile_1024": 1, "saliency_map_whole": 3, "saliency_mask_whole": 2, "saliency_peak": 1,
+            "percentile_1024": 1, "saliency_grids_divided": 2, "saliency_grids_whole": 2,
+            "saliency_map_whole": 3, "saliency_mask_whole": 2, "saliency_peak": 1,
             "soft_target_block": 8, "soft_target_dense": 5, "soft_target_double": 4, "soft_target_pixels": 2,
             "soft_target_sigmoid": 4, "soft_target_staged": 5, "soft_target_warp": 3, "view": 1, "view_blend": 1,
             "view_patch_mix": 2}

@@ -12,7 +12,7 @@
 #include "cuda/lib/scale_gradient.cuh"
 #include "cuda/paste.cuh"
 #include "cuda/patch_mix.cuh"
-#include "cuda/saliency.cuh"
+#include "cuda/saliency_grids.cuh"
 #include "cuda/soft_target.cuh"
 #include "cuda/view.cuh"
 
@@ -235,6 +235,31 @@ void saliency_case(int n, int channels, int height, int width, int h, int w, boo
   saliency<T>(a, nullptr);
 }
 
+// On the coarser of two grids, or the finer.
+template <typename T>
+void grids_case(int n, int channels, int height, int width, int coarse, int fine, int64_t drawn, bool channels_last) {
+  Buffer<T> grad = random_values<T>(n * channels * height * width);
+  Buffer<accumulator_t<T>> cells(n * fine * fine);
+  Buffer<uint8_t> mask(n * fine * fine);
+  Buffer<float> q(n);
+  for (int i = 0; i < n; ++i) q[i] = 0.5f;
+  Buffer<int64_t> grid(1);
+  grid[0] = drawn;
+  GridParams a{};
+  a.image = cell_params(grad, channels, height, width, fine, fine, channels_last);
+  a.images = n;
+  a.q = {q, false, 1};
+  a.grid = grid;
+  a.plans[0].side = coarse;
+  a.plans[1].side = fine;
+  a.grids = 2;
+  a.side = fine;
+  a.most_cells = fine * fine;
+  a.cells = cells;
+  a.out = mask;
+  saliency_mask_of_grid<T>(a, nullptr);
+}
+
 template <typename T>
 void peak_case(int n, int channels, int height, int width, bool channels_last) {
   Buffer<T> grad = random_values<T>(n * channels * height * width);
@@ -332,6 +357,8 @@ const std::map<std::string, std::function<void()>> kCases = {
     {"saliency_mask_cells", [] { saliency_case<float>(2, 2, 32, 16, 32, 16, true, false); }},
     {"saliency_mask_divided", [] { saliency_case<float>(2, 3, 96, 64, 12, 8, false, false); }},
     {"saliency_map_divided", [] { saliency_case<double>(1, 5, 66, 50, 3, 5, false, true); }},
+    {"saliency_grids_whole", [] { grids_case<bf16>(2, 3, 32, 32, 2, 4, 0, true); }},
+    {"saliency_grids_divided", [] { grids_case<float>(1, 3, 96, 96, 2, 24, 1, false); }},
     {"saliency_peak", [] { peak_case<float>(2, 3, 16, 16, false); }},
     {"saliency_peak_divided", [] { peak_case<bf16>(1, 3, 160, 128, true); }},
     {"percentile_1024", [] { percentile_case<float>(1, 1000); }},
