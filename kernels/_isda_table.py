@@ -199,8 +199,7 @@ def full_table(weight: Tensor, cov: Tensor, present: Tensor, product: Tensor | N
     parts, blocks = triton.cdiv(width, panel), triton.cdiv(classes, block)
     table = torch.empty((parts, slots, classes), dtype=weight.dtype, device=gpu)
     launch(_full_table_kernel, slots * parts * blocks, gpu, table, product, weight, cov, present, slots, classes, width,
-           blocks, parts, PRECISION=use.precision, ROWS=block, PANEL=panel, DEPTH=min(use.depth, panel), num_warps=8,
-           maxnreg=255)
+           blocks, parts, PRECISION=use.precision, ROWS=block, PANEL=panel, DEPTH=min(use.depth, panel), num_warps=8)
     return table
 
 
