@@ -3,7 +3,7 @@
 #include <vector>
 
 #include "cuda/lib/binding.h"
-#include "cuda/saliency_grids.cuh"
+#include "cuda/saliency.cuh"
 
 namespace fastmix {
 namespace {

@@ -12,7 +12,7 @@
 #include "cuda/lib/scale_gradient.cuh"
 #include "cuda/paste.cuh"
 #include "cuda/patch_mix.cuh"
-#include "cuda/saliency_grids.cuh"
+#include "cuda/saliency.cuh"
 #include "cuda/soft_target.cuh"
 #include "cuda/view.cuh"
 
