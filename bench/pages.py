@@ -26,6 +26,7 @@ from .harness import (
     measured,
     operator_table,
     predicted,
+    predicted_products,
     report,
     result_tables,
     steps,
@@ -120,6 +121,8 @@ def page(text: str, folder: Path, files: Files | None = None, root: Path | None 
             paths = (linked(present, folder) if files is None else files).get("goals", [])
             found = [(Path(os.path.relpath(path, folder)).as_posix(), measured.load(path)) for path in paths]
             return predicted.table(root, found) if name == "predicted" else measured.goals(wanted_goals(), found)
+        if name == "products" and root is not None:
+            return predicted_products.table(root)
         if result_tables.is_block(name):
             return result_tables.block(name, folder)
         raise ValueError(f"there is no block {name}")

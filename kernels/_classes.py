@@ -111,12 +111,43 @@ def _number(present: Tensor, slot: Tensor, labels: Tensor | None, offset: Tensor
 
 
 def matmul_precision(acc: tl.dtype) -> str:
-    """TF32 where torch's own float32 products may use it, else float32 to the last bit.
+    """For `dot`: TF32 where torch's own float32 products may use it, else float32 by three TF32 products.
 
     The setting of set_float32_matmul_precision and allow_tf32 too; torch.get_float32_matmul_precision raises once
     fp32_precision has been set.
     """
-    return "tf32" if acc == tl.float32 and torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee"
+    if acc == tl.float64:
+        return "ieee"
+    return "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "tf32x3"
+
+
+@device
+def _split(v):
+    """The nearest TF32 number, and what is left of v, whose last bit tensor cores do not look at."""
+    high = ((v.to(tl.int32, bitcast=True) + 0x1000) & -0x2000).to(tl.float32, bitcast=True)
+    return high, v - high
+
+
+@device
+def dot(a, b, acc, PRECISION: tl.constexpr):
+    """acc + a b, on tensor cores but in float64.
+
+    "tf32x3": an operand is split into two TF32 numbers, of 11 and 12 bits, and low low is left out, 2^-22 |a b|; the
+    product is rounded into acc, since tensor cores cut sums off instead. On an emulator that cuts at 24 bits, 16 deep:
+    below 8e-7 of sum |a b| from float64 at any depth, where a chain of float32 multiply-adds reaches 2.6e-6
+    (csrc/cuda/lib/tile_products.cuh does the same, tests/backends/test_simt.py). Infinity gives NaN. Triton's own
+    "tf32x3" looks for it: two comparisons and selections for every number split, and it cuts towards zero.
+    """
+    if PRECISION == "tf32x3":
+        a_high, a_low = _split(a)
+        b_high, b_low = _split(b)
+        part = tl.dot(a_low, b_high, input_precision="tf32", out_dtype=acc.dtype)
+        part = tl.dot(a_high, b_low, part, input_precision="tf32", out_dtype=acc.dtype)
+        # max_num_imprecise_acc keeps Triton from adding all of it up in acc itself.
+        out = acc + tl.dot(a_high, b_high, part, input_precision="tf32", out_dtype=acc.dtype)
+    else:
+        out = tl.dot(a, b, acc, input_precision=PRECISION, out_dtype=acc.dtype)
+    return out
 
 
 def dot_block(length: int, most: int) -> int:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fastmix.ops.enums import CovarianceKind
 
-from ._classes import dot_block, matmul_precision
+from ._classes import dot, dot_block, matmul_precision
 from ._common import FLOAT, device, launch
 
 DIAG, SHARED = tl.constexpr(CovarianceKind.DIAG.value), tl.constexpr(CovarianceKind.SHARED.value)
@@ -21,11 +21,15 @@ DIAG, SHARED = tl.constexpr(CovarianceKind.DIAG.value), tl.constexpr(CovarianceK
 class Config:
     """Reasoned, not measured; what spills is known (budget_triton.json)."""
 
-    # Tensor cores (TF32): sides of the tiles of the full form, of the others', and the depth of one product.
+    # Sides of the tiles of the full form, of the others', and the depth of one product: in TF32,
     full: int = 128
     side: int = 64
     depth: int = 32
-    # The same in float32 and float64, whose operands all lie in registers.
+    # in float32 by three TF32 products, whose operands lie split in registers (deeper, ptxas spills for sm_80),
+    full_x3: int = 128
+    side_x3: int = 64
+    depth_x3: int = 16
+    # and in float64.
     full_ieee: int = 64
     side_ieee: int = 32
     depth_ieee: int = 16
@@ -52,9 +56,10 @@ class Products:
     @classmethod
     def of(cls, weight: Tensor) -> Products:
         precision = matmul_precision(FLOAT[weight.dtype])
-        if precision == "tf32":
-            return cls(precision, CONFIG.full, CONFIG.side, CONFIG.depth)
-        return cls(precision, CONFIG.full_ieee, CONFIG.side_ieee, CONFIG.depth_ieee)
+        sizes = {"tf32": (CONFIG.full, CONFIG.side, CONFIG.depth),
+                 "tf32x3": (CONFIG.full_x3, CONFIG.side_x3, CONFIG.depth_x3),
+                 "ieee": (CONFIG.full_ieee, CONFIG.side_ieee, CONFIG.depth_ieee)}
+        return cls(precision, *sizes[precision])
 
 
 @device
@@ -69,10 +74,16 @@ def strength_value(strength_ptr, scale, ACC: tl.constexpr):
 # ---------------------------------------------------------------- the table
 
 @device
+def matrix_tile(ptr, rows, in_rows, columns, in_columns, width):
+    """Rows and columns of a matrix of this width; 0 outside."""
+    return tl.load(ptr + rows.to(tl.int64)[:, None] * width + columns[None, :],
+                   mask=in_rows[:, None] & in_columns[None, :], other=0.0)
+
+
+@device
 def panel_products(acc, weight_ptr, weight_c, matrix_ptr, j, a, first, last, classes, width, factor_ptr, pull_ptr,
                     c, PRECISION: tl.constexpr, DEPTH: tl.constexpr):
     """acc + V[:, first:last] Sigma[first:last, a]. With factor_ptr (J), V's rows are times it, and row c is -pull."""
-    ACC: tl.constexpr = acc.dtype
     in_j = j < classes
     if factor_ptr is not None:
         factor = tl.load(factor_ptr + j, mask=in_j, other=0.0)
@@ -85,15 +96,15 @@ def panel_products(acc, weight_ptr, weight_c, matrix_ptr, j, a, first, last, cla
         if factor_ptr is not None:
             pull = tl.load(pull_ptr + k, mask=in_k, other=0.0)
             v = tl.where((j == c)[:, None], -pull[None, :], v * factor[:, None])
-        sigma = tl.load(matrix_ptr + k.to(tl.int64)[:, None] * width + a[None, :],
-                        mask=in_k[:, None] & (a < width)[None, :], other=0.0)
-        acc = tl.dot(v, sigma, acc, input_precision=PRECISION, out_dtype=ACC)
+        # Symmetric: its rows a, whose k lie side by side as tensor cores want them, instead of its rows k.
+        sigma = matrix_tile(matrix_ptr, a, a < width, k, in_k, width)
+        acc = dot(v, tl.trans(sigma), acc, PRECISION)
     return acc
 
 
 @triton.jit
 def _full_table_kernel(
-    part_ptr, weight_ptr, cov_ptr, present_ptr,                  # (parts, slots, J), (J, A), (J, A, A), (slots)
+    part_ptr, product_ptr, weight_ptr, cov_ptr, present_ptr,     # (parts, slots, J), (slots, J, A) or None, (J, A), ..
     slots, classes, width, row_blocks, parts,
     PRECISION: tl.constexpr, ROWS: tl.constexpr, PANEL: tl.constexpr, DEPTH: tl.constexpr,
 ):  # fmt: skip
@@ -107,21 +118,24 @@ def _full_table_kernel(
         matrix = cov_ptr + c * width * width
         weight_c = weight_ptr + c * width
         acc = tl.zeros((ROWS, PANEL), part_ptr.dtype.element_ty)
-        acc = panel_products(acc, weight_ptr, weight_c, matrix, j, a, 0, part * PANEL, classes, width, None, None, c,
-                              PRECISION, DEPTH)
-        acc = panel_products(acc * 2.0, weight_ptr, weight_c, matrix, j, a, part * PANEL,
-                              tl.minimum((part + 1) * PANEL, width), classes, width, None, None, c, PRECISION, DEPTH)
+        first = 0
+        if product_ptr is None:
+            acc = panel_products(acc, weight_ptr, weight_c, matrix, j, a, 0, part * PANEL, classes, width, None, None,
+                                 c, PRECISION, DEPTH)
+            acc = acc * 2.0
+            first = part * PANEL
+            last = tl.minimum(first + PANEL, width)
+        else:
+            last = width
+        acc = panel_products(acc, weight_ptr, weight_c, matrix, j, a, first, last, classes, width, None, None, c,
+                             PRECISION, DEPTH)
+        if product_ptr is not None:
+            tl.store(product_ptr + (slot * classes + j)[:, None] * width + a[None, :], acc,
+                     mask=(j < classes)[:, None] & (a < width)[None, :])
         v = tl.load(weight_ptr + j.to(tl.int64)[:, None] * width + a[None, :],
                     mask=(j < classes)[:, None] & (a < width)[None, :], other=0.0)
         v = v - tl.load(weight_c + a, mask=a < width, other=0.0)[None, :]
         tl.store(part_ptr + (part * slots + slot) * classes + j, tl.sum(acc * v, 1), mask=j < classes)
-
-
-@device
-def matrix_tile(ptr, rows, in_rows, columns, in_columns, width):
-    """Rows and columns of a matrix of this width; 0 outside."""
-    return tl.load(ptr + rows.to(tl.int64)[:, None] * width + columns[None, :],
-                   mask=in_rows[:, None] & in_columns[None, :], other=0.0)
 
 
 @device
@@ -157,7 +171,7 @@ def _pair_table_kernel(
             wc = tl.where(in_u[:, None], wc, 0.0)
             if KIND == DIAG:
                 sigma = matrix_tile(cov_ptr, c, in_u, a, in_a, width)
-                table = tl.dot(sigma, tl.trans(wj * wj), table, input_precision=PRECISION, out_dtype=ACC)
+                table = dot(sigma, tl.trans(wj * wj), table, PRECISION)
                 own += tl.sum(sigma * wc * wc, 1)
                 wc = sigma * wc
                 pj = wj
@@ -170,7 +184,7 @@ def _pair_table_kernel(
                     pc = tl.where(in_u[:, None], matrix_tile(product_ptr, c, in_u, a, in_a, width) - mean, 0.0)
                 own += tl.sum(wc * pc, 1)
                 theirs += tl.sum(wj * pj, 1)
-            table = tl.dot(wc * -2.0, tl.trans(pj), table, input_precision=PRECISION, out_dtype=ACC)
+            table = dot(wc * -2.0, tl.trans(pj), table, PRECISION)
         table += own[:, None] + theirs[None, :]
         tl.store(part_ptr + (part * slots + u.to(tl.int64)[:, None]) * classes + j[None, :], table,
                  mask=in_u[:, None] & in_j[None, :])
@@ -178,18 +192,22 @@ def _pair_table_kernel(
 
 # ---------------------------------------------------------------- launchers
 
+def full_table(weight: Tensor, cov: Tensor, present: Tensor, product: Tensor | None) -> Tensor:
+    """(parts, slots, J): their sum is v^T Sigma v. product (slots, J, A): V Sigma goes there, of present classes."""
+    (classes, width), slots, gpu, use = weight.shape, present.shape[0], weight.device, Products.of(weight)
+    block, panel = dot_block(classes, use.full), dot_block(width, use.full)
+    parts, blocks = triton.cdiv(width, panel), triton.cdiv(classes, block)
+    table = torch.empty((parts, slots, classes), dtype=weight.dtype, device=gpu)
+    launch(_full_table_kernel, slots * parts * blocks, gpu, table, product, weight, cov, present, slots, classes, width,
+           blocks, parts, PRECISION=use.precision, ROWS=block, PANEL=panel, DEPTH=min(use.depth, panel), num_warps=8)
+    return table
+
+
 def tables(weight: Tensor, cov: Tensor, present: Tensor, kind: int, rows: int) -> Tensor:
     """(parts, slots, J): their sum is v^T Sigma v. weight and cov are contiguous; rows: that will read the table."""
-    classes, width = weight.shape
-    slots, gpu, use = present.shape[0], weight.device, Products.of(weight)
+    (classes, width), slots, gpu, use = weight.shape, present.shape[0], weight.device, Products.of(weight)
     if kind == CovarianceKind.FULL:
-        block, panel = dot_block(classes, use.full), dot_block(width, use.full)
-        parts, blocks = triton.cdiv(width, panel), triton.cdiv(classes, block)
-        table = torch.empty((parts, slots, classes), dtype=weight.dtype, device=gpu)
-        launch(_full_table_kernel, slots * parts * blocks, gpu, table, weight, cov, present, slots, classes, width,
-               blocks, parts, PRECISION=use.precision, ROWS=block, PANEL=panel, DEPTH=min(use.depth, panel),
-               num_warps=8)
-        return table
+        return full_table(weight, cov, present, None)
     product = weight @ cov if kind == CovarianceKind.SHARED else None
     block, together, depth = dot_block(classes, use.side), dot_block(slots, use.side), dot_block(width, use.depth)
     # Pixels read the table far more often than it is written: in one part then.
@@ -198,5 +216,5 @@ def tables(weight: Tensor, cov: Tensor, present: Tensor, kind: int, rows: int) -
     table = torch.empty((parts, slots, classes), dtype=weight.dtype, device=gpu)
     launch(_pair_table_kernel, triton.cdiv(slots, together) * blocks * parts, gpu, table, weight, cov, product, present,
            slots, classes, width, blocks, parts, part, KIND=kind, PRECISION=use.precision, SLOTS=together,
-           ROWS=block, DEPTH=depth, num_warps=8)
+           ROWS=block, DEPTH=depth, num_warps=8, maxnreg=255)
     return table

@@ -16,7 +16,7 @@ Rows of a class with more of them than Config.share (segmentation's background) 
 each: a launch before the means gives every share its own mean (and squares), a launch before the tiles its own sum of
 products, and the class's programs add these up in order. P <= 2 rows/share shares; 2 P A and P A^2/2 elements for them.
 Features of pixels (N, A, P) are first laid out as rows, one read and write of them: every later gather is then of
-whole rows. Not yet run on a GPU.
+whole rows. Products as in isda.py: TF32, or float32 by three of them. Not yet run on a GPU.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from torch import Tensor
 from fastmix.ops.enums import CovarianceKind
 
 from ._by_source import by_source
-from ._classes import classes_with_rows, dot_block, is_class, matmul_precision
+from ._classes import classes_with_rows, dot, dot_block, is_class, matmul_precision
 from ._common import FLOAT, device, launch, next_power_of_2, packed_rows, to_float
 
 
@@ -214,13 +214,13 @@ def _products(sums, batch_ptr, x_ptr, place_ptr, slot, first, last, a, b, width,
     for at in range(first, last, DEPTH):
         i = at + tl.arange(0, DEPTH)
         r = tl.load(place_ptr + i, mask=i < last, other=0).to(tl.int64) * row_stride
-        in_a = (a < width)[:, None] & (i < last)[None, :]
+        in_a = (i < last)[:, None] & (a < width)[None, :]
         in_b = (i < last)[:, None] & (b < width)[None, :]
-        xa = to_float(tl.load(x_ptr + r[None, :] + a[:, None], mask=in_a, other=0.0), ACC)
+        xa = to_float(tl.load(x_ptr + r[:, None] + a[None, :], mask=in_a, other=0.0), ACC)
         xb = to_float(tl.load(x_ptr + r[:, None] + b[None, :], mask=in_b, other=0.0), ACC)
-        xa = tl.where(in_a, xa - mean_a[:, None], 0.0)
+        xa = tl.where(in_a, xa - mean_a[None, :], 0.0)
         xb = tl.where(in_b, xb - mean_b[None, :], 0.0)
-        sums = tl.dot(xa, xb, sums, input_precision=PRECISION, out_dtype=ACC)
+        sums = dot(tl.trans(xa), xb, sums, PRECISION)
     return sums
 
 

@@ -24,7 +24,8 @@ diag, shared, identity: T[c, j] = sum_a sigma_a (w_ja - w_ca)^2 by products of (
 in every difference; each tile takes its own mean off first, and what cancels then is no larger than the differences.
 
 bytes: U A^2/2 read forward, U A^2 backward (diag: U A), N*J read + written forward, read backward. TF32 where torch's
-float32 matmul precision allows it (`_classes.matmul_precision`). Not yet run on a GPU.
+float32 matmul precision allows it (`_classes.matmul_precision`), else float32 by three TF32 products (`_classes.dot`,
+with their error). isda_kept.py keeps products for backward. Not yet run on a GPU.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from torch import Tensor
 from fastmix.ops.enums import CovarianceKind
 
 from . import _isda_table
-from ._classes import dot_block, is_class, present_classes
+from ._classes import dot, dot_block, is_class, present_classes
 from ._common import (
     FLOAT,
     NAN,
@@ -166,8 +167,7 @@ def _pull_kernel(
         e = matrix_tile(sums_ptr, u, in_u, j, j < classes, classes)
         wj = matrix_tile(weight_ptr, j, j < classes, a, in_a, width)
         mean = mean_row(wj, j < classes)
-        pull = tl.dot(e, tl.where((j < classes)[:, None], wj - mean, 0.0), pull, input_precision=PRECISION,
-                      out_dtype=ACC)
+        pull = dot(e, tl.where((j < classes)[:, None], wj - mean, 0.0), pull, PRECISION)
         pull -= tl.sum(e, 1)[:, None] * (wc - mean)
     tl.store(pull_ptr + u.to(tl.int64)[:, None] * width + a[None, :], pull,
              mask=(u < slots)[:, None] & in_a[None, :])
@@ -218,11 +218,11 @@ def _pair_gradient_kernel(
         wc = tl.where(in_u[:, None], wc, 0.0)
         if KIND == DIAG:
             sigma = matrix_tile(cov_ptr, c, in_u, a, in_a, width)
-            weighed = tl.dot(e, sigma, weighed, input_precision=PRECISION, out_dtype=ACC)
+            weighed = dot(e, sigma, weighed, PRECISION)
             wc = wc * sigma
         else:
             weighed += tl.sum(e, 1)[:, None]
-        theirs = tl.dot(e, wc, theirs, input_precision=PRECISION, out_dtype=ACC)
+        theirs = dot(e, wc, theirs, PRECISION)
     own = tl.load(slot_ptr + j, mask=in_j, other=-1)
     pull = matrix_tile(pull_ptr, own, own >= 0, a, in_a, width)
     if KIND == DIAG:
@@ -235,13 +235,18 @@ def _pair_gradient_kernel(
 
 def isda_logits(logits: Tensor, weight: Tensor, cov: Tensor, labels: Tensor, strength: Tensor | None, scale: float,
                 ignore_index: int, kind: int) -> Tensor:
-    weight, cov, labels = weight.contiguous(), cov.contiguous(), labels.contiguous()
-    classes, y = weight.shape[0], labels.view(-1)
+    weight, cov, y = weight.contiguous(), cov.contiguous(), labels.contiguous().view(-1)
+    if logits.numel() == 0:
+        return torch.empty(logits.shape, dtype=logits.dtype, device=logits.device)
+    present, slot = present_classes(y, weight.shape[0], ignore_index)
+    return added(logits, y, slot, tables(weight, cov, present, kind, y.shape[0]), strength, scale, ignore_index)
+
+
+def added(logits: Tensor, y: Tensor, slot: Tensor, table: Tensor, strength: Tensor | None, scale: float,
+           ignore_index: int) -> Tensor:
+    """The table's parts, added up and added to the logits."""
+    classes = slot.shape[0]
     out = torch.empty(logits.shape, dtype=logits.dtype, device=logits.device)
-    if out.numel() == 0:
-        return out
-    present, slot = present_classes(y, classes, ignore_index)
-    table = tables(weight, cov, present, kind, y.shape[0])
     word = WORD[logits.element_size()]
     options = {"DTYPE": STORAGE[logits.dtype], "NAN_BITS": NAN[logits.dtype], "num_warps": 4, "maxnreg": 160}
     tail = (table.shape[1], table.shape[0], scale, ignore_index)
@@ -264,7 +269,7 @@ def isda_logits(logits: Tensor, weight: Tensor, cov: Tensor, labels: Tensor, str
     return out
 
 
-def _sums(grad: Tensor, labels: Tensor, present: Tensor, strength: Tensor | None, scale: float,
+def class_sums(grad: Tensor, labels: Tensor, present: Tensor, strength: Tensor | None, scale: float,
           dtype: torch.dtype) -> Tensor:
     """e (slots, J), 0 in the rows of empty slots."""
     classes = grad.shape[1]
@@ -289,7 +294,7 @@ def isda_logits_backward(grad: Tensor, weight: Tensor, cov: Tensor, labels: Tens
     if grad.numel() == 0 or width == 0:
         return torch.zeros_like(weight)
     present, slot = present_classes(y, classes, ignore_index)
-    sums = _sums(grad, y, present, strength, scale, weight.dtype)
+    sums = class_sums(grad, y, present, strength, scale, weight.dtype)
     slots = present.shape[0]
     together, columns = dot_block(slots, use.side), dot_block(width, use.side)
     column_blocks = triton.cdiv(width, columns)
@@ -301,11 +306,11 @@ def isda_logits_backward(grad: Tensor, weight: Tensor, cov: Tensor, labels: Tens
         return _full_gradient(weight, cov, sums, pull, present)
     out = torch.empty_like(weight)
     rows = dot_block(classes, use.side)
-    # maxnreg: left alone, Triton 3.6 spills 8 bytes for sm_90
+    # maxnreg: left alone, ptxas takes fewer and spills
     launch(_pair_gradient_kernel, triton.cdiv(classes, rows) * column_blocks, gpu, out, weight,
            cov if kind == CovarianceKind.DIAG else None, sums, pull, present, slot, slots, classes, width,
            column_blocks, KIND=kind, PRECISION=use.precision, ROWS=rows, COLUMNS=columns,
-           DEPTH=dot_block(slots, use.depth), num_warps=8, maxnreg=160)
+           DEPTH=dot_block(slots, use.depth), num_warps=8, maxnreg=255)
     return out @ cov if kind == CovarianceKind.SHARED else out
 
 
@@ -317,5 +322,5 @@ def _full_gradient(weight: Tensor, cov: Tensor, sums: Tensor, pull: Tensor, pres
     part = torch.empty((splits, classes, width), dtype=weight.dtype, device=weight.device)
     launch(_full_gradient_kernel, blocks * splits, weight.device, part, weight, cov, sums, pull, present, slots,
            classes, width, triton.cdiv(width, panel), splits, PRECISION=use.precision, ROWS=rows, PANEL=panel,
-           DEPTH=min(use.depth, panel), num_warps=8)
+           DEPTH=min(use.depth, panel), num_warps=8, maxnreg=255)
     return part.view(classes, width) if splits == 1 else part.sum(0)

@@ -73,7 +73,7 @@ def _norm(image_ptr, at, inside, channels, channel_stride, C: tl.constexpr, ACC:
 
 
 @device
-def _cell_means(image_ptr, cell, is_cell, cells_across, cell_height, cell_width, width, channels, pixel_stride,
+def cell_means(image_ptr, cell, is_cell, cells_across, cell_height, cell_width, width, channels, pixel_stride,
                 channel_stride, CELLS: tl.constexpr, PIXELS: tl.constexpr, C: tl.constexpr, ACC: tl.constexpr,
                 VEC: tl.constexpr):
     """Mean norm of the cells, (CELLS,)."""
@@ -102,7 +102,7 @@ def _cells_kernel(
     pid = tl.program_id(0)
     n = (pid // cell_chunks).to(tl.int64)
     cell = pid % cell_chunks * CELLS + tl.arange(0, CELLS)
-    means = _cell_means(grad_ptr + n * (image_stride // VEC * VEC), cell, cell < cells, cells_across, cell_height,
+    means = cell_means(grad_ptr + n * (image_stride // VEC * VEC), cell, cell < cells, cells_across, cell_height,
                         cell_width, width, channels, pixel_stride, channel_stride, CELLS, PIXELS, C, ACC, VEC)
     tl.store(out_ptr + n * cells + cell, means, mask=cell < cells)
 
@@ -116,7 +116,7 @@ def _normalised(means, total, cell_pixels, pixels):
 
 
 @device
-def _key(value, KEY: tl.constexpr, BITS: tl.constexpr):
+def order_key(value, KEY: tl.constexpr, BITS: tl.constexpr):
     """An integer that orders like the float: -0 like 0, NaN above infinity."""
     bits = tl.where(value == 0, 0.0, value).to(KEY, bitcast=True)
     largest = tl.full((1,), -1, KEY) ^ (tl.full((1,), 1, KEY) << (BITS - 1))
@@ -124,7 +124,7 @@ def _key(value, KEY: tl.constexpr, BITS: tl.constexpr):
 
 
 @device
-def _rank(q_ptr, cells):
+def percentile_rank(q_ptr, cells):
     """ceil(q (cells - 1)), in float64."""
     rank = tl.ceil(tl.load(q_ptr).to(tl.float64) * (cells - 1)).to(tl.int64)
     return tl.minimum(tl.maximum(rank, 0), cells - 1)
@@ -145,11 +145,11 @@ def _candidate(found, bit, KEY: tl.constexpr, BITS: tl.constexpr):
 
 @device
 def _load_keys(map_ptr, i, inside, KEY: tl.constexpr, BITS: tl.constexpr):
-    return _key(tl.load(map_ptr + i, mask=inside, other=0.0), KEY, BITS)
+    return order_key(tl.load(map_ptr + i, mask=inside, other=0.0), KEY, BITS)
 
 
 @device
-def _at_least(key, inside, rank, KEY: tl.constexpr, BITS: tl.constexpr, COMPARE: tl.constexpr):
+def at_least(key, inside, rank, KEY: tl.constexpr, BITS: tl.constexpr, COMPARE: tl.constexpr):
     """Which keys are at or above the rank-th smallest (from 0) of those inside."""
     if COMPARE:
         at_most = (key[None, :] <= key[:, None]) & inside[None, :]
@@ -175,15 +175,15 @@ def _whole_kernel(
     """Map (q is None) or mask of one image."""
     n = tl.program_id(0).to(tl.int64)
     cell = tl.arange(0, CELLS)
-    means = _cell_means(grad_ptr + n * (image_stride // VEC * VEC), cell, cell < cells, cells_across, cell_height,
+    means = cell_means(grad_ptr + n * (image_stride // VEC * VEC), cell, cell < cells, cells_across, cell_height,
                         cell_width, width, channels, pixel_stride, channel_stride, CELLS, PIXELS, C, ACC, VEC)
     if q_ptr is None:
         total = tl.sum(tl.where(cell < cells, means, 0.0))
         tl.store(out_ptr + n * cells + cell, _normalised(means, total, cell_height * cell_width, pixels),
                  mask=cell < cells)
     else:
-        key = _key(means, KEY, BITS)
-        mask = _at_least(key, cell < cells, _rank(q_ptr + n * q_stride, cells), KEY, BITS, COMPARE)
+        key = order_key(means, KEY, BITS)
+        mask = at_least(key, cell < cells, percentile_rank(q_ptr + n * q_stride, cells), KEY, BITS, COMPARE)
         tl.store(out_ptr + n * cells + cell, mask.to(tl.uint8), mask=cell < cells)
 
 
@@ -209,7 +209,7 @@ def _percentile_kernel(
 ):  # fmt: skip
     n = tl.program_id(0).to(tl.int64)
     i = tl.arange(0, BLOCK)
-    rank = _rank(q_ptr + n * q_stride, cells)
+    rank = percentile_rank(q_ptr + n * q_stride, cells)
     if LOOP:
         found = tl.zeros((1,), KEY)
         for bit in range(0, BITS):
@@ -227,7 +227,7 @@ def _percentile_kernel(
             tl.store(mask_ptr + n * cells + (start + i), (key >= threshold).to(tl.uint8), mask=inside)
     else:
         key = _load_keys(map_ptr + n * cells, i, i < cells, KEY, BITS)
-        mask = _at_least(key, i < cells, rank, KEY, BITS, COMPARE)
+        mask = at_least(key, i < cells, rank, KEY, BITS, COMPARE)
         tl.store(mask_ptr + n * cells + i, mask.to(tl.uint8), mask=i < cells)
 
 
@@ -246,7 +246,7 @@ def _peak_kernel(
         inside = p < pixels // VEC * VEC
         norm = _norm(grad_ptr + n * (image_stride // VEC * VEC), p.to(tl.int64) * pixel_stride, inside, channels,
                      channel_stride, C, ACC, VEC)
-        key = tl.where(inside, _key(norm, KEY, BITS), -1)
+        key = tl.where(inside, order_key(norm, KEY, BITS), -1)
         place = tl.where(key > best, p, place)
         best = tl.maximum(best, key)
     first = tl.min(tl.where(best == tl.max(best), place, pixels))
@@ -256,15 +256,24 @@ def _peak_kernel(
 
 # ---------------------------------------------------------------- launchers
 
-def _strides(grad: Tensor) -> tuple[int, int, int]:
+def strides(grad: Tensor) -> tuple[int, int, int]:
     """(image, pixel, channel) strides of packed images."""
     height, width = grad.shape[2:]
     pixel = image_rows(grad)[2]
     return grad.stride(0), pixel, 1 if pixel > 1 else height * width
 
 
-def _key_options(acc: tl.dtype) -> dict:
+def key_options(acc: tl.dtype) -> dict:
     return {"KEY": KEY[acc], "BITS": 32 if acc == tl.float32 else 64}
+
+
+def tile_of(cells: int, cell_pixels: int, whole: bool) -> tuple[int, int]:
+    """(cells, pixels of each) of a tile."""
+    block_cells, block_pixels = next_power_of_2(cells), next_power_of_2(cell_pixels)
+    if whole:
+        return block_cells, max(1, min(block_pixels, CONFIG.tile_whole // block_cells))
+    block_pixels = min(block_pixels, CONFIG.tile)
+    return min(block_cells, CONFIG.tile // block_pixels), block_pixels
 
 
 def _cells(grad: Tensor, h: int, w: int, q: Tensor | None) -> tuple[Tensor, bool]:
@@ -272,21 +281,14 @@ def _cells(grad: Tensor, h: int, w: int, q: Tensor | None) -> tuple[Tensor, bool
     n, channels, height, width = grad.shape
     acc = FLOAT[grad.dtype]
     cell_height, cell_width, cells = height // h, width // w, h * w
-    image, pixel, channel = _strides(grad)
+    image, pixel, channel = strides(grad)
     vec = vector(grad.element_size(), cell_width, width, image, channel) if pixel == 1 else 1
     whole = height * width <= CONFIG.whole_image
     dtype = torch.float64 if grad.dtype == torch.float64 else torch.float32
     if whole and q is not None:
         dtype = torch.bool
     out = torch.empty((n, h, w), dtype=dtype, device=grad.device)
-    tile = CONFIG.tile_whole if whole else CONFIG.tile
-    block_cells = next_power_of_2(cells)
-    block_pixels = next_power_of_2(cell_height * cell_width)
-    if whole:
-        block_pixels = max(1, min(block_pixels, tile // block_cells))
-    else:
-        block_pixels = min(block_pixels, tile)
-        block_cells = min(block_cells, tile // block_pixels)
+    block_cells, block_pixels = tile_of(cells, cell_height * cell_width, whole)
     unrolled = channels if channels <= CONFIG.channels else 0
     options = {"CELLS": block_cells, "PIXELS": block_pixels, "C": unrolled, "ACC": acc, "VEC": vec,
                "num_warps": CONFIG.warps(block_cells * block_pixels)}
@@ -294,7 +296,7 @@ def _cells(grad: Tensor, h: int, w: int, q: Tensor | None) -> tuple[Tensor, bool
         launch(_whole_kernel, n, grad.device, out if q is None else out.view(torch.uint8), grad, q, cells, w,
                cell_height, cell_width, width, channels, image, pixel, channel, height * width,
                q.stride(0) if q is not None and q.ndim else 0, COMPARE=cells <= CONFIG.compared, **options,
-               **_key_options(acc))
+               **key_options(acc))
     else:
         chunks = triton.cdiv(cells, block_cells)
         launch(_cells_kernel, n * chunks, grad.device, out, grad, cells, chunks, w, cell_height, cell_width, width,
@@ -326,7 +328,7 @@ def percentile_mask(map: Tensor, q: Tensor) -> Tensor:
     block = 4096 if loop else next_power_of_2(cells)
     launch(_percentile_kernel, n, map.device, mask.view(torch.uint8), map, q, cells, q.stride(0) if q.ndim else 0,
            COMPARE=cells <= CONFIG.compared, LOOP=loop, BLOCK=block, num_warps=CONFIG.warps(block),
-           **_key_options(FLOAT[map.dtype]))
+           **key_options(FLOAT[map.dtype]))
     return mask
 
 
@@ -334,12 +336,12 @@ def saliency_peak(grad: Tensor) -> Tensor:
     grad = packed_images(grad)
     n, channels, height, width = grad.shape
     acc = FLOAT[grad.dtype]
-    image, pixel, channel = _strides(grad)
+    image, pixel, channel = strides(grad)
     pixels = height * width
     vec = vector(grad.element_size(), pixels, image, channel) if pixel == 1 else 1
     peak = torch.empty((n, 2), dtype=torch.int64, device=grad.device)
     block = min(CONFIG.tile_whole, next_power_of_2(pixels))
     launch(_peak_kernel, n, grad.device, peak, grad, pixels, width, channels, image, pixel, channel,
            C=channels if channels <= CONFIG.channels else 0, ACC=acc, VEC=vec, BLOCK=block,
-           num_warps=CONFIG.warps(block), **_key_options(acc))
+           num_warps=CONFIG.warps(block), **key_options(acc))
     return peak

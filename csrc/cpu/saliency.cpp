@@ -3,6 +3,8 @@
 #include "cpu/saliency.h"
 
 #include <memory>
+#include <numeric>
+#include <vector>
 
 #include "cpu/lib/binding.h"
 #include "torch/layout.h"
@@ -58,6 +60,27 @@ Tensor saliency_mask_cpu(const Tensor& grad_in, int64_t h, int64_t w, const Tens
              grad.elements);
 }
 
+// The mask of the chosen grid, every cell repeated up to the least common grid.
+Tensor saliency_mask_of_grid_cpu(const Tensor& grad_in, std::vector<int64_t> patches, const Tensor& grid,
+                                 const Tensor& q) {
+  const char* op = "saliency_mask_of_grid";
+  const int64_t number = *static_cast<const int64_t*>(grid.const_data_ptr());
+  int64_t side = 1;
+  for (const int64_t p : patches) side = std::lcm(side, p);
+  STD_TORCH_CHECK(number >= 0 && number < static_cast<int64_t>(patches.size()), op, ": grid is ", number,
+                  ", want a value in [0, ", patches.size(), ")");
+  const int64_t p = patches[static_cast<size_t>(number)], times = side / p, images = grad_in.size(0);
+  const Tensor mask = saliency_mask_cpu(grad_in, p, p, q);
+  if (times == 1) return mask;
+  const Tensor out = allocate(grad_in, {images, side, side}, ScalarType::Bool);
+  const uint8_t* from = static_cast<const uint8_t*>(mask.const_data_ptr());
+  uint8_t* to = static_cast<uint8_t*>(out.mutable_data_ptr());
+  for (int64_t row = 0; row < images * side; ++row) {
+    for (int64_t column = 0; column < side; ++column) to[row * side + column] = from[row / times * p + column / times];
+  }
+  return out;
+}
+
 Tensor saliency_peak_cpu(const Tensor& grad_in) {
   const FloatType type = float_type("saliency_peak", grad_in);
   const Rows grad = read_rows(grad_in, RowOrder::kImage);
@@ -85,6 +108,7 @@ Tensor percentile_mask_cpu(const Tensor& map_in, const Tensor& q_in) {
 STABLE_TORCH_LIBRARY_IMPL(fastmix, CPU, m) {
   m.impl("saliency_map", TORCH_BOX(&saliency_map_cpu));
   m.impl("saliency_mask", TORCH_BOX(&saliency_mask_cpu));
+  m.impl("saliency_mask_of_grid", TORCH_BOX(&saliency_mask_of_grid_cpu));
   m.impl("saliency_peak", TORCH_BOX(&saliency_peak_cpu));
   m.impl("percentile_mask", TORCH_BOX(&percentile_mask_cpu));
 }

@@ -8,7 +8,7 @@ namespace {
 struct Arguments {
   Tensor in, weight, cov, labels;
   std::optional<Tensor> strength;
-  Tensor present, slot;
+  Tensor present, slot, centre;
   IsdaParams a{};
 
   Arguments(const Tensor& in_of, const Tensor& weight_of, const Tensor& cov_of, const Tensor& labels_of,
@@ -19,7 +19,8 @@ struct Arguments {
         labels(as_contiguous(labels_of)),
         strength(strength_of),
         present(allocate(in, {labels.numel() < weight.size(0) ? labels.numel() : weight.size(0)}, ScalarType::Int)),
-        slot(allocate(in, {weight.size(0)}, ScalarType::Int)) {
+        slot(allocate(in, {weight.size(0)}, ScalarType::Int)),
+        centre(allocate(in, {weight.size(1)}, weight.scalar_type())) {
     const char* op = "isda_logits";
     STD_TORCH_CHECK(kind == kDiag || kind == kIdentity, op, ": the CUDA kernels serve diag and identity, this is kind ",
                     kind);
@@ -42,6 +43,7 @@ struct Arguments {
     a.present = static_cast<int*>(present.mutable_data_ptr());
     a.slot = static_cast<int*>(slot.mutable_data_ptr());
     a.slots = static_cast<int>(present.size(0));
+    a.centre = centre.mutable_data_ptr();
   }
 };
 
@@ -72,6 +74,9 @@ Tensor isda_logits_backward_cuda(const Tensor& grad, const Tensor& weight, const
   a.out = out.mutable_data_ptr();
   Tensor sums = allocate(grad, {a.slots, a.classes}, given.weight.scalar_type());
   a.sums = sums.mutable_data_ptr();
+  plan_pull(a);
+  Tensor pull = allocate(grad, {a.pull_parts, a.slots, a.width}, given.weight.scalar_type());
+  a.pull = pull.mutable_data_ptr();
   dispatch("isda_logits", grad, [&](auto type) { isda_logits_backward<decltype(type)>(a, device.stream()); });
   device.check();
   return out;

@@ -1,12 +1,13 @@
 // isda_logits on the GPU, diagonal and identity covariance: the table added to rows or pixels of logits, and the
 // weight's gradient. ISDA Eq. 7. Not yet run on a GPU.
 //
-// bytes: N*J*size read + written, 16 at a time; backward N*J*size read, J A written. flops backward: 5 U J A.
-// Shape: lines of elements side by side (the classes of a row, the pixels of a plane) are divided among blocks; the
-// gradient's sums are taken over the samples of a class in their order, without atomics.
+// bytes: N*J*size read + written, 16 at a time; backward N*J*size read, J A written. flops backward: 6 U J A, three
+// products of tiles on tensor cores. Shape: lines of elements side by side (the classes of a row, the pixels of a
+// plane) are divided among blocks; the gradient's sums are taken over the samples of a class in their order, without
+// atomics. Launches: 3 forward, 4 backward; 2 more each where there are more than kFewLabels labels.
 #pragma once
 
-#include "cuda/lib/isda_table.cuh"
+#include "cuda/lib/isda_gradient.cuh"
 #include "cuda/lib/logit_row.cuh"
 
 namespace fastmix {
@@ -70,19 +71,27 @@ FASTMIX_KERNEL void __launch_bounds__(kIsdaThreads, 4) isda_add_kernel(const __g
 
 // ---------------------------------------------------------------- backward
 
-// sums[u, j] = strength * the gradients of class c's samples added up, 0 for j = c. A thread has a class j.
+// sums[u, j] = strength * the gradients of class c's samples added up, 0 for j = c. A thread has a class j; a warp
+// looks for the class's samples 32 labels at a time.
 template <typename T>
 FASTMIX_KERNEL void __launch_bounds__(kIsdaThreads) isda_sum_rows_kernel(const __grid_constant__ IsdaParams a) {
   using A = accumulator_t<T>;
   const int chunks = (a.classes + kIsdaThreads - 1) / kIsdaThreads, u = static_cast<int>(blockIdx.x) / chunks;
   const int c = a.present[u], j = static_cast<int>(blockIdx.x) % chunks * kIsdaThreads + static_cast<int>(threadIdx.x);
-  if (c < 0 || j >= a.classes) return;
+  if (c < 0) return;
   A sum = 0;
-  for (int64_t n = 0; n < a.images; ++n) {
-    if (a.labels[n] == c) sum += to_float(static_cast<const T*>(a.in)[n * a.image_stride + j]);
+  for (int64_t start = 0; start < a.images; start += kWarpSize) {
+    const int64_t mine = start + static_cast<int>(threadIdx.x) % kWarpSize;
+    unsigned hits = __ballot_sync(kAllLanes, mine < a.images && a.labels[mine] == c);
+    for (; hits != 0; hits &= hits - 1) {
+      const int64_t n = start + __ffs(static_cast<int>(hits)) - 1;
+      if (j < a.classes) sum += to_float(static_cast<const T*>(a.in)[n * a.image_stride + j]);
+    }
   }
-  static_cast<A*>(a.sums)[static_cast<int64_t>(u) * a.classes + j] =
-      j == c ? A(0) : sum * static_cast<A>(a.strength_value());
+  if (j < a.classes) {
+    static_cast<A*>(a.sums)[static_cast<int64_t>(u) * a.classes + j] =
+        j == c ? A(0) : sum * static_cast<A>(a.strength_value());
+  }
 }
 
 constexpr int kPlanesTogether = 8;
@@ -119,49 +128,6 @@ FASTMIX_KERNEL void __launch_bounds__(kIsdaThreads) isda_sum_pixels_kernel(const
   }
 }
 
-constexpr int kGradientColumns = 64, kGradientRows = 4;  // of a thread
-
-// dw_j = sum_c e[c, j] sigma_c (w_j - w_c) - [j present] sigma_j sum_i e[j, i] (w_i - w_j).
-template <typename A>
-FASTMIX_KERNEL void __launch_bounds__(kIsdaThreads) isda_gradient_kernel(const __grid_constant__ IsdaParams a) {
-  const int columns = (a.width + kGradientColumns - 1) / kGradientColumns, t = static_cast<int>(threadIdx.x);
-  const int k = static_cast<int>(blockIdx.x) % columns * kGradientColumns + t % kGradientColumns;
-  const int first =
-      (static_cast<int>(blockIdx.x) / columns * (kIsdaThreads / kGradientColumns) + t / kGradientColumns) *
-      kGradientRows;
-  if (k >= a.width) return;
-  const A *weight = static_cast<const A*>(a.weight), *cov = static_cast<const A*>(a.cov);
-  const A* e = static_cast<const A*>(a.sums);
-  A own[kGradientRows], sums[kGradientRows] = {};
-#pragma unroll
-  for (int i = 0; i < kGradientRows; ++i) {
-    own[i] = first + i < a.classes ? weight[static_cast<int64_t>(first + i) * a.width + k] : A(0);
-  }
-  for (int u = 0; u < a.slots; ++u) {
-    const int64_t c = a.present[u];
-    if (c < 0) break;
-    const A w = weight[c * a.width + k], sigma = cov != nullptr ? cov[c * a.width + k] : A(1);
-#pragma unroll
-    for (int i = 0; i < kGradientRows; ++i) {
-      const int j = first + i;
-      if (j < a.classes) sums[i] += e[static_cast<int64_t>(u) * a.classes + j] * sigma * (own[i] - w);
-    }
-  }
-#pragma unroll
-  for (int i = 0; i < kGradientRows; ++i) {
-    const int j = first + i;
-    if (j >= a.classes) continue;
-    const int u = a.slot[j];
-    A pull = 0;
-    for (int other = 0; u >= 0 && other < a.classes; ++other) {
-      pull +=
-          e[static_cast<int64_t>(u) * a.classes + other] * (weight[static_cast<int64_t>(other) * a.width + k] - own[i]);
-    }
-    const int64_t at = static_cast<int64_t>(j) * a.width + k;
-    static_cast<A*>(a.out)[at] = sums[i] - (u < 0 ? A(0) : cov != nullptr ? cov[at] * pull : pull);
-  }
-}
-
 // ---------------------------------------------------------------- launchers
 
 template <typename T>
@@ -178,14 +144,13 @@ void isda_logits(const IsdaParams& a, Stream stream) {
 template <typename T>
 void isda_logits_backward(const IsdaParams& a, Stream stream) {
   using A = accumulator_t<T>;
-  isda_classes(a, stream);
+  isda_classes<A>(a, stream);
   if (a.pixels > 1) {
     launch(isda_sum_pixels_kernel<T>, {a.slots * ceil_div(a.classes, kPlanesTogether), kIsdaThreads}, stream, a);
   } else {
     launch(isda_sum_rows_kernel<T>, {a.slots * ceil_div(a.classes, kIsdaThreads), kIsdaThreads}, stream, a);
   }
-  const int64_t rows = ceil_div(a.classes, kGradientRows * (kIsdaThreads / kGradientColumns));
-  launch(isda_gradient_kernel<A>, {rows * ceil_div(a.width, kGradientColumns), kIsdaThreads}, stream, a);
+  isda_gradient<A>(a, stream);
 }
 
 }  // namespace fastmix

@@ -1,4 +1,7 @@
 // Registration of saliency_map, saliency_mask, saliency_peak and percentile_mask for CUDA.
+#include <numeric>
+#include <vector>
+
 #include "cuda/lib/binding.h"
 #include "cuda/saliency.cuh"
 
@@ -61,6 +64,46 @@ Tensor saliency_mask_cuda(const Tensor& grad, int64_t h, int64_t w, const Tensor
   return run("saliency_mask", grad, h, w, &q);
 }
 
+Tensor saliency_mask_of_grid_cuda(const Tensor& grad_in, std::vector<int64_t> patches, const Tensor& grid,
+                                  const Tensor& q_in) {
+  const char* op = "saliency_mask_of_grid";
+  const OnDevice device(op, grad_in);
+  const Rows grad = read_rows(grad_in, RowOrder::kImage);
+  const Tensor q = as_contiguous(q_in);
+  STD_TORCH_CHECK(!patches.empty() && patches.size() <= kMostGrids, op, ": want 1 to ", kMostGrids, " grids");
+  GridParams a{};
+  int64_t side = 1, most = 0;
+  for (size_t i = 0; i < patches.size(); ++i) {
+    const int64_t p = patches[i];
+    STD_TORCH_CHECK(p >= 1 && p * p <= kWholeCells, op, ": want 1 to ", kWholeCells, " cells on a grid");
+    a.plans[i].side = static_cast<int>(p);
+    side = std::lcm(side, p);
+    most = p > most ? p : most;
+  }
+  a.grids = static_cast<int>(patches.size());
+  a.side = to_int32(op, "the least common grid", side);
+  a.most_cells = static_cast<int>(most * most);
+  a.image = cells_of(op, grad, most, most);
+  a.images = grad_in.size(0);
+  a.q = percentile_of(q);
+  a.grid = static_cast<const int64_t*>(grid.const_data_ptr());
+  Tensor out = allocate(grad_in, {a.images, side, side}, ScalarType::Bool);
+  a.out = static_cast<uint8_t*>(out.mutable_data_ptr());
+  std::optional<Tensor> cells;
+  dispatch(op, grad_in, [&](auto type) {
+    using T = decltype(type);
+    STD_TORCH_CHECK(a.images == 0 || widest_row_bytes<T>(a.image) <= max_shared_bytes() - 16384, op, ": rows of ",
+                    a.image.width, " pixels do not fit the shared memory of a block");
+    if (!is_whole<T>(a.image)) {
+      cells = allocate(grad_in, {a.images, a.most_cells}, accumulation_dtype(grad_in));
+      a.cells = cells->mutable_data_ptr();
+    }
+    if (a.images > 0) saliency_mask_of_grid<T>(a, device.stream());
+  });
+  device.check();
+  return out;
+}
+
 Tensor saliency_peak_cuda(const Tensor& grad_in) {
   const char* op = "saliency_peak";
   const OnDevice device(op, grad_in);
@@ -105,6 +148,7 @@ Tensor percentile_mask_cuda(const Tensor& map_in, const Tensor& q_in) {
 FASTMIX_CUDA_OPERATORS(m) {
   m.impl("saliency_map", TORCH_BOX(&saliency_map_cuda));
   m.impl("saliency_mask", TORCH_BOX(&saliency_mask_cuda));
+  m.impl("saliency_mask_of_grid", TORCH_BOX(&saliency_mask_of_grid_cuda));
   m.impl("saliency_peak", TORCH_BOX(&saliency_peak_cuda));
   m.impl("percentile_mask", TORCH_BOX(&percentile_mask_cuda));
 }

@@ -10,7 +10,7 @@ from torch import Generator, Tensor
 from ..ops import checks as check
 from ..ops.enums import LAST_PERCENTILE
 from ..ops.plan import plan_patch
-from ..ops.saliency import saliency_mask
+from ..ops.saliency import saliency_mask, saliency_mask_of_grid
 from ..ops.view import View
 from . import sampling
 from .base import Mixer
@@ -66,12 +66,9 @@ class RMix(Mixer):
                                              alpha=self.alpha, prob=self.prob, flip=self.pairing == "flip",
                                              generator=self.generator)
         q = drawn if q is None else q
-        # A mask per grid and a choice between them: the grid is drawn on the device, so no shape may depend on it.
-        # Each is taken from the gradient, not from a finer map: exact in ties, NaN and inf, and fewer launches.
-        masks = [_upsample(saliency_mask(saliency, (p, p), q), side // p) for p in self.patches]
-        mask = masks[0]
-        for i, other in enumerate(masks[1:], start=1):
-            mask = torch.where(grid == i, other, mask)
+        # The grid is drawn on the device, so no shape may depend on it.
+        mask = (saliency_mask(saliency, (side, side), q) if len(self.patches) == 1 else
+                saliency_mask_of_grid(saliency, self.patches, grid, q))
         return PatchPlan(index, mask, lam)
 
     def percentiles(self, device: torch.device | None = None) -> Tensor:
@@ -101,10 +98,3 @@ class RLMix(RMix):
         """As `Mixer.forward`; q as in `plan`."""
         return self.plan(x, saliency, q=q).mix(x, y, view)
 
-
-def _upsample(mask: Tensor, times: int) -> Tensor:
-    """(N, p, p) -> (N, p * times, p * times) by repetition."""
-    if times == 1:
-        return mask
-    n, p, _ = mask.shape
-    return mask.view(n, p, 1, p, 1).expand(n, p, times, p, times).reshape(n, p * times, p * times)

@@ -6,7 +6,8 @@ incoming gradient over the samples of class c``, ``dW_j += e_cj Sigma_c (w_j - w
 Source: ISDA Eq. 7, Eq. 15. They are printed without lambda (strength), which their proofs' variance has.
 """
 
-# flops, U present classes: full 2 U J A^2 forward (half of it, Sigma is symmetric) and 2 U J A^2 backward;
+# flops, U present classes: full 2 U J A^2 forward (half of it, Sigma is symmetric) and 2 U J A^2 backward; with the
+# products (U, J, A) kept 2 U J A^2 forward and 4 U J A backward;
 # diag 3 U J A and 4 U J A; shared and identity as diag, shared with 2 J A^2 more each way
 # bytes: U*A*A * element size read each way (diag: U*A), N*J read + written, J*A
 
@@ -36,6 +37,22 @@ def _fake(logits: Tensor, weight: Tensor, cov: Tensor, labels: Tensor, strength:
     return logits.new_empty(logits.shape)
 
 
+def _fake_kept(logits: Tensor, weight: Tensor, cov: Tensor, labels: Tensor, strength: Tensor | None, scale: float,
+               ignore_index: int, kind: int) -> tuple[Tensor, Tensor]:
+    out = _fake(logits, weight, cov, labels, strength, scale, ignore_index, kind)
+    return out, weight.new_empty((slots_of(labels, weight), *weight.shape))
+
+
+def _fake_kept_backward(grad: Tensor, product: Tensor, labels: Tensor, strength: Tensor | None, scale: float,
+                        ignore_index: int) -> Tensor:
+    return product.new_empty(product.shape[1:])
+
+
+def slots_of(labels: Tensor, weight: Tensor) -> int:
+    """How many classes labels can hold at most."""
+    return min(labels.numel(), weight.shape[0])
+
+
 def _fake_backward(grad: Tensor, weight: Tensor, cov: Tensor, labels: Tensor, strength: Tensor | None, scale: float,
                    ignore_index: int, kind: int) -> Tensor:
     return weight.new_empty(weight.shape)
@@ -46,8 +63,13 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.save_for_backward(weight, cov, labels, strength)
 
 
-def _backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:
-    weight, cov, labels, strength = ctx.saved_tensors
+def _setup_kept(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    _, weight, cov, labels, strength, *ctx.options = inputs
+    ctx.save_for_backward(weight, cov, labels, strength, output[1])
+
+
+def _backward(ctx: Any, g: Tensor, *_: Any) -> tuple[Any, ...]:
+    weight, cov, labels, strength, *kept = ctx.saved_tensors
     scale, ignore_index, kind = ctx.options
     _, need_weight, need_cov = ctx.needs_input_grad[:3]
     d_weight = d_cov = None
@@ -60,7 +82,9 @@ def _backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:
         d_weight = found.pop(0) if need_weight else None
         d_cov = found.pop(0) if need_cov else None
     else:
-        if need_weight:
+        if need_weight and kept:
+            d_weight = _isda_logits_kept_backward(ctx.backend, g, kept[0], labels, strength, scale, ignore_index)
+        elif need_weight:
             d_weight = _isda_logits_backward(ctx.backend, g, weight, cov, labels, strength, *ctx.options)
         if need_cov:
             d_cov = reference.isda_covariance_gradient(g, weight, cov, labels, _value(strength, scale), NAMES[kind],
@@ -74,6 +98,21 @@ def _value(strength: Tensor | None, scale: float) -> Strength:
 
 _isda_logits = Operator("isda_logits", _fake, setup=_setup, backward=_backward, differentiable=3)
 _isda_logits_backward = Operator("isda_logits_backward", _fake_backward)
+_isda_logits_kept = Operator("isda_logits_kept", _fake_kept, setup=_setup_kept, backward=_backward, differentiable=3,
+                             data=(1,))
+_isda_logits_kept_backward = Operator("isda_logits_kept_backward", _fake_kept_backward)
+
+# Products V Sigma (present classes, J, A) are kept for the gradient of the weight where they are at most this part of
+# the covariances, which the caller keeps anyway.
+KEPT = 1 / 4
+
+
+def keeps_products(backend: str, weight: Tensor, labels: Tensor, kind: str) -> bool:
+    """Whether the forward pass keeps what makes backward elementwise: full covariances on Triton, of a weight that
+    wants a gradient, and not too much of it."""
+    if backend != "triton" or kind != "full" or not (torch.is_grad_enabled() and weight.requires_grad):
+        return False
+    return slots_of(labels, weight) <= KEPT * weight.shape[1]
 
 
 # ---------------------------------------------------------------- consistency
@@ -185,7 +224,9 @@ def isda_logits(logits: Tensor, weight: Tensor, cov: Tensor | None, labels: Tens
         kind: needed only where J = A makes diag and shared look alike.
     Returns: like logits (contiguous, or channels_last where they are). Gradients flow to logits and to weight,
         through both w_j and w_y, and to cov if it requires one; any order. Memory beyond that: a table of
-        (present classes, J) and a few (J, A).
+        (present classes, J) and a few (J, A). On a GPU, full covariances: (w_j - w_c) Sigma_c of the batch's classes
+        as well, min(N, J) J A numbers, until backward, where that is at most a quarter of cov; backward then takes
+        none of the products again.
     Raises: ValueError for shapes and devices, TypeError for dtypes, IndexError for a label outside [0, J) (CPU; on a
         GPU the row is NaN).
     Source: ISDA Eq. 7, with the lambda that Eq. 4 has and its print leaves out.
@@ -210,6 +251,9 @@ def isda_logits(logits: Tensor, weight: Tensor, cov: Tensor | None, labels: Tens
         flat_logits, flat_labels = logits, labels
     if backend == "reference":
         out = reference.isda_logits(flat_logits, weight, cov, flat_labels, _value(tensor, factor), kind, ignore_index)
+    elif keeps_products(backend, weight, flat_labels, kind):
+        out, _ = _isda_logits_kept(backend, flat_logits, weight, cov, flat_labels, tensor, factor, ignore_index,
+                                   KINDS[kind])
     else:
         out = _isda_logits(backend, flat_logits, weight, cov, flat_labels, tensor, factor, ignore_index, KINDS[kind])
     if channels_last:

@@ -29,10 +29,12 @@ TRITON_NAMESPACE = "fastmix_triton"
 # Operator -> its module in fastmix.kernels, where it is not of the same name.
 _KERNEL_MODULES = {"soft_target_dense": "soft_target", "scale_gradient_": "soft_target", "blend_backward": "blend",
                    "paste_backward": "paste", "patch_mix_backward": "patch_mix", "saliency_map": "saliency",
-                   "saliency_mask": "saliency", "saliency_peak": "saliency", "percentile_mask": "saliency",
+                   "saliency_mask": "saliency", "saliency_mask_of_grid": "saliency_grids", "saliency_peak": "saliency",
+                   "percentile_mask": "saliency",
                    "resized_crop": "crop", "resized_crop_backward": "crop",
                    "view_blend": "view", "view_paste": "view", "view_patch_mix": "view",
                    "covariance_update_": "covariance", "isda_logits": "isda", "isda_logits_backward": "isda",
+                   "isda_logits_kept": "isda_kept", "isda_logits_kept_backward": "isda_kept",
                    "plan_blend": "plan", "plan_paste": "plan", "plan_cutout": "plan", "plan_patch": "plan",
                    "plan_crop": "plan"}
 

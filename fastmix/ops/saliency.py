@@ -7,10 +7,13 @@ None of these carries a gradient: a mask is a decision, a map feeds one.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 from ..reference import functional as reference
+from ..reference.saliency import chosen_grid
 from . import checks as check
 from .dispatch import select
 from .operator import Operator
@@ -26,6 +29,11 @@ def _fake_mask(grad: Tensor, h: int, w: int, q: Tensor) -> Tensor:
     return grad.new_empty((grad.shape[0], h, w), dtype=torch.bool)
 
 
+def _fake_mask_of_grid(grad: Tensor, patches: list[int], grid: Tensor, q: Tensor) -> Tensor:
+    side = math.lcm(*patches)
+    return grad.new_empty((grad.shape[0], side, side), dtype=torch.bool)
+
+
 def _fake_peak(grad: Tensor) -> Tensor:
     return grad.new_empty((grad.shape[0], 2), dtype=torch.int64)
 
@@ -36,6 +44,7 @@ def _fake_percentile(map: Tensor, q: Tensor) -> Tensor:
 
 _saliency_map = Operator("saliency_map", _fake_map)
 _saliency_mask = Operator("saliency_mask", _fake_mask)
+_saliency_mask_of_grid = Operator("saliency_mask_of_grid", _fake_mask_of_grid)
 _saliency_peak = Operator("saliency_peak", _fake_peak)
 _percentile_mask = Operator("percentile_mask", _fake_percentile)
 
@@ -107,6 +116,37 @@ def saliency_mask(grad: Tensor, grid: tuple[int, int], q: Tensor) -> Tensor:
     if backend == "reference":
         return reference.saliency_mask(grad, (h, w), q)
     return _saliency_mask(backend, grad, h, w, q)
+
+
+# What the GPU kernels of `saliency_mask_of_grid` have room for.
+MOST_GRIDS, MOST_PATCHES = 4, 32
+
+
+def saliency_mask_of_grid(grad: Tensor, patches: tuple[int, ...], grid: Tensor, q: Tensor) -> Tensor:
+    """`saliency_mask` on one of several square grids, chosen on the device, written on the least common grid.
+
+    Args:
+        grad: (N, C, H, W) as in `saliency_map`.
+        patches: cells a side of each grid; their least common multiple divides H and W.
+        grid: 0-d int64, which of them.
+        q: as in `saliency_mask`.
+    Returns: (N, side, side) bool, side the least common multiple: bit for bit the mask of `saliency_mask` on the chosen
+        grid, every cell repeated. The gradient is read once, and no more than that grid is summed.
+    Source: R-Mix Eq. 2-4.
+    """
+    op = "saliency_mask_of_grid"
+    grad = _images(op, grad)
+    side = math.lcm(*patches)
+    _check_grid(op, grad, (side, side))
+    _check_q(op, q, grad.shape[0], grad)
+    check.shape(op, "grid", grid, (), "0-d")
+    check.same_device(op, grad=grad, grid=grid)
+    backend = select("saliency", grad)
+    if backend == "reference":
+        return chosen_grid([reference.saliency_mask(grad, (p, p), q) for p in patches], grid)
+    if len(patches) <= MOST_GRIDS and max(patches) <= MOST_PATCHES:
+        return _saliency_mask_of_grid(backend, grad, list(patches), grid, q)
+    return chosen_grid([_saliency_mask(backend, grad, p, p, q) for p in patches], grid)
 
 
 def percentile_mask(map: Tensor, q: Tensor) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -49,6 +51,20 @@ def percentile_mask(map: Tensor, q: Tensor) -> Tensor:
 def saliency_mask(grad: Tensor, grid: tuple[int, int], q: Tensor) -> Tensor:
     """Eq. 2-4 in one: normalisation cannot change the mask, so none is done."""
     return percentile_mask(_pool(grad, grid), q)
+
+
+def chosen_grid(masks: list[Tensor], grid: Tensor) -> Tensor:
+    """masks (N, p, p) of several p -> the one of this number, on their least common grid (N, side, side).
+
+    Each is taken from the gradient, not from a finer map: exact in ties, NaN and infinities.
+    """
+    side = math.lcm(*(mask.shape[1] for mask in masks))
+    repeated = [mask.repeat_interleave(side // mask.shape[1], 1).repeat_interleave(side // mask.shape[2], 2)
+                for mask in masks]
+    chosen = repeated[0]
+    for i, other in enumerate(repeated[1:], start=1):
+        chosen = torch.where(grid == i, other, chosen)
+    return chosen
 
 
 def saliency_peak(grad: Tensor) -> Tensor:

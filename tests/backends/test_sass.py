@@ -67,6 +67,18 @@ def test_flight_ends_where_a_loaded_register_is_touched():
     assert sass.in_flight(code("LDG.E.U8 R4, desc[UR4][R2.64]", loads[1], "EXIT").steady) == sass.Flight(1, 17)
 
 
+def test_products_are_counted_by_the_shape_of_their_instructions():
+    hmma, hgmma = "HMMA.1688.F32.TF32 R4, R8, R10, R4", "HGMMA.64x128x8.F32.TF32 R24, R8, gdesc[UR4], R24"
+    assert [i.multiply_adds for i in code(hmma, hgmma, "FFMA R1, R2, R3, R4").instructions] == [1024, 65536, 0]
+    loop = ("LDGSTS.E.BYPASS.128 [R7], desc[UR4][R2.64]", "LDGSTS.E [R7], desc[UR4][R2.64]")
+    end = ("ISETP.NE.AND P1, PT, R0, RZ, PT", "@P1 BRA @1 ", "EXIT")
+    # A block of 8 warps: 8 HMMA, or two groups' HGMMA.
+    assert code(*loop, hmma, hmma, *end).products(8 * 1024, 256) == {
+        "instructions": 0.188, "cores": 2, "copies_16": 1, "copies_4": 1}
+    assert code(*loop, hgmma, *end).products(2 * 65536, 256) == {
+        "instructions": 0.01, "cores": 1, "copies_16": 1, "copies_4": 1}
+
+
 def test_resident_threads():
     assert sass.resident_threads(32, 256, 0) == 2048
     assert sass.resident_threads(33, 128, 0) == 1536  # 40 registers a thread: 12 blocks of 128
@@ -77,4 +89,6 @@ def test_resident_threads():
 def test_work_of_kernels():
     assert work_of("paste_kernel<unsigned short, PlanePieces<8, 3> >") == Work(24, 128)
     assert work_of("view_kernel<bf16, RowPieces<8, 4>, (ViewMix)1>") == Work(32, 128, 2)
+    assert work_of("isda_pull_kernel<float>") == Work(512, 128, products=True)
+    assert work_of("isda_pull_kernel<double>") is None
     assert work_of("chain_kernel") is None

@@ -18,22 +18,25 @@ import fastmix.functional as F
 pytestmark = pytest.mark.skipif(simt_build.missing() is not None, reason=str(simt_build.missing()))
 
 CASES = (
-    "isda_pixels", "isda_pixels_backward", "isda_rows", "isda_rows_backward", "isda_rows_many_classes", "paste",
-    "paste_odd", "paste_wrapped", "paste_backward", "paste_backward_odd", "patch_mix", "patch_mix_odd",
-    "patch_mix_wrapped", "patch_mix_backward", "patch_mix_backward_odd", "percentile_1024", "percentile_16384",
-    "percentile_double", "percentile_memory", "saliency_map_divided", "saliency_map_whole", "saliency_mask_cells",
+    "isda_many_labels", "isda_pixels", "isda_pixels_backward", "isda_rows", "isda_rows_backward",
+    "isda_rows_many_classes", "paste", "paste_backward", "paste_backward_odd", "paste_odd", "paste_wrapped",
+    "patch_mix", "patch_mix_backward", "patch_mix_backward_odd", "patch_mix_odd", "patch_mix_wrapped",
+    "percentile_1024", "percentile_16384", "percentile_double", "percentile_memory", "saliency_grids_divided",
+    "saliency_grids_whole", "saliency_map_divided", "saliency_map_whole", "saliency_mask_cells",
     "saliency_mask_divided", "saliency_mask_whole", "saliency_peak", "saliency_peak_divided", "soft_target_block",
     "soft_target_class_weights", "soft_target_dense", "soft_target_double", "soft_target_looped", "soft_target_pixels",
     "soft_target_pixels_dense", "soft_target_pixels_sigmoid", "soft_target_sigmoid", "soft_target_staged",
-    "soft_target_warp", "view", "view_odd", "view_wrapped", "view_blend", "view_blend_turned", "view_patch_mix",
-    "view_patch_mix_double")
+    "soft_target_warp", "view", "view_blend", "view_blend_turned", "view_odd", "view_patch_mix",
+    "view_patch_mix_double", "view_wrapped")
 QUICK = ("isda_pixels_backward", "isda_rows", "paste", "patch_mix", "saliency_mask_whole", "soft_target_block",
          "view")
 
 # Barriers of a block in their order, each of which some memory access needs. (The counting barriers of a percentile
 # search order none.)
-BARRIERS = {"isda_pixels": 3, "isda_pixels_backward": 1, "isda_rows": 9, "paste": 1, "patch_mix": 1,
-            "percentile_1024": 1, "saliency_map_whole": 3, "saliency_mask_whole": 2, "saliency_peak": 1,
+BARRIERS = {"isda_many_labels": 2, "isda_pixels": 6, "isda_pixels_backward": 3, "isda_rows": 6,
+            "isda_rows_backward": 10, "paste": 1, "patch_mix": 1,
+            "percentile_1024": 1, "saliency_grids_divided": 2, "saliency_grids_whole": 2,
+            "saliency_map_whole": 3, "saliency_mask_whole": 2, "saliency_peak": 1,
             "soft_target_block": 8, "soft_target_dense": 5, "soft_target_double": 4, "soft_target_pixels": 2,
             "soft_target_sigmoid": 4, "soft_target_staged": 5, "soft_target_warp": 3, "view": 1, "view_blend": 1,
             "view_patch_mix": 2}
@@ -96,6 +99,18 @@ def test_the_last_image_of_more_than_2_31_elements(case):
     """Its blocks alone run, on memory that is only reserved."""
     done = run(simt_build.program("address", simt_build.HERE / "far.cpp"), case)
     assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.mark.parametrize("signs", [(), ("positive",)], ids=["both_signs", "positive"])
+def test_products_of_tensor_cores_are_float32(signs):
+    """Three TF32 products and rounded sums, on tensor cores that cut off: as near to float64 as float32 is, at any
+    depth, and pulled one way by no more than a rounding."""
+    done = run(simt_build.program("address", simt_build.HERE / "products.cpp"), *signs, 16, 640, 2048)
+    for line in done.stdout.splitlines():
+        depth, worst, mean, of_chain = map(float, line.split())
+        assert worst < 8e-7 and abs(mean) < 1.5e-7
+        assert worst < of_chain or depth == 16
+    assert len(done.stdout.splitlines()) == 3
 
 
 DEADLOCK = """

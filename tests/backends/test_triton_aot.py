@@ -33,7 +33,8 @@ def test_budget(operator, capability):
         assert not above
         worse = [key for key, found in got.items()
                  if found.get("instructions", 0) > held[key].get("instructions", 0) * 1.02
-                 or any(found.get(name, 0) < held[key].get(name, 0) for name in ("loads_first", "in_flight"))]
+                 or any(found.get(name, 0) < held[key].get(name, 0) for name in ("loads_first", "in_flight"))
+                 or any(found.get(name, 0) > held[key].get(name, 0) for name in ("cores", "copies_4"))]
         assert not worse
 
 
@@ -76,6 +77,32 @@ def test_memory_bound_kernels_keep_enough_under_way(operator):
             name = f"{operator} {key}"
             least = min((least for part, (least, _) in FEWER.items() if part in name), default=WANTED)
             assert found["in_flight"] >= least, key
+
+
+@pytest.mark.parametrize("operator,cores", [("isda", 3), ("isda in tf32", 1)])
+def test_full_products_run_on_tensor_cores(operator, cores):
+    """The budget itself: float32 takes three TF32 products, and tiles of covariances come 16 bytes at a time."""
+    found = {key: n for key, n in BUDGET[operator]["sm_90"].items() if "/_full_" in key and "fp64" not in key}
+    assert len(found) == 6
+    for key, n in found.items():
+        assert n["cores"] == cores and n["copies_16"] >= 4 and n["copies_4"] <= 2, key
+
+
+@pytest.mark.parametrize("operator", ["isda", "isda in tf32", "covariance", "covariance in tf32"])
+def test_all_products_run_on_tensor_cores(operator):
+    """The budget itself: but for those in float64."""
+    for key, n in BUDGET[operator]["sm_90"].items():
+        if key.split("/")[-1].split()[0] in aot.PRODUCTS:
+            assert ("cores" in n) != ("fp64" in key), key
+
+
+@pytest.mark.parametrize("operator,most", [("isda", 1 / 3), ("isda in tf32", 0.12)])
+def test_full_products_leave_the_schedulers_time(operator, most):
+    """The budget itself: a multiply-add of a tensor core at full rate takes 1/8 of the time of an instruction (1024 and
+    128 a cycle of an SM), so instructions for each take less than its products."""
+    for key, n in BUDGET[operator]["sm_90"].items():
+        if "/_full_" in key and "256x1000x2048" in key and "cores" in n:
+            assert n["instructions"] < n["cores"] / 8 and n["instructions"] < most, key
 
 
 def test_a_kernel_that_spills_is_seen():

@@ -3,8 +3,9 @@
 import pytest
 from helpers import ROOT
 
-from fastmix.bench.harness import predicted
+from fastmix.bench.harness import predicted, predicted_products
 from fastmix.bench.harness.predicted import GPUS, Gpu, Prediction
+from fastmix.bench.harness.predicted_products import Kernel
 
 ONE = Gpu("one", bandwidth=1e9, multiprocessors=1, clock=1e6)  # 1 GB/s, 128 million instructions a second
 
@@ -41,3 +42,23 @@ def test_the_table_says_predicted():
     lines = predicted.table(ROOT).splitlines()
     assert lines[0].count("predicted") == 3
     assert len(lines) == 2 + len(predicted.predictions(ROOT))
+
+
+@pytest.mark.parametrize("kernel,seconds", [(Kernel(2e6), 2e-3), (Kernel(1e6, 512e6), 4.0),
+                                            (Kernel(1e6, 128e6, 5120e6), 5.0), (Kernel(0, 0, 3200e6, 640), 5.0)])
+def test_a_kernel_takes_the_longest_of_bytes_instructions_and_products(kernel, seconds):
+    assert kernel.seconds(ONE) == pytest.approx(seconds)
+
+
+def test_products_of_the_goals_by_hand():
+    assert predicted_products.present(256, 1000) == 226
+    steps = {step.name: step for step in predicted_products.steps(ROOT)}
+    diag, full, strict = (steps[f"isda {name}"] for name in (
+        "diag 256x1000x2048", "full 256x1000x2048 TF32 + update", "full 256x1000x2048 float32 + update"))
+    # Two products of 256 x 1024 x 2048, one of 1008, two of 240 deep; each three times.
+    assert diag.multiply_adds == pytest.approx(3 * 2048 * (2 * 256 * 1024 + 256 * 1008 + 2 * 240 * 1024))
+    forward = 226 * 1024 * 2048 ** 2
+    assert forward < full.multiply_adds < 1.02 * forward
+    assert strict.multiply_adds == 3 * full.multiply_adds
+    for step in steps.values():
+        assert step.goal is None or step.seconds(GPUS[0]) < step.goal, step.name

@@ -76,7 +76,7 @@ def read(kernel: str, listing: list[str], numbers: Numbers) -> Numbers:
     work = work_of(kernel)
     if work is not None:
         code = sass.Code(tuple(instructions))
-        found["instructions"] = round(work.instructions(code), 1)
+        found["instructions"] = round(work.instructions(code), 3 if work.products else 1)
         found["loads_first"] = work.flight(code).wide
         found["in_flight"] = work.per_sm(code, int(numbers["registers"]), int(numbers["shared"]))
     return found

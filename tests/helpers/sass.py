@@ -78,6 +78,17 @@ class Instruction:
         """A wide access, or a load of words that the kernel does not write (ld.global.nc)."""
         return self.wide or (bool(self.loaded) and "CONSTANT" in self.opcode and self.width >= 4)
 
+    @cached_property
+    def multiply_adds(self) -> int:
+        """Of a tensor core's instruction: of the warp, of the four warps of a group (HGMMA), else 0."""
+        if self.name == "HGMMA":
+            m, n, k = map(int, re.search(r"\.(\d+)x(\d+)x(\d+)", self.opcode).groups())
+            return m * n * k
+        if self.name == "HMMA":  # .1688: 16 x 8 x 8
+            m, n, k = re.search(r"\.(16)(8)(\d+)", self.opcode).groups()
+            return int(m) * int(n) * int(k)
+        return 0
+
     @property
     def ends(self) -> bool:
         return self.name in ("EXIT", "RET", "KILL") or self.opcode.startswith("BPT")
@@ -264,6 +275,26 @@ class Code:
         moving = [loop for loop in self.loops
                   if any(i.moves_data for address in loop.body for i in self.blocks[address].instructions)]
         return [loop for loop in moving if not any(other.body < loop.body for other in moving)]
+
+    @cached_property
+    def product_loops(self) -> list[Loop]:
+        """The innermost loops that use tensor cores."""
+        using = [loop for loop in self.loops
+                 if any(i.multiply_adds for address in loop.body for i in self.blocks[address].instructions)]
+        return [loop for loop in using if not any(other.body < loop.body for other in using)]
+
+    def products(self, multiply_adds: int, threads: int) -> dict[str, float]:
+        """Of the product loop that takes most for multiply_adds of a block in a turn: instructions of a thread for each
+        of them, and multiply-adds of tensor cores for each; asynchronous copies of 16 bytes in a turn, and narrower."""
+        def measured(loop: Loop) -> dict[str, float]:
+            turn = self.turn(loop)
+            cores = sum(i.multiply_adds * (threads // (128 if i.name == "HGMMA" else 32)) for i in turn)
+            copies = [i.width for i in turn if i.name == "LDGSTS"]
+            return {"instructions": round(len(turn) * threads / multiply_adds, 3),
+                    "cores": round(cores / multiply_adds, 2),
+                    "copies_16": sum(width == 16 for width in copies), "copies_4": sum(width < 16 for width in copies)}
+
+        return max(map(measured, self.product_loops), key=lambda numbers: numbers["instructions"])
 
     def executed(self, turns: int = 0) -> int:
         """Instructions of the steady way with so many turns of each loop that moves data."""

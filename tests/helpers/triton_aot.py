@@ -35,8 +35,18 @@ TARGETS = (80, 90, 100)
 # Whose machine code is read, and of which operators.
 READ = 90
 MOVES_IMAGES = ("blend", "paste", "patch_mix", "view", "crop")
+# Kernels whose products are read, and the multiply-adds of a program in a turn of their loop.
+PRODUCTS: dict[str, Callable[[dict], int]] = {
+    "_full_table_kernel": lambda o: o["ROWS"] * o["PANEL"] * o["DEPTH"],
+    "_full_gradient_kernel": lambda o: o["ROWS"] * o["PANEL"] * o["DEPTH"],
+    "_pair_table_kernel": lambda o: (2 if o["KIND"] == KINDS["diag"] else 1) * o["SLOTS"] * o["ROWS"] * o["DEPTH"],
+    "_pair_gradient_kernel": lambda o: (2 if o["KIND"] == KINDS["diag"] else 1) * o["ROWS"] * o["COLUMNS"] * o["DEPTH"],
+    "_pull_kernel": lambda o: o["SLOTS"] * o["COLUMNS"] * o["DEPTH"],
+    "_tiles_kernel": lambda o: o["SIDE"] ** 2 * o["DEPTH"],
+    "_share_tiles_kernel": lambda o: o["SIDE"] ** 2 * o["DEPTH"],
+}
 # Modules with launches of their own beside an operator's.
-SHARED = ("_by_source", "_classes", "_isda_table")
+SHARED = ("_by_source", "_classes", "_isda_table", "isda_kept", "saliency_grids")
 SHORT = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16", torch.float64: "fp64"}
 
 
@@ -174,6 +184,8 @@ def saliency_cases() -> Iterator[Case]:
         yield f"mask 4x4 {name}", kernels.saliency_mask, (g, 4, 4, empty(n))
         yield f"mask of pixels {name}", kernels.saliency_mask, (g, height, width, empty(n))
         yield f"peak {name}", kernels.saliency_peak, (g,)
+        yield (f"mask of grids {name}", library.kernels("saliency_grids").saliency_mask_of_grid,
+               (g, [2, 4], labels(), empty(n)))
     yield "map 4x4 256x12x224x224 bf16", kernels.saliency_map, (empty(256, 12, 224, 224, dtype=torch.bfloat16), 4, 4)
     yield "mask 112x112", kernels.percentile_mask, (empty(256, 112, 112), empty(256))
 
@@ -233,7 +245,7 @@ def covariance_cases() -> Iterator[Case]:
 
 
 def isda_cases() -> Iterator[Case]:
-    kernels = library.kernels("isda")
+    kernels, kept = library.kernels("isda"), library.kernels("isda_kept")
     for name, call in (("", kernels.isda_logits), (" backward", kernels.isda_logits_backward)):
         for kind, code in KINDS.items():
             for n, j, a in FEATURES:
@@ -245,6 +257,11 @@ def isda_cases() -> Iterator[Case]:
                 yield (f"{kind} 64x10x64 fp64{name}", call,
                        (empty(64, 10, dtype=double), empty(10, 64, dtype=double), _cov(kind, 10, 64, double),
                         labels(64), None, 0.5, -100, code))
+        for n, j, a in FEATURES if not name else ():
+            yield (f"full kept {n}x{j}x{a} fp32", kept.isda_logits_kept,
+                   (empty(n, j), empty(j, a), _cov("full", j, a), labels(n), None, 0.5, -100, KINDS["full"]))
+            yield (f"full kept {n}x{j}x{a} fp32 backward", kept.isda_logits_kept_backward,
+                   (empty(n, j), empty(min(n, j), j, a), labels(n), None, 0.5, -100))
         for n, j in ((2, 19), (4, 150)):
             yield (f"diag pixels {n}x{j}x97x97{name}", call,
                    (empty(n, j, 97 * 97), empty(j, 512), _cov("diag", j, 512), labels(n, 97 * 97), empty(), 1.0, -100,
@@ -337,7 +354,17 @@ def compile_for(capability: int, kernel, args: tuple, options: dict, reads: bool
         elements = options.get("ROWS", 1) * options.get("COLUMNS", options.get("BLOCK"))
         threads = 32 * compiled.metadata.num_warps
         numbers |= _read(compiled.asm["cubin"], elements / threads, threads, registers, compiled.metadata.shared)
+    products = PRODUCTS.get(kernel.fn.__name__)
+    if products is not None and capability == READ:
+        code = _code(compiled.asm["cubin"])
+        if code.product_loops:  # not in float64
+            numbers |= code.products(products(options), 32 * compiled.metadata.num_warps)
     return numbers
+
+
+def _code(cubin: bytes) -> sass.Code:
+    _, _, listing = next(iter(sass.listings(_cuobjdump(cubin, "-sass").splitlines())))
+    return sass.Code(tuple(sass.instructions(listing)))
 
 
 def _cuobjdump(cubin: bytes, option: str) -> str:
@@ -351,8 +378,7 @@ def _cuobjdump(cubin: bytes, option: str) -> str:
 
 def _read(cubin: bytes, elements: float, threads: int, registers: int, shared: int) -> dict[str, float]:
     """What a kernel's machine code does: every loop that moves data one turn."""
-    _, _, listing = next(iter(sass.listings(_cuobjdump(cubin, "-sass").splitlines())))
-    code = sass.Code(tuple(sass.instructions(listing)))
+    code = _code(cubin)
     ways = [code.steady, *(code.turn(loop) for loop in code.data_loops)]
     flight = max(map(sass.in_flight, ways), key=lambda flight: (flight.bytes, flight.wide))
     return {"instructions": round(code.executed(1) / elements, 1), "loads_first": flight.wide,

@@ -56,6 +56,19 @@ def test_more_than_a_block_holds(variant, n, j, a, pixels, kind):
         torch.testing.assert_close(got.double(), want, rtol=1e-4, atol=1e-5 * want.abs().max().item(), msg=name)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_all_weights_have_in_common_cancels(variant, kind):
+    """A vector fifty times as long as the differences, and one class far from the others."""
+    z, w, cov, y = make(kind, 9, 40, 37)
+    w = w + 50 * torch.randn(37)
+    w[3] += 10
+    g = torch.randn_like(z)
+    ours = with_grads(lambda z, w: F.isda_logits(z, w, cov, y, 0.7, kind=kind), z, w, g)
+    truth = with_grads(lambda z, w: oracle_logits(z, w, cov.double(), y, 0.7, kind), z.double(), w.double(), g.double())
+    for name, got, want in zip(("logits", "d logits", "d weight"), ours, truth, strict=True):
+        torch.testing.assert_close(got.double(), want, rtol=1e-5, atol=3e-6 * want.abs().max().item(), msg=name)
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=dtype_id)
 @pytest.mark.operator("isda", form="diag")
 def test_pixels_in_runs(variant, dtype):

@@ -226,6 +226,31 @@ void saliency_case(int n, int channels, int height, int width, int h, int w, boo
   saliency<T>(a, nullptr);
 }
 
+// On the coarser of two grids, or the finer.
+template <typename T>
+void grids_case(int n, int channels, int height, int width, int coarse, int fine, int64_t drawn, bool channels_last) {
+  Buffer<T> grad = random_values<T>(n * channels * height * width);
+  Buffer<accumulator_t<T>> cells(n * fine * fine);
+  Buffer<uint8_t> mask(n * fine * fine);
+  Buffer<float> q(n);
+  for (int i = 0; i < n; ++i) q[i] = 0.5f;
+  Buffer<int64_t> grid(1);
+  grid[0] = drawn;
+  GridParams a{};
+  a.image = cell_params(grad, channels, height, width, fine, fine, channels_last);
+  a.images = n;
+  a.q = {q, false, 1};
+  a.grid = grid;
+  a.plans[0].side = coarse;
+  a.plans[1].side = fine;
+  a.grids = 2;
+  a.side = fine;
+  a.most_cells = fine * fine;
+  a.cells = cells;
+  a.out = mask;
+  saliency_mask_of_grid<T>(a, nullptr);
+}
+
 template <typename T>
 void peak_case(int n, int channels, int height, int width, bool channels_last) {
   Buffer<T> grad = random_values<T>(n * channels * height * width);
@@ -279,7 +304,11 @@ void isda_case(int64_t images, int classes, int width, int64_t pixels, bool diag
   a.present = present;
   a.slot = slot;
   plan_table(a);
+  plan_pull(a);
   Buffer<A> table(static_cast<size_t>(a.parts) * a.slots * classes), sums(static_cast<size_t>(a.slots) * classes);
+  Buffer<A> centre(width), pull(static_cast<size_t>(a.pull_parts) * a.slots * width);
+  a.centre = centre;
+  a.pull = pull;
   a.table = table;
   a.sums = sums;
   a.out = backward ? static_cast<void*>(gradient) : static_cast<void*>(out);
@@ -294,6 +323,7 @@ const std::map<std::string, std::function<void()>> kCases = {
     {"isda_rows", [] { isda_case<bf16>(9, 70, 300, 1, true, false); }},
     {"isda_rows_many_classes", [] { isda_case<float>(3, 600, 5, 1, false, false); }},
     {"isda_pixels", [] { isda_case<float>(2, 5, 33, 101, true, false); }},
+    {"isda_many_labels", [] { isda_case<float>(2, 3, 5, 1100, true, false); }},
     {"isda_rows_backward", [] { isda_case<float>(9, 70, 65, 1, true, true); }},
     {"isda_pixels_backward", [] { isda_case<f16>(2, 11, 33, 35, false, true); }},
     {"paste", [] { paste_case<bf16>(3, 5, 16, 24, false, false); }},
@@ -318,6 +348,8 @@ const std::map<std::string, std::function<void()>> kCases = {
     {"saliency_mask_cells", [] { saliency_case<float>(2, 2, 32, 16, 32, 16, true, false); }},
     {"saliency_mask_divided", [] { saliency_case<float>(2, 3, 96, 64, 12, 8, false, false); }},
     {"saliency_map_divided", [] { saliency_case<double>(1, 5, 66, 50, 3, 5, false, true); }},
+    {"saliency_grids_whole", [] { grids_case<bf16>(2, 3, 32, 32, 2, 4, 0, true); }},
+    {"saliency_grids_divided", [] { grids_case<float>(1, 3, 96, 96, 2, 24, 1, false); }},
     {"saliency_peak", [] { peak_case<float>(2, 3, 16, 16, false); }},
     {"saliency_peak_divided", [] { peak_case<bf16>(1, 3, 160, 128, true); }},
     {"percentile_1024", [] { percentile_case<float>(1, 1000); }},

@@ -70,6 +70,7 @@ struct Barrier {
 struct Warp {
   Barrier barrier;
   uint64_t slot[2][kWarp];
+  uint32_t mma_a[2][kWarp][4], mma_b[2][kWarp][2];  // operands of tensor cores
 };
 
 struct Fiber {
@@ -206,6 +207,53 @@ SIMT_UNCHECKED inline unsigned ballot(int predicate, unsigned mask) {
   unsigned bits = 0;
   for (unsigned lane = 0; lane < kWarp; ++lane) bits |= static_cast<unsigned>(given[lane]) << lane;
   return bits;
+}
+
+// A sum as tensor cores were found to take it (Fasi et al. 2021, "Numerical behavior of NVIDIA tensor cores"): products
+// are exact, every term is cut to the bits of the largest, 24 from its first, and so is the sum. Later GPUs keep a few
+// bits more; this is the least exact of them.
+inline float cut_sum(const double* terms, int count) {
+  int largest = -1100;
+  for (int i = 0; i < count; ++i) {
+    int exponent = -1100;
+    if (!std::isfinite(terms[i])) largest = 2000;
+    if (terms[i] != 0) std::frexp(terms[i], &exponent);
+    if (exponent > largest) largest = exponent;
+  }
+  double sum = 0;
+  for (int i = 0; i < count; ++i) {
+    sum += largest >= 2000 || largest == -1100
+               ? terms[i]
+               : std::ldexp(std::trunc(std::ldexp(terms[i], 24 - largest)), largest - 24);
+  }
+  const float nearest = static_cast<float>(sum);
+  return std::fabs(static_cast<double>(nearest)) > std::fabs(sum) ? std::nextafter(nearest, 0.0f) : nearest;
+}
+
+// mma.sync m16n8k8 of TF32: operands lose their last 13 bits.
+SIMT_UNCHECKED inline void mma_tf32(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+  Machine& m = machine();
+  Warp& w = m.warps[m.current / kWarp];
+  const unsigned turn = w.barrier.generation & 1, lane = m.current % kWarp;
+  for (int i = 0; i < 4; ++i) w.mma_a[turn][lane][i] = a[i];
+  for (int i = 0; i < 2; ++i) w.mma_b[turn][lane][i] = b[i];
+  meet(w.barrier, kWarp, 0, false);
+  const auto tf32 = [](uint32_t bits) {
+    bits &= 0xffffe000u;
+    float v;
+    std::memcpy(&v, &bits, sizeof(v));
+    return static_cast<double>(v);
+  };
+  for (int e = 0; e < 4; ++e) {
+    const unsigned row = lane / 4, column = lane % 4 * 2 + static_cast<unsigned>(e) % 2;
+    double terms[9];
+    for (unsigned k = 0; k < 8; ++k) {
+      terms[k] =
+          tf32(w.mma_a[turn][row * 4 + k % 4][e / 2 + k / 4 * 2]) * tf32(w.mma_b[turn][column * 4 + k % 4][k / 4]);
+    }
+    terms[8] = d[e];
+    d[e] = cut_sum(terms, 9);
+  }
 }
 
 SIMT_UNCHECKED inline void run_fiber() {
