@@ -48,7 +48,7 @@ def test_a_cuda_library_serves_what_the_table_gives_it():
     table = choice.load()
     for op in ("paste", "patch_mix", "view"):
         assert choice.decide(table[op], serves(op)) == "cuda"
-    assert chosen(table["isda"], SMALL, "diag", serves("isda")) == "triton"
+    assert chosen(table["isda"], SMALL, "diag", serves("isda")) == "cuda"
     assert chosen(table["isda"], SMALL, "full", serves("isda")) == "triton"
     assert choice.decide(table["blend"], serves("blend")) == "triton"
 
