@@ -109,10 +109,10 @@ FASTMIX_DEVICE double sigmoid_pixel(const Pixel<T>& pixel, const RowOf& of, T* g
 #pragma unroll 2
   for (int j = 0; j < a.classes; ++j) {
     const A v = pixel.logit(j), weight = pixel.weight(j), wanted = pixel.plain(j) * weight, kept = share * weight;
-    const A e = exp_nonpositive(v > 0 ? -v : v);
+    const A e = exp_nonpositive(-std::fabs(v));
     sum += kept * ((v > 0 ? v : A(0)) + log1p_unit(e)) - (wanted == 0 ? A(0) : wanted * v);
     if (grad != nullptr) {
-      store(grad + j * a.pixels, static_cast<A>(scale * (kept * ((v >= 0 ? A(1) : e) / (A(1) + e)) - wanted)));
+      store(grad + j * a.pixels, static_cast<A>(scale * (kept * quotient(v >= 0 ? A(1) : e, A(1) + e) - wanted)));
     }
   }
   double loss = sum;
@@ -123,7 +123,7 @@ FASTMIX_DEVICE double sigmoid_pixel(const Pixel<T>& pixel, const RowOf& of, T* g
     const A logit = pixel.logit(j);
     loss -= weighted(named_weight(named, i), logit);
     if (grad == nullptr || !is_first_of_class(named, i)) continue;
-    const A e = exp_nonpositive(logit > 0 ? -logit : logit);
+    const A e = exp_nonpositive(-std::fabs(logit));
     const double sigmoid = t.share * (logit >= 0 ? A(1) : e) / (A(1) + e);
     store(grad + j * a.pixels,
           static_cast<A>(s * weight_of_class(named, i) * (sigmoid - t.base - class_target(named, i))));
