@@ -33,7 +33,7 @@ struct SoftTargetRowData {
   Loss loss;
   const void* row_grad;   // incoming gradient in the accumulation type, or null: 1
   int64_t row_grad_step;  // 1: of every row, 0: one for all
-  double* row_loss;       // (N); of the GPU: workspace of mean and sum
+  double* row_loss;       // (N), of the CPU
   void* grad;             // like logits, contiguous, or null: not wanted
 };
 

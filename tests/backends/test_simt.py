@@ -25,8 +25,8 @@ CASES = (
     "saliency_mask_divided", "saliency_mask_whole", "saliency_peak", "saliency_peak_divided", "soft_target_block",
     "soft_target_class_weights", "soft_target_dense", "soft_target_double", "soft_target_looped", "soft_target_pixels",
     "soft_target_pixels_dense", "soft_target_pixels_sigmoid", "soft_target_sigmoid", "soft_target_staged",
-    "soft_target_warp", "soft_target_warp_full", "view", "view_odd", "view_wrapped", "view_blend", "view_blend_turned", "view_patch_mix",
-    "view_patch_mix_double")
+    "soft_target_warp", "soft_target_warp_full", "view", "view_odd", "view_wrapped", "view_blend", "view_blend_turned",
+    "view_patch_mix", "view_patch_mix_double")
 QUICK = ("isda_pixels_backward", "isda_rows", "paste", "patch_mix", "saliency_mask_whole", "soft_target_block",
          "view")
 
@@ -34,8 +34,8 @@ QUICK = ("isda_pixels_backward", "isda_rows", "paste", "patch_mix", "saliency_ma
 # search order none.)
 BARRIERS = {"isda_pixels": 3, "isda_pixels_backward": 1, "isda_rows": 9, "paste": 1, "patch_mix": 1,
             "percentile_1024": 1, "saliency_map_whole": 3, "saliency_mask_whole": 2, "saliency_peak": 1,
-            "soft_target_block": 8, "soft_target_dense": 5, "soft_target_double": 4, "soft_target_pixels": 2,
-            "soft_target_sigmoid": 4, "soft_target_staged": 5, "soft_target_warp": 3, "view": 1, "view_blend": 1,
+            "soft_target_block": 10, "soft_target_dense": 7, "soft_target_double": 6, "soft_target_pixels": 4,
+            "soft_target_sigmoid": 6, "soft_target_staged": 8, "soft_target_warp": 6, "view": 1, "view_blend": 1,
             "view_patch_mix": 2}
 QUICK_BARRIERS = [("paste", 0), ("saliency_mask_whole", 1), ("soft_target_block", 3)]
 

@@ -61,8 +61,9 @@ FASTMIX_DEVICE void to_accumulators(const Words<T, N>& words, accumulator_t<T> (
 }
 
 // f(j, words) for what thread t owns of the row: packs, then edges; words hold elements j and beyond. kPadded: f is
-// called as well for packs of -inf behind the row's, which spares a condition a pack.
-template <int kThreads, int kKept, bool kPadded = false, typename T, typename F>
+// called as well for packs of -inf behind the row's, which spares a condition a pack. kTogether: packs of a turn, where
+// they are not in registers.
+template <int kThreads, int kKept, bool kPadded = false, int kTogether = 2, typename T, typename F>
 FASTMIX_DEVICE void visit_words(const RowView<T>& row, int t, const RowCache<T, kKept>& cache, const T* staging,
                                 const F& f) {
   if constexpr (kKept > 0) {
@@ -73,7 +74,7 @@ FASTMIX_DEVICE void visit_words(const RowView<T>& row, int t, const RowCache<T, 
     }
   } else {
     const T* packs = kKept == kStaged ? staging : row.data + row.head;
-#pragma unroll 2
+#pragma unroll kTogether
     for (int pack = t; pack < row.packs; pack += kThreads) {
       f(row.head + pack * kPack<T>, to_words(load_elements<T, kPack<T>>(packs + pack * kPack<T>)));
     }

@@ -13,8 +13,10 @@ struct SoftTargetParams : SoftTargetRowData {
   int64_t rows;  // N, or N * P
   int classes;   // J
   Reduction reduction;
-  double* totals;  // two elements of workspace where the rows are counted first (BatchTotals), else null
-  void* out;       // () or (N) in the accumulation type
+  double* totals;      // two elements of workspace where the rows are counted first (BatchTotals), else null
+  void* out;           // () or (N) in the accumulation type
+  double* block_loss;  // workspace of mean and sum: one element a block, at most one a row
+  unsigned* finished;  // blocks that have handed in their loss, 0 before the launch; or null (finished.h)
 };
 
 // What all rows amount to. divisor: of a mean, at least 1 row; confidence: mean over the rows that count.
@@ -160,7 +162,7 @@ template <int kThreads, int kKept, typename T, typename A = accumulator_t<T>>
 FASTMIX_DEVICE A largest_of_row(const RowView<T>& row, const RowCache<T, kKept>& cache, const T* staging, int t,
                                 ReduceBuffer<A, kThreads, 1>& buffer, int& turn) {
   Largest<T> largest;
-  visit_words<kThreads, kKept, true>(
+  visit_words<kThreads, kKept, true, 4>(
       row, t, cache, staging, [&](int, const auto& v) { largest.template take<(sizeof(v) >= 16 ? kPack<T> : 1)>(v); });
   A max[1] = {largest.value()};
   reduce<kThreads>(max, -static_cast<A>(INFINITY), Larger(), buffer, turn);

@@ -61,7 +61,9 @@ void soft_target_case(int64_t rows, int classes, Loss loss, bool dense, bool cou
   Buffer<float> class_weight = random_values<float>(classes);
   Buffer<accumulator_t<T>> row_grad = random_values<accumulator_t<T>>(rows);
   auto target = random_values<accumulator_t<T>>(rows * classes);
-  Buffer<double> row_loss(rows);
+  Buffer<double> block_loss(rows);
+  Buffer<unsigned> finished(1);
+  finished[0] = 0;
   Buffer<accumulator_t<T>> out(1);
   if (rows > 2) {
     for (int64_t i = 0; i < k; ++i) index[k + i] = -100;  // an ignored row
@@ -85,7 +87,8 @@ void soft_target_case(int64_t rows, int classes, Loss loss, bool dense, bool cou
   a.smoothing = loss == kKl ? 0.1 : 0;
   a.loss = loss;
   a.reduction = kMean;
-  a.row_loss = row_loss;
+  a.block_loss = block_loss;
+  a.finished = count_first ? nullptr : finished.data.get();  // without: a launch of its own reduces
   a.totals = count_first ? totals.data.get() : nullptr;
   a.class_weight = class_weighted ? class_weight.data.get() : nullptr;
   a.row_grad = class_weighted ? row_grad.data.get() : nullptr;
@@ -116,7 +119,7 @@ void paste_case(int n, int channels, int height, int width, bool channels_last, 
   index[k] = n;  // out of range
   boxes[0] = INT32_MAX;
   boxes[2] = INT32_MAX;
-  Buffer<int> first(n), next(n * k);
+  Buffer<int> begin(n + 1), readers(n * k);
   a.src = src;
   a.dst = dst;
   a.k = k;
@@ -126,9 +129,9 @@ void paste_case(int n, int channels, int height, int width, bool channels_last, 
     if constexpr (sizeof(T) == 2) return paste<uint16_t>(a, nullptr);
     if constexpr (sizeof(T) == 4) return paste<uint32_t>(a, nullptr);
   }
-  link_sources({index, n, k, n, first, next}, nullptr);
-  a.first = first;
-  a.next = next;
+  find_readers({index, n, k, n, begin, readers}, nullptr);
+  a.begin = begin;
+  a.readers = readers;
   paste_backward<T>(a, nullptr);
 }
 
@@ -143,7 +146,7 @@ void patch_mix_case(int n, int channels, int height, int width, int h, int w, bo
   Buffer<uint8_t> mask(n * h * w);
   for (size_t i = 0; i < mask.size; ++i) mask[i] = random_bits() % 2;
   Buffer<float> lam = random_values<float>(n), weight(2 * n);
-  Buffer<int> first(n), next(n);
+  Buffer<int> begin(n + 1), readers(n);
   a.src = src;
   a.dst = dst;
   a.partner = partner;
@@ -153,9 +156,9 @@ void patch_mix_case(int n, int channels, int height, int width, int h, int w, bo
   a.h = h;
   a.w = w;
   a.weight = weight;
-  if (backward) link_sources({partner, n, 1, n, first, next}, nullptr);
-  a.first = first;
-  a.next = next;
+  if (backward) find_readers({partner, n, 1, n, begin, readers}, nullptr);
+  a.begin = begin;
+  a.readers = readers;
   patch_mix<T>(a, backward, nullptr);
 }
 
