@@ -184,8 +184,8 @@ def _run_pixels(logits: Tensor, target: Target, o: Options, need_grad: bool) -> 
     counts, count = _counts(target, o, classes)
     columns = 1 if target.index is None else target.index.shape[1]
     launch(pixel_kernel, programs, device, out, finished, parts, grad if need_grad else None, logits, target.index,
-           target.weight, target.base, target.confidence, target.dense, o.sample_weight, o.class_weight, o.row_grad, counts,
-           rows, classes, pixels, columns, target.ignore_index, *_smoothings(o.smoothing, double), LOSS=o.loss,
+           target.weight, target.base, target.confidence, target.dense, o.sample_weight, o.class_weight, o.row_grad,
+           counts, rows, classes, pixels, columns, target.ignore_index, *_smoothings(o.smoothing, double), LOSS=o.loss,
            REDUCTION=o.reduction, WEIGHTING=target.weighting, LABELS=counts_class_weights(target, o),
            SMOOTH=o.smoothing != 0.0, GRAD_STEP=o.grad_step, ACC=FLOAT[logits.dtype], PIXELS=block,
            COLUMNS=next_power_of_2(columns), num_warps=4, maxnreg=CONFIG.registers, **count)
