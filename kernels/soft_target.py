@@ -65,7 +65,7 @@ class Config:
     # Below this many classes the edge of an odd row would be most of the row: single elements instead.
     split_classes: int = 256
     # Left alone, ptxas spills 8 bytes to fit one more program; these are above what the kernels then take.
-    loop_registers: int = 96
+    loop_registers: int = 112
     registers: int = 168
 
     @staticmethod
