@@ -12,6 +12,7 @@ from ._soft_target_rows import (
     BY_BATCH_MEAN,
     MEAN,
     batch_totals,
+    finish_loss,
     load_class_weights,
     load_edge,
     load_named,
@@ -31,6 +32,7 @@ KL = tl.constexpr(Loss.KL.value)
 
 @triton.jit(do_not_specialize=["ignore_index"])
 def sparse_kernel(
+    out_ptr, finished_ptr,                                      # (), (1,); see finish_loss; None = no sum
     loss_ptr, grad_ptr, logits_ptr, index_ptr, weight_ptr,      # (programs,) or (N,); (N, J) x2, (N, K) x2
     base_ptr, confidence_ptr, sample_weight_ptr,                # (N,) x3; None = absent
     class_weight_ptr, row_grad_ptr, parts_ptr,                  # (J,), () or (N,), (3 * COUNT_BLOCK,)
@@ -148,10 +150,12 @@ def sparse_kernel(
         tl.debug_barrier()
         named_grad = tl.exp(named_z - maximum) * factor - scale * named_wanted
         store_gradient(grad_ptr, row * classes + named, named_grad, counts & in_range)
+    finish_loss(out_ptr, loss_ptr, finished_ptr, REDUCTION)
 
 
 @triton.jit
 def dense_kernel(
+    out_ptr, finished_ptr,                                      # (), (1,); see finish_loss; None = no sum
     loss_ptr, grad_ptr, logits_ptr, target_ptr, sample_weight_ptr,  # (programs,) or (N,); (N, J) x3, (N,)
     class_weight_ptr, row_grad_ptr,                                 # (J,), () or (N,); None = absent
     rows, classes, row_stride, smoothing, smoothing_low,
@@ -230,10 +234,12 @@ def dense_kernel(
         if EDGES:
             edge_grad = tl.exp(edge_z - maximum) * factor - scale * edge_t
             store_gradient(grad_ptr, start + edge_class, edge_grad, is_edge)
+    finish_loss(out_ptr, loss_ptr, finished_ptr, REDUCTION)
 
 
 @triton.jit(do_not_specialize=["ignore_index"])
 def sigmoid_kernel(
+    out_ptr, finished_ptr,                                      # (), (1,); see finish_loss; None = no sum
     loss_ptr, grad_ptr, logits_ptr, index_ptr, weight_ptr,      # as of `sparse_kernel`
     base_ptr, target_ptr, sample_weight_ptr,                    # target: (N, J), or None and index (N, K)
     class_weight_ptr, row_grad_ptr, parts_ptr,
@@ -298,3 +304,4 @@ def sigmoid_kernel(
         tl.debug_barrier()
         named_grad = grad_scale * (of_named * (share * sigmoid(named_z) - base - named_target))
         store_gradient(grad_ptr, row * classes + named, named_grad, counts & in_range)
+    finish_loss(out_ptr, loss_ptr, finished_ptr, REDUCTION)

@@ -17,6 +17,7 @@ from ._soft_target_rows import (
     BY_BATCH_MEAN,
     MEAN,
     batch_totals,
+    finish_loss,
     load_named,
     load_target,
     smoothing_of,
@@ -31,6 +32,7 @@ KL, BCE = tl.constexpr(Loss.KL.value), tl.constexpr(Loss.BCE.value)
 
 @triton.jit(do_not_specialize=["ignore_index"])
 def pixel_kernel(
+    out_ptr, finished_ptr,                                      # (), (1,); see finish_loss; None = no sum
     loss_ptr, grad_ptr, logits_ptr, index_ptr, weight_ptr,      # (programs,) or (rows,); (N, J, P) x2, (rows, K) x2
     base_ptr, confidence_ptr, target_ptr, sample_weight_ptr,    # (rows,) x2, (N, J, P), (rows,); None = absent
     class_weight_ptr, row_grad_ptr, parts_ptr,                  # (J,), () or (rows,), (3 * COUNT_BLOCK,)
@@ -154,3 +156,4 @@ def pixel_kernel(
             else:
                 named_grad = tl.exp(named_z - maximum) * factor - grad_scale * (wanted * of_named)
             store_gradient(grad_ptr, start + named * stride, named_grad, counts & live)
+    finish_loss(out_ptr, loss_ptr, finished_ptr, REDUCTION)

@@ -12,6 +12,7 @@ from ._loss import batch_sums
 NONE, MEAN = tl.constexpr(Reduction.NONE.value), tl.constexpr(Reduction.MEAN.value)
 BY_SAMPLE, BY_BATCH_MEAN, BY_WEIGHT = (tl.constexpr(w.value) for w in (Weighting.BY_SAMPLE, Weighting.BY_BATCH_MEAN,
                                                                       Weighting.BY_WEIGHT))
+SUM_BLOCK = tl.constexpr(1024)  # programs of which the last one adds up the losses at a time
 
 
 @device
@@ -202,6 +203,24 @@ def store_loss(loss_ptr, loss, row, is_row, REDUCTION: tl.constexpr):
         tl.store(loss_ptr + row, loss, mask=is_row)
     else:
         tl.store(loss_ptr + tl.program_id(0), tl.sum(tl.sum(loss, 1), 0))
+
+
+@device
+def finish_loss(out_ptr, parts_ptr, finished_ptr, REDUCTION: tl.constexpr):
+    """The last program to come here adds up the losses of all, in their order. finished_ptr: how many have come, 0
+    before and after the launch; None where another launch adds up."""
+    if REDUCTION != NONE:  # noqa: SIM102 (a condition on None wants an `if` of its own)
+        if finished_ptr is not None:
+            tl.debug_barrier()
+            # Releases this program's loss, and acquires those of the programs that came before.
+            if tl.atomic_add(finished_ptr, 1, sem="acq_rel", scope="gpu") == tl.num_programs(0) - 1:
+                total = tl.zeros((SUM_BLOCK,), tl.float64)
+                for at in range(0, tl.num_programs(0), SUM_BLOCK):
+                    i = at + tl.arange(0, SUM_BLOCK)
+                    part = tl.load(parts_ptr + i, mask=i < tl.num_programs(0), other=0.0, cache_modifier=".cg")
+                    total += part.to(tl.float64)
+                tl.store(out_ptr, tl.sum(total).to(out_ptr.dtype.element_ty))
+                tl.store(finished_ptr, 0)
 
 
 @device

@@ -10,10 +10,10 @@ few named classes are written once more, with the weights of repeated classes ad
 is compared with every index. BCE: softplus(z_j) - t_j z_j with gradient sigmoid(z_j) - t_j.
 
 Kernels: softmax against the classes that a target names (sparse), softmax against a dense target, and BCE (sigmoid)
-against either; and one for pixels, logits (N, J, P). Launches: one of them (loss of each program's rows added up), then
-one program that adds the programs' sums in order: no atomics, the same bits every time. What all rows amount to, the
-rows that count for a "mean" to begin with, is found on the device: up to `Config.count_rows` rows every program does it
-for itself, above a third launch does it first.
+against either; and one for pixels, logits (N, J, P). One launch: every program adds up the losses of its rows, and the
+last to be done, which a counter tells it (`_finished.py`), adds up those of the programs in order: the same bits every
+time. What all rows amount to, the rows that count for a "mean" to begin with, is found on the device: up to
+`Config.count_rows` rows every program does it for itself, above another launch does it first.
 
 A row up to `Config.one_pass` classes lies in registers. Rows that start off a 16-byte boundary (odd J) are split into
 an aligned body, read and written 16 bytes at a time, and an edge of fewer than 2 vectors. A longer row is read
@@ -35,9 +35,11 @@ from torch import Tensor
 from fastmix.ops.enums import Loss, Reduction, Weighting
 
 from ._common import FLOAT, launch, next_power_of_2, packed_rows, vector
+from ._finished import finished_programs
 from ._loss import count_rows, scale_kernel, sum_parts
 from ._soft_target_kernels import dense_kernel, sigmoid_kernel, sparse_kernel
 from ._soft_target_pixels import pixel_kernel
+from ._soft_target_rows import SUM_BLOCK
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ class Config:
     # Below this many classes the edge of an odd row would be most of the row: single elements instead.
     split_classes: int = 256
     # Left alone, ptxas spills 8 bytes to fit one more program; these are above what the kernels then take.
-    loop_registers: int = 96
+    loop_registers: int = 112
     registers: int = 168
 
     @staticmethod
@@ -138,16 +140,14 @@ def _run(logits: Tensor, target: Target, o: Options, need_grad: bool) -> tuple[T
     rows_here = max(1, (CONFIG.tile_loop if full else CONFIG.tile) // (2 * block if double else block))
     programs = triton.cdiv(rows, rows_here)
     vec, edges = _alignment(logits, classes)
-    parts = out
-    if o.reduction != Reduction.NONE and programs > 1:
-        parts = torch.empty(programs, dtype=dtype, device=device)
+    parts, finished = _parts(out, programs, o)
     options = {"REDUCTION": o.reduction, "GRAD_STEP": o.grad_step, "ACC": FLOAT[logits.dtype], "ROWS": rows_here,
                "BLOCK": block, "VEC": vec, "EDGES": edges, "num_warps": CONFIG.warps(block * rows_here)}
     if loop:
         options["maxnreg"] = CONFIG.loop_registers if target.dense is None and not double else CONFIG.registers
     elif rows_here > 1:
         options["maxnreg"] = CONFIG.registers
-    results, sizes = (parts, grad if need_grad else None), (rows, classes, logits.stride(0))
+    results, sizes = (out, finished, parts, grad if need_grad else None), (rows, classes, logits.stride(0))
     smoothings = _smoothings(o.smoothing, double)
     counts, count = _counts(target, o, classes)
     columns = 1 if index is None else index.shape[1]
@@ -164,8 +164,8 @@ def _run(logits: Tensor, target: Target, o: Options, need_grad: bool) -> tuple[T
                target.ignore_index, *smoothings, LOSS=o.loss, WEIGHTING=target.weighting,
                LABELS=counts_class_weights(target, o), SMOOTH=o.smoothing != 0.0, LOOP=loop,
                COLUMNS=next_power_of_2(columns), **count, **options)
-    if parts is not out:
-        launch(sum_parts, 1, device, out, parts, programs, BLOCK=1024, num_warps=4)
+    if parts is not out and finished is None:
+        launch(sum_parts, 1, device, out, parts, programs, BLOCK=SUM_BLOCK.value, num_warps=4)
     return out, grad
 
 
@@ -180,20 +180,26 @@ def _run_pixels(logits: Tensor, target: Target, o: Options, need_grad: bool) -> 
     logits = logits.contiguous()
     block = min(CONFIG.pixels, max(16, next_power_of_2(pixels)))
     programs = images * triton.cdiv(pixels, block)
-    parts = out
-    if o.reduction != Reduction.NONE and programs > 1:
-        parts = torch.empty(programs, dtype=dtype, device=device)
+    parts, finished = _parts(out, programs, o)
     counts, count = _counts(target, o, classes)
     columns = 1 if target.index is None else target.index.shape[1]
-    launch(pixel_kernel, programs, device, parts, grad if need_grad else None, logits, target.index, target.weight,
-           target.base, target.confidence, target.dense, o.sample_weight, o.class_weight, o.row_grad, counts, rows,
-           classes, pixels, columns, target.ignore_index, *_smoothings(o.smoothing, double), LOSS=o.loss,
+    launch(pixel_kernel, programs, device, out, finished, parts, grad if need_grad else None, logits, target.index,
+           target.weight, target.base, target.confidence, target.dense, o.sample_weight, o.class_weight, o.row_grad,
+           counts, rows, classes, pixels, columns, target.ignore_index, *_smoothings(o.smoothing, double), LOSS=o.loss,
            REDUCTION=o.reduction, WEIGHTING=target.weighting, LABELS=counts_class_weights(target, o),
            SMOOTH=o.smoothing != 0.0, GRAD_STEP=o.grad_step, ACC=FLOAT[logits.dtype], PIXELS=block,
            COLUMNS=next_power_of_2(columns), num_warps=4, maxnreg=CONFIG.registers, **count)
-    if parts is not out:
-        launch(sum_parts, 1, device, out, parts, programs, BLOCK=1024, num_warps=4)
+    if parts is not out and finished is None:
+        launch(sum_parts, 1, device, out, parts, programs, BLOCK=SUM_BLOCK.value, num_warps=4)
     return out, grad
+
+
+def _parts(out: Tensor, programs: int, o: Options) -> tuple[Tensor, Tensor | None]:
+    """(where each program's loss goes, what counts the programs that are done: None where there is nothing to add up,
+    or another launch has to do it)."""
+    if o.reduction == Reduction.NONE or programs == 1:
+        return out, None
+    return out.new_empty(programs), finished_programs(out.device)
 
 
 def _smoothings(smoothing: float, double: bool) -> tuple[float, float]:

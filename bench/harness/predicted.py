@@ -106,9 +106,12 @@ def predictions(root: Path) -> list[Prediction]:
     """root: of a checkout."""
     cuda, triton, traffic = (json.loads((root / path).read_text()) for path in (CUDA, TRITON, TRAFFIC))
     rows = [*_of_images(cuda["sm_90"], triton, traffic), *_of_views(cuda["sm_90"], triton)]
-    for n, j, size, dtype in ((4096, 21841, 2, "bf16"), (1024, 1000, 4, "fp32")):
-        moved = 2 * n * j * size
-        rows.append(Prediction(f"soft_target {n}x{j} {dtype}", "cuda, triton", moved, moved, None, None, 0.85, n * j))
+    for n, j, size, dtype, kernel in ((4096, 21841, 2, "bf16", "<bf16, (TargetKind)0, 256, -1, 256>"),
+                                      (1024, 1000, 4, "fp32", "<float, (TargetKind)0, 32, 8, 128>")):
+        moved, entry = 2 * n * j * size, cuda["sm_90"][f"soft_target_rows{kernel}"]
+        name = f"soft_target {n}x{j} {dtype}"
+        rows.append(Prediction(name, "cuda", moved, moved, entry["instructions"], entry["in_flight"], 0.85, n * j))
+        rows.append(Prediction(name, "triton", moved, moved, None, None, 0.85, n * j))
     return rows
 
 

@@ -33,7 +33,7 @@ struct SoftTargetRowData {
   Loss loss;
   const void* row_grad;   // incoming gradient in the accumulation type, or null: 1
   int64_t row_grad_step;  // 1: of every row, 0: one for all
-  double* row_loss;       // (N); of the GPU: workspace of mean and sum
+  double* row_loss;       // (N), of the CPU
   void* grad;             // like logits, contiguous, or null: not wanted
 };
 
@@ -67,24 +67,8 @@ FASTMIX_INLINE float exp_nonpositive(float x) {
 }
 FASTMIX_INLINE double exp_nonpositive(double x) { return std::exp(x); }
 
-// log(1 + u) for u in [0, 1], relative error below 2 ulp: 2 atanh(u / (2 + u)) as a series.
-FASTMIX_INLINE float log1p_unit(float u) {
-  const float s = u / (2.0f + u);
-  const float s2 = s * s;
-  float p = 1.0f / 17.0f;
-  p = p * s2 + 1.0f / 15.0f;
-  p = p * s2 + 1.0f / 13.0f;
-  p = p * s2 + 1.0f / 11.0f;
-  p = p * s2 + 1.0f / 9.0f;
-  p = p * s2 + 1.0f / 7.0f;
-  p = p * s2 + 1.0f / 5.0f;
-  p = p * s2 + 1.0f / 3.0f;
-  return 2.0f * s + 2.0f * s * (s2 * p);
-}
-FASTMIX_INLINE double log1p_unit(double u) { return std::log1p(u); }
-
-// a / b for a b that is neither 0 nor denormal, to within a few units of 2^-53. On a GPU a division calls a function,
-// and what a kernel keeps in registers meanwhile would be spilled.
+// a / b for a b that is neither 0 nor denormal, to within a few units in the last place. On a GPU a division calls a
+// function, and what a kernel keeps in registers meanwhile would be spilled.
 FASTMIX_INLINE double quotient(double a, double b) {
 #ifdef __CUDA_ARCH__
   double r;
@@ -97,6 +81,31 @@ FASTMIX_INLINE double quotient(double a, double b) {
   return a / b;
 #endif
 }
+FASTMIX_INLINE float quotient(float a, float b) {
+#ifdef __CUDA_ARCH__
+  float r;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(b));
+  return a * r;
+#else
+  return a / b;
+#endif
+}
+
+// log(1 + u) for u in [0, 1], relative error below 2 ulp: 2 atanh(u / (2 + u)) as a series.
+FASTMIX_INLINE float log1p_unit(float u) {
+  const float s = quotient(u, 2.0f + u);
+  const float s2 = s * s;
+  float p = 1.0f / 17.0f;
+  p = p * s2 + 1.0f / 15.0f;
+  p = p * s2 + 1.0f / 13.0f;
+  p = p * s2 + 1.0f / 11.0f;
+  p = p * s2 + 1.0f / 9.0f;
+  p = p * s2 + 1.0f / 7.0f;
+  p = p * s2 + 1.0f / 5.0f;
+  p = p * s2 + 1.0f / 3.0f;
+  return 2.0f * s + 2.0f * s * (s2 * p);
+}
+FASTMIX_INLINE double log1p_unit(double u) { return std::log1p(u); }
 
 // t log t with 0 log 0 = 0.
 FASTMIX_INLINE double xlogx(double t) { return t == 0.0 ? 0.0 : t * std::log(t); }

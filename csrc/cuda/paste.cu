@@ -36,7 +36,7 @@ Tensor paste_backward_cuda(const Tensor& grad, const Tensor& index_in, const Ten
   const Tensor index = as_contiguous(index_in), boxes = as_contiguous(boxes_in);
   RowsLike rows = rows_like(grad, RowOrder::kImage);
   PasteParams a = params(op, rows, index, boxes);
-  const Tensor readers = link_readers(a, op, index, device);
+  const Tensor readers = readers_of_images(a, op, index, device);
   dispatch(op, grad, [&](auto type) { paste_backward<decltype(type)>(a, device.stream()); });
   device.check();
   return rows.result();

@@ -98,9 +98,9 @@ FASTMIX_KERNEL void __launch_bounds__(kTileThreads, 8) paste_backward_kernel(con
   const Tile<K> t = tile_of<K>(a);
   if (!t.place[0].exists) return;
   accumulator_t<T> sums[K::kPieces][N] = {};
-  for (int e = a.first[t.image]; e >= 0; e = a.next[e]) {
+  for (int r = a.begin[t.image], end = a.begin[t.image + 1]; r < end; ++r) {
     int shown;
-    const int n = a.by_k.divide(e, shown);
+    const int n = a.by_k.divide(a.readers[r], shown);
     const int32_t* boxes = a.boxes + static_cast<int64_t>(n) * (a.k - 1) * 4;
     uint32_t bits[K::kPlaces], any = 0;
 #pragma unroll
@@ -130,7 +130,7 @@ void paste(PasteParams a, Stream stream) {
   });
 }
 
-// a.first and a.next are linked by link_sources before.
+// a.begin and a.readers come from find_readers before.
 template <typename T>
 void paste_backward(PasteParams a, Stream stream) {
   a.by_k = Divisor(a.k);

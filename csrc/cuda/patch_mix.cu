@@ -37,7 +37,7 @@ Tensor patch_mix_backward_cuda(const Tensor& grad, const Tensor& partner_in, con
   const Tensor partner = as_contiguous(partner_in), mask = as_contiguous(mask_in), lam = as_contiguous(lam_in);
   RowsLike rows = rows_like(grad, RowOrder::kImage);
   PatchMixParams a = params(op, rows, partner, mask, lam);
-  const Tensor readers = link_readers(a, op, partner, device);
+  const Tensor readers = readers_of_images(a, op, partner, device);
   dispatch(op, grad, [&](auto type) { patch_mix<decltype(type)>(a, true, device.stream()); });
   device.check();
   return rows.result();

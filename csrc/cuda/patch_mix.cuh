@@ -98,11 +98,11 @@ FASTMIX_KERNEL void __launch_bounds__(kTileThreads, 5)
   const int64_t m = t.image, partner = a.partner[m];
   accumulator_t<T> sums[K::kPieces][K::kElements] = {};
   if (partner >= 0 && partner < a.shape.images) add_shares<T, K>(a, t, m, partner, true, sums);
-  for (int n = a.first[m]; n >= 0; n = a.next[n]) add_shares<T, K>(a, t, n, m, false, sums);
+  for (int r = a.begin[m], end = a.begin[m + 1]; r < end; ++r) add_shares<T, K>(a, t, a.readers[r], m, false, sums);
   store_sums<T, K>(a.grid, t, static_cast<T*>(a.dst) + m * a.grid.image_elements, sums);
 }
 
-// backward: src is the gradient, and a.first and a.next are linked by link_sources before.
+// backward: src is the gradient, and a.begin and a.readers come from find_readers before.
 template <typename T>
 void patch_mix(PatchMixParams a, bool backward, Stream stream) {
   set_cell_size(a, a.shape);

@@ -2,6 +2,7 @@
 #include <tuple>
 
 #include "cuda/lib/binding.h"
+#include "cuda/lib/finished.h"
 #include "cuda/lib/scale_gradient.cuh"
 #include "cuda/soft_target.cuh"
 #include "torch/arguments.h"
@@ -27,10 +28,11 @@ std::tuple<Tensor, Tensor> run(SoftTargetParams& a, const Tensor& logits, bool n
   a.grad = need_grad ? grad.mutable_data_ptr() : nullptr;
   Tensor loss = a.reduction == kNone ? allocate(logits, {a.rows}, dtype) : allocate(logits, {}, dtype);
   a.out = loss.mutable_data_ptr();
-  std::optional<Tensor> row_loss, totals;
+  std::optional<Tensor> block_loss, totals;
   if (a.reduction != kNone) {
-    row_loss = allocate(logits, {a.rows}, ScalarType::Double);
-    a.row_loss = static_cast<double*>(row_loss->mutable_data_ptr());
+    block_loss = allocate(logits, {a.rows}, ScalarType::Double);
+    a.block_loss = static_cast<double*>(block_loss->mutable_data_ptr());
+    a.finished = finished_blocks(device.stream());
   }
   if (soft_target_counts_first(a)) {
     totals = allocate(logits, {2}, ScalarType::Double);

@@ -1,72 +1,40 @@
-// soft_target on the GPU: loss and gradient of a row, then the reduction over rows. Soft Augmentation
-// Eq. 12-15. Not yet run on a GPU.
+// soft_target on the GPU: loss and gradient of a row, and in the last block to finish their sum or mean: one launch.
+// Soft Augmentation Eq. 12-15. Not yet run on a GPU.
 //
-// bytes: N*J*size read once, N*J*size written once with a gradient; flops: about 20 N*J (two exp).
+// bytes: N*J*size read once, N*J*size written once with a gradient; flops: 8 an element, two of them exp.
+// Instructions an element of bfloat16 (SASS of sm_90, a block that stages its rows, no base): copy 0.7, maximum 0.6,
+// sum 5.4 (to float, subtract, scale, ex2, add), gradient 4.3 (to float, multiply-add, ex2, half a rounding): 10.8, and
+// with a base 12.8. The floor of two exponentials, a conversion for each, one maximum and one addition is 8. Four
+// schedulers of 132 multiprocessors issue them in 0.3 of the time that the memory takes; the two ex2 take 0.45 of it.
 // A row is read once from memory. Short rows stay in registers as they lie in memory (16 bytes a load, all loads of a
 // thread in flight together, bfloat16 in half the registers of its floats); exp is taken twice rather than kept. Long
-// rows are staged in shared memory, each thread reading back only what it copied, so no barrier is needed: 256 threads
-// and 44 KB (21841 bfloat16) leave room for three blocks, whose loads and arithmetic overlap. Rows that do not fit
-// there (beyond 32768 classes, or less shared memory) are read three times, twice from the second-level cache.
-// Shape: a warp for a row of up to 4 packs a lane (8 rows a block, no barrier), 256 threads beyond. Blocks walk over
-// rows (grid at most what fits the device), so each counts the rows that are not ignored once: a mean needs the count
-// before the first gradient is written. Where that would read more than the rows, a launch of one block counts first.
-// Rows whose address is not a multiple of 16 have a head and a tail of single elements. Pixels: soft_target_pixels.cuh.
+// rows are copied to shared memory past the registers, the whole row under way at once, each thread reading back only
+// what it copied, so no barrier is needed: 256 threads and 44 KB (21841 bfloat16) leave room for three blocks, whose
+// loads and arithmetic overlap. Rows that do not fit there (beyond 32768 classes, or less shared memory) are read three
+// times, twice from the second-level cache.
+// Shape: a warp for a row of up to 8 packs a lane (1024 float32, 2048 halves: 4 rows a block, no barrier), 256 threads
+// beyond. Blocks walk over rows (grid at most what fits the device), so each counts the rows that are not ignored once:
+// a mean needs the count before the first gradient is written. Where that would read more than the rows, a launch of
+// one block counts first. Rows whose address is not a multiple of 16 have a head and a tail of single elements. Pixels:
+// soft_target_pixels.cuh.
 #pragma once
 
+#include "cuda/lib/batch_loss.cuh"
 #include "cuda/lib/soft_target_pixels.cuh"
-#include "cuda/lib/soft_target_rows.cuh"
 
 namespace fastmix {
 
 constexpr int kSoftTargetBlock = 256;
-// Rows up to which every block counts for itself.
-constexpr int64_t kCountInBlock = 8192;
-
-template <int kBlock>
-FASTMIX_DEVICE BatchTotals count_rows(const SoftTargetParams& a) {
-  __shared__ ReduceBuffer<double, kBlock, 3> buffer;
-  double sums[3] = {0, 0, 0};  // rows that count, their class weights, their confidence
-  for (int64_t n = threadIdx.x; n < a.rows; n += kBlock) {
-    const NamedClasses named = named_classes(a, n);
-    bool counts = false;
-    double confidence = a.base != nullptr ? static_cast<double>(a.base[n]) : 0.0;
-    for (int64_t i = 0; i < a.k; ++i) {
-      counts |= is_counted(named, i);
-      if (a.weighting == kByBatchMean) confidence += given_weight(named, i);
-    }
-    if (!counts) continue;
-    sums[0] += 1;
-    if (a.class_weight != nullptr && static_cast<uint64_t>(named.index[0]) < static_cast<uint64_t>(a.classes)) {
-      sums[1] += weight_of_class(named, 0);
-    }
-    sums[2] += a.confidence != nullptr ? static_cast<double>(a.confidence[n]) : confidence;
-  }
-  int turn = 0;
-  reduce<kBlock>(sums, 0.0, Plus(), buffer, turn);
-  const bool labels = a.weight == nullptr && a.confidence == nullptr && a.loss != kBce;
-  return {labels && a.class_weight != nullptr ? sums[1] : sums[0], sums[0] > 0 ? quotient(sums[2], sums[0]) : 0.0};
-}
-
-// divided: whether the divisor is asked for.
-template <int kBlock>
-FASTMIX_DEVICE BatchTotals batch_totals(const SoftTargetParams& a, bool divided) {
-  BatchTotals totals{static_cast<double>(a.rows), 0};
-  if (a.index != nullptr && ((divided && a.reduction == kMean) || a.weighting == kByBatchMean)) {
-    totals = a.totals != nullptr ? BatchTotals{a.totals[0], a.totals[1]} : count_rows<kBlock>(a);
-  }
-  if (a.loss == kBce) totals.divisor *= a.classes;
-  if (totals.divisor == 0) totals.divisor = 1;
-  return totals;
-}
-
 // What the registers of a thread leave room for: none of these spills.
-template <typename T, TargetKind kKind, int kCached>
-constexpr int kBlocksPerSm = sizeof(T) == 8                               ? 1
-                             : kCached > 0 || kKind == TargetKind::kDense ? 2
-                                                                          : 3;
+template <typename T, TargetKind kKind, int kKept>
+constexpr int blocks_per_sm() {
+  if (sizeof(T) == 8) return 1;
+  if (kKept > 0 || kKind == TargetKind::kDense) return 2;
+  return sizeof(T) == 2 && kKind == TargetKind::kSigmoid ? 2 : 3;
+}
 
-template <typename T, TargetKind kKind, int kThreads, int kCached, int kBlock>
-FASTMIX_KERNEL void __launch_bounds__(kBlock, kBlocksPerSm<T, kKind, kCached>)
+template <typename T, TargetKind kKind, int kThreads, int kKept, int kBlock>
+FASTMIX_KERNEL void __launch_bounds__(kBlock, (blocks_per_sm<T, kKind, kKept>()))
     soft_target_rows(const __grid_constant__ SoftTargetParams a) {
   using A = accumulator_t<T>;
   constexpr int kSums = kKind == TargetKind::kSparse ? 2 : kKind == TargetKind::kDense ? 5 : 1;
@@ -75,36 +43,33 @@ FASTMIX_KERNEL void __launch_bounds__(kBlock, kBlocksPerSm<T, kKind, kCached>)
   FASTMIX_DYNAMIC_SHARED(T, staging);
   constexpr int kGroups = kBlock / kThreads;
   __shared__ BatchTotals totals;
-  const BatchTotals found = batch_totals<kBlock>(a, a.grad != nullptr);
+  __shared__ double losses[kGroups];  // of the rows of each group, by its first thread: a register would be spilled
+  const BatchTotals found = batch_totals<kBlock>(a);
   if (threadIdx.x == 0) totals = found;
   __syncthreads();
   RowContext<T, kThreads, kSums> x{
-      max_buffer, sums_buffer, totals, a.staged ? staging : nullptr, static_cast<int>(threadIdx.x) % kThreads, 0, 0};
+      max_buffer, sums_buffer, totals, staging, static_cast<int>(threadIdx.x) % kThreads, 0, 0};
+  if (x.t == 0) losses[threadIdx.x / kThreads] = 0;
   for (int64_t n = static_cast<int64_t>(blockIdx.x) * kGroups + threadIdx.x / kThreads; n < a.rows;
        n += static_cast<int64_t>(gridDim.x) * kGroups) {
     const T* z = static_cast<const T*>(a.logits) + n * a.row_stride;
     T* grad = a.grad != nullptr ? static_cast<T*>(a.grad) + n * a.classes : nullptr;
-    const RowStart start = row_start(row_again(a, n, totals, x.t % kWarpSize));
     double loss = 0;
-    if (a.classes == 0 || start.ignored || !start.in_range) {
-      const bool bad = a.classes > 0 && !start.ignored;
-      loss = bad ? NAN : 0.0;
-      if (grad != nullptr) fill_row<kThreads>(grad, a.classes, x.t, bad ? nan_of<T>() : T{});
-    } else if constexpr (kKind == TargetKind::kSigmoid) {
-      loss = sigmoid_row<kThreads>(a, n, start, z, grad, x);
-    } else if constexpr (kKind == TargetKind::kDense) {
-      loss = dense_row<kThreads>(a, n, start, z, grad, x);
-    } else {
-      loss = sparse_row<kThreads, kCached>(a, n, start, z, grad, x);
-    }
-    if (x.t == 0) {
-      if (a.reduction == kNone) {
-        static_cast<A*>(a.out)[n] = static_cast<A>(loss);
+    if (a.classes > 0) {
+      if constexpr (kKind == TargetKind::kSigmoid) {
+        loss = sigmoid_row<kThreads>(a, n, z, grad, x);
+      } else if constexpr (kKind == TargetKind::kDense) {
+        loss = dense_row<kThreads>(a, n, z, grad, x);
       } else {
-        a.row_loss[n] = loss;
+        loss = sparse_row<kThreads, kKept>(a, n, z, grad, x);
       }
     }
+    if (x.t == 0) {
+      losses[threadIdx.x / kThreads] += loss;
+      if (a.reduction == kNone) static_cast<A*>(a.out)[n] = static_cast<A>(loss);
+    }
   }
+  if (a.reduction != kNone) finish_block<kBlock, A>(a, x.t == 0 ? losses[threadIdx.x / kThreads] : 0.0, totals);
 }
 
 // One block: what all rows amount to.
@@ -116,45 +81,31 @@ FASTMIX_KERNEL void __launch_bounds__(kSoftTargetBlock, 1)
   a.totals[1] = totals.confidence;
 }
 
-// One block: sum or mean of the row losses, in a fixed order.
-template <typename A>
-FASTMIX_KERNEL void __launch_bounds__(kSoftTargetBlock) soft_target_reduce(const __grid_constant__ SoftTargetParams a) {
-  __shared__ ReduceBuffer<double, kSoftTargetBlock, 1> buffer;
-  double sum[1] = {0};
-  for (int64_t n = threadIdx.x; n < a.rows; n += kSoftTargetBlock) sum[0] += a.row_loss[n];
-  int turn = 0;
-  reduce<kSoftTargetBlock>(sum, 0.0, Plus(), buffer, turn);
-  const double divisor = a.reduction == kMean ? batch_totals<kSoftTargetBlock>(a, true).divisor : 1.0;
-  if (threadIdx.x == 0) *static_cast<A*>(a.out) = static_cast<A>(quotient(sum[0], divisor));
-}
-
-template <typename T, TargetKind kKind, int kThreads, int kCached, int kBlock>
+template <typename T, TargetKind kKind, int kThreads, int kKept, int kBlock>
 void launch_rows(const SoftTargetParams& a, Stream stream, size_t shared = 0) {
   // 2048 threads fill a multiprocessor; more blocks would only count the rows more often.
   const int64_t resident = static_cast<int64_t>(multiprocessors()) * (2048 / kBlock);
   const int64_t wanted = ceil_div(a.rows, kBlock / kThreads);
-  launch(soft_target_rows<T, kKind, kThreads, kCached, kBlock>, {wanted < resident ? wanted : resident, kBlock, shared},
-         stream, a);
+  launch_with_reduction<kBlock, accumulator_t<T>>(soft_target_rows<T, kKind, kThreads, kKept, kBlock>, a,
+                                                  wanted < resident ? wanted : resident, shared, stream);
 }
 
-constexpr int kCachedPacks = 4;  // of a thread
+// Packs of a thread: of a warp that has a row, and of a block.
+constexpr int kWarpPacks = 8, kBlockPacks = 4;
 constexpr int kStagedClasses = 32768;
 
 template <typename T>
-void sparse_rows(SoftTargetParams a, Stream stream) {
+void sparse_rows(const SoftTargetParams& a, Stream stream) {
+  constexpr TargetKind kKind = TargetKind::kSparse;
   if constexpr (sizeof(T) < 8) {
-    if (a.classes <= 32 * kCachedPacks * kPack<T>) {
-      return launch_rows<T, TargetKind::kSparse, 32, kCachedPacks, 256>(a, stream);
-    }
-    if (a.classes <= 256 * kCachedPacks * kPack<T>) {
-      return launch_rows<T, TargetKind::kSparse, 256, kCachedPacks, 256>(a, stream);
-    }
+    if (a.classes <= 32 * kWarpPacks * kPack<T>) return launch_rows<T, kKind, 32, kWarpPacks, 128>(a, stream);
+    if (a.classes <= 256 * kBlockPacks * kPack<T>) return launch_rows<T, kKind, 256, kBlockPacks, 256>(a, stream);
     const size_t bytes = static_cast<size_t>(a.classes) * sizeof(T);
-    a.staged = a.classes <= kStagedClasses && bytes + 1024 <= max_shared_bytes();
-    launch_rows<T, TargetKind::kSparse, 256, 0, 256>(a, stream, a.staged ? bytes : 0);
-  } else {
-    launch_rows<T, TargetKind::kSparse, 256, 0, 256>(a, stream);
+    if (a.classes <= kStagedClasses && bytes + 1024 <= max_shared_bytes()) {
+      return launch_rows<T, kKind, 256, kStaged, 256>(a, stream, bytes);
+    }
   }
+  launch_rows<T, kKind, 256, kReadAgain, 256>(a, stream);
 }
 
 // Whether a class that a row does not name may have a target.
@@ -165,16 +116,15 @@ inline bool has_base(const SoftTargetParams& a) {
 // A warp where it reads a row in a few turns.
 template <typename T, TargetKind kKind>
 void looped_rows(const SoftTargetParams& a, Stream stream) {
-  if (sizeof(T) < 8 && a.classes <= 32 * kCachedPacks * kPack<T>) {
-    launch_rows<T, kKind, 32, 0, 256>(a, stream);
+  if (sizeof(T) < 8 && a.classes <= 32 * kBlockPacks * kPack<T>) {
+    launch_rows<T, kKind, 32, kReadAgain, 256>(a, stream);
   } else {
-    launch_rows<T, kKind, 256, 0, 256>(a, stream);
+    launch_rows<T, kKind, 256, kReadAgain, 256>(a, stream);
   }
 }
 
 template <typename T>
 void soft_target(const SoftTargetParams& a, Stream stream) {
-  using A = accumulator_t<T>;
   if (a.totals != nullptr) launch(soft_target_count, {1, kSoftTargetBlock}, stream, a);
   if (a.pixels > 0) {
     soft_target_pixels<T>(a, stream);
@@ -185,7 +135,6 @@ void soft_target(const SoftTargetParams& a, Stream stream) {
   } else {
     sparse_rows<T>(a, stream);
   }
-  if (a.reduction != kNone) launch(soft_target_reduce<A>, {1, kSoftTargetBlock}, stream, a);
 }
 
 // Whether `totals` is needed: of a mean over rows that may be ignored, more of them than a block should read.

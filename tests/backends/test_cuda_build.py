@@ -18,7 +18,7 @@ PACKED = ("paste_kernel<unsigned short, PlanePieces<8, 3> >", "paste_kernel<unsi
           "paste_backward_kernel<bf16, PlanePieces<8, 4> >", "patch_mix_kernel<bf16, RowPieces<8, 2> >",
           "patch_mix_backward_kernel<float, PlanePieces<4, 3> >",
           "saliency_cells_kernel<float, (PixelLoad)0>", "saliency_cells_kernel<bf16, (PixelLoad)1>",
-          "saliency_peak_kernel<f16, (PixelLoad)0>", "soft_target_rows<bf16, (TargetKind)0, 32, 4, 256>",
+          "saliency_peak_kernel<f16, (PixelLoad)0>", "soft_target_rows<bf16, (TargetKind)0, 32, 8, 128>",
           "soft_target_rows<float, (TargetKind)0, 256, 4, 256>", "soft_target_rows<bf16, (TargetKind)0, 256, 0, 256>",
           "soft_target_rows<f16, (TargetKind)1, 256, 0, 256>", "soft_target_rows<bf16, (TargetKind)2, 256, 0, 256>",
           "scale_gradient_kernel<bf16, 8>")
@@ -84,6 +84,16 @@ def test_loads_come_before_uses(measured):
     assert len(pieces) == 19
     assert {kernel: measured["sm_90"][kernel]["loads_first"] for kernel in pieces} == {
         kernel: 2 * count for kernel, count in pieces.items()}
+
+
+def test_soft_target_issues_what_its_header_says(measured):
+    """Of a row without base: long ones in shared memory, an element; a warp's, its row's own work included."""
+    found = {kernel.removeprefix("soft_target_rows"): n for kernel, n in measured["sm_90"].items()}
+    for dtype, most in (("bf16", 12), ("f16", 12), ("float", 13)):
+        staged = found[f"<{dtype}, (TargetKind)0, 256, -1, 256>"]
+        assert staged["instructions"] < most
+        assert staged["cp_async"] == 16
+        assert found[f"<{dtype}, (TargetKind)0, 32, 8, 128>"]["loads_first"] == 8
 
 
 @pytest.mark.parametrize("choice,cuda,wanted", [("auto", "'13.0'", True), ("auto", "None", False),

@@ -2,7 +2,7 @@
 
 import pytest
 from helpers import sass
-from helpers.kernel_work import Work, work_of
+from helpers.kernel_work import Passes, Row, Work, work_of
 
 HEADER = "\tcode for sm_90\n\t\tFunction : kernel\n"
 
@@ -91,4 +91,40 @@ def test_work_of_kernels():
     assert work_of("view_kernel<bf16, RowPieces<8, 4>, (ViewMix)1>") == Work(32, 128, 2)
     assert work_of("isda_pull_kernel<float>") == Work(512, 128, products=True)
     assert work_of("isda_pull_kernel<double>") is None
-    assert work_of("chain_kernel") is None
+    assert work_of("rank_kernel") is None
+
+
+def test_work_of_soft_target():
+    staged = work_of("soft_target_rows<bf16, (TargetKind)0, 256, -1, 256>")
+    assert (staged.elements, staged.threads, staged.staged) == (8, 256, 2 * 21841)
+    assert work_of("soft_target_rows<float, (TargetKind)0, 32, 8, 128>") == Row(32, 128)
+    assert work_of("soft_target_rows<float, (TargetKind)2, 32, 0, 256>") == Passes(4, 256)
+    assert work_of("soft_target_pixel_rows<f16, (TargetKind)0>") == Passes(8, 128)
+    assert work_of("soft_target_rows<double, (TargetKind)0, 256, 0, 256>") is None
+
+
+def loop(at, *lines):
+    """Instructions of a loop whose first is the at-th of the whole."""
+    return [*lines, f"@P1 BRA @{at} "]
+
+
+def test_passes_over_a_row_are_told_apart_and_added_up():
+    """Of each kind the cheapest, so many instructions by so many elements; what lies between them is not counted."""
+    copy = loop(2, "LDGSTS.E.BYPASS.128 [R7], desc[UR4][R2.64]", "IADD3 R7, R7, R8, RZ")
+    largest = loop(6, "LDS.128 R4, [R9]", "HMNMX2.BF16_V2 R3, R3, R4, PT")
+    with_base = loop(9, "LDS.128 R4, [R9]", "MUFU.EX2 R5, R5", "FADD R6, R6, R5", "FADD R6, R6, R4")
+    sums = loop(14, "LDS.128 R4, [R9]", "MUFU.EX2 R5, R5", "FADD R6, R6, R5")
+    gradient = loop(18, "LDS.128 R4, [R9]", "MUFU.EX2 R5, R5", "MUFU.EX2 R6, R6", "STG.E.128 desc[UR4][R2.64], R4")
+    found = code("S2R R0, SR_TID.X", *copy, "MOV R1, R1", *largest, *with_base, *sums, *gradient, "EXIT")
+    work = Passes(8, 256, staged=1000)
+    assert work.instructions(found) == 3 / 8 + 3 / 8 + 4 + 5 / 2
+    # Six blocks of 256 threads by their registers, each with its row on the way.
+    assert work.per_sm(found, 40, 1024) == 6 * 1000
+    waits = loop(2, "LDGSTS.E.BYPASS.128 [R7], desc[UR4][R2.64]", "LDGDEPBAR")
+    assert work.per_sm(code("S2R R0, SR_TID.X", *waits, "EXIT"), 40, 1024) == 0
+
+
+def test_a_turn_leaves_out_no_pass_of_a_cached_row():
+    found = code("S2R R0, SR_TID.X", "LDG.E.128.CONSTANT R4, desc[UR4][R2.64]", "@P0 BRA @5 ", "FMNMX R3, R3, R4, !PT",
+                 "@P0 BRA @7 ", "MUFU.EX2 R5, R4", "STG.E.128 desc[UR4][R2.64], R4", "@P1 BRA @2 ", "EXIT")
+    assert Row(4, 256).instructions(found) == 7 / 4

@@ -322,3 +322,51 @@ def test_tiles_are_those_of_the_traffic_model(shape, last):
                 at = n * images.rows * images.length + first
                 wanted[at:at + count] = number * shape[0] + n
     assert torch.equal(out, wanted)
+
+
+@pytest.mark.parametrize("form", ["labels", "dense", "bce", "pixels"])
+def test_a_loss_is_one_launch(monkeypatch, form):
+    """Its last program adds up those of the others, in the order in which a second launch would."""
+    kernels = library.kernels("soft_target")
+    finished = library.kernels("_finished").finished_programs(torch.device("cpu"))
+    shape = (3, 7, 300) if form == "pixels" else (70, 301)
+    z, y = torch.randn(shape), torch.randint(0, shape[1], (shape[0], *shape[2:]))
+    target = torch.rand(shape) if form == "dense" else y
+    loss = F.soft_bce if form == "bce" else F.soft_cross_entropy
+    launches = []
+    launch = kernels.launch
+    monkeypatch.setattr(kernels, "launch", lambda kernel, *a, **b: (launches.append(kernel.fn.__name__),
+                                                                    launch(kernel, *a, **b)))
+    once, again = (grad_of(lambda v: loss(v, target), z) for _ in range(2))
+    assert len(launches) == (4 if form == "pixels" else 2)  # of pixels: more rows than a program should count itself
+    assert finished.item() == 0
+    monkeypatch.setattr(kernels, "finished_programs", lambda device: None)
+    launches.clear()
+    apart = grad_of(lambda v: loss(v, target), z)
+    assert launches[-1] == "sum_parts"
+    for found in (again, apart):
+        assert all(map(same_bits, once, found))
+
+
+def test_counters_of_streams_and_captures(monkeypatch):
+    """One for each stream; each captured launch its own, and none before there is memory that is clear."""
+    finished = library.kernels("_finished")
+    for name in ("_memory", "_captures", "_of_stream"):
+        monkeypatch.setattr(finished, name, {})
+    state = {"stream": 7, "captured": True}
+    device = torch.device("cuda:0")
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda of: type("Stream", (), {"cuda_stream": state["stream"]}))
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: state["captured"])
+    monkeypatch.setattr(finished, "_cleared", lambda of: torch.zeros(4 * (1024 + 16384), dtype=torch.int32))
+    assert finished.finished_programs(device) is None
+    state["captured"] = False
+    first = finished.finished_programs(device)
+    assert finished.finished_programs(device) is first
+    state["stream"] = 8
+    second = finished.finished_programs(device)
+    state["captured"] = True
+    counters = [first, second, *(finished.finished_programs(device) for _ in range(3))]
+    assert len({c.data_ptr() for c in counters}) == 5
+    assert {c.numel() for c in counters} == {1}
+    assert {c.data_ptr() % 16 for c in counters} == {first.data_ptr() % 16}
+    assert all(c.item() == 0 for c in counters)

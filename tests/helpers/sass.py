@@ -8,7 +8,7 @@ warp, stalls and caches are not in it.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -223,9 +223,11 @@ class Code:
             found.append(Loop(header, frozenset(body), frozenset(latches)))
         return found
 
-    def _best(self, start: int, goals: frozenset[int] | None, inside: frozenset[int] | None) -> list[int]:
-        """The way from a block to a goal (default: the kernel's end) with the most stores of data, then loads of it,
-        then the fewest instructions; no way goes back, and what lies in a loop is no reason to enter it."""
+    def _best(self, start: int, goals: frozenset[int] | None, inside: frozenset[int] | None,
+              wanted: Callable[[Instruction], bool] = lambda i: False) -> list[int]:
+        """The way from a block to a goal (default: the kernel's end) with the most stores of data and instructions
+        that are wanted, then loads of data, then the fewest instructions; no way goes back, and what lies in a loop is
+        no reason to enter it."""
         headers = {loop.header: loop.latches for loop in self.loops}
         looped = set().union(*(loop.body for loop in self.loops if inside is None or loop.body < inside))
         best: dict[int, tuple[tuple[int, int, int], list[int]] | None] = {}
@@ -246,7 +248,7 @@ class Code:
         for address in order:
             block = self.blocks[address]
             moves = [i.name.startswith("ST") for i in block.instructions if i.moves_data and address not in looped]
-            own = (sum(moves), len(moves), -len(block.instructions))
+            own = (sum(moves) + sum(map(wanted, block.instructions)), len(moves), -len(block.instructions))
             ways = [best[to] for to in forward(address) if best.get(to)]
             ends = (not block.following if goals is None else address in goals) or (
                 goals is None and any(i.name == "EXIT" for i in block.instructions))
@@ -264,9 +266,9 @@ class Code:
         return [i for address in self._best(next(iter(self.blocks)), None, None)
                 for i in self.blocks[address].instructions]
 
-    def turn(self, loop: Loop) -> list[Instruction]:
+    def turn(self, loop: Loop, wanted: Callable[[Instruction], bool] = lambda i: False) -> list[Instruction]:
         """One turn of a loop, likewise."""
-        path = self._best(loop.header, loop.latches, loop.body)
+        path = self._best(loop.header, loop.latches, loop.body, wanted)
         return [i for address in path for i in self.blocks[address].instructions]
 
     @cached_property

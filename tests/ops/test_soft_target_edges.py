@@ -86,3 +86,29 @@ def test_second_derivative_where_the_incoming_gradient_is_one(variant):
     dense = target.dense(5).double()
     want = penalty(-(dense * z.log_softmax(1)).sum() / 4)
     torch.testing.assert_close(penalty(F.soft_cross_entropy(z, target)), want, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("classes", [1024, 1025, 2048, 2056, 4097])
+def test_rows_where_the_kernels_change_their_way(variant, classes, dtype):
+    """Labels, whose gradient is an exponential alone, times factors of either sign and of none."""
+    z, y = (4 * torch.randn(5, classes)).to(dtype), torch.randint(0, classes, (5,))
+    for g in (torch.full((5,), 3e-3), torch.tensor([1.0, -1.0, 0.0, -2e-4, 5e4])):
+        loss, grad = value_and_grad(lambda v: F.soft_cross_entropy(v, y, reduction="none"), z, g)
+        want, want_grad = value_and_grad(lambda v: tf.cross_entropy(v, y, reduction="none"), z.double(), g.double())
+        torch.testing.assert_close(loss.double(), want, rtol=2e-6, atol=2e-6)
+        rtol = 4e-6 if dtype == torch.float32 else torch.finfo(dtype).eps
+        # Where a half is denormal, a unit of it.
+        torch.testing.assert_close(grad.double(), want_grad, rtol=rtol, atol=6e-8 if dtype == torch.float16 else 1e-12)
+
+
+@pytest.mark.parametrize("offset", [300.0, -3e4, 1e6, 2.0**30, 2.0**31, -3e9, 3e38])
+def test_a_row_far_from_zero(variant, offset):
+    """The distances to the largest logit decide, however coarse float32 is there."""
+    step = max(1.0, 2.0 ** -20 * abs(offset))
+    z = offset - step * torch.arange(40.0).repeat(3, 1) * torch.tensor([[0.0], [0.25], [1.0]])
+    y = torch.tensor([0, 1, 39])
+    ours = value_and_grad(lambda v: F.soft_cross_entropy(v, y), z)
+    want = value_and_grad(lambda v: tf.cross_entropy(v, y), z.double())
+    torch.testing.assert_close(ours[0].double(), want[0], rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(ours[1].double(), want[1], rtol=1e-5, atol=1e-9)

@@ -41,23 +41,31 @@ FASTMIX_DEVICE void sum_squares(const CellParams& a, const T* image, int pixel, 
 #pragma unroll
   for (int i = 0; i < N; ++i) s[i] = 0;
   if constexpr (kLoad == PixelLoad::kThree) {
-    Elements<T, N> e[3];
+    Words<T, N> words[3];
 #pragma unroll
-    for (int c = 0; c < 3; ++c) e[c] = load_elements<T, N>(image + static_cast<int64_t>(pixel) * 3 + c * N);
+    for (int c = 0; c < 3; ++c) words[c] = load_words<T, N>(image + static_cast<int64_t>(pixel) * 3 + c * N, true);
 #pragma unroll
     for (int i = 0; i < 3 * N; ++i) {
-      const A v = to_float(e[i / N].v[i % N]);
+      const A v = element<T, N>(words[i / N], i % N);
       s[i / 3] += v * v;
     }
   } else {
     const T* at = image + pixel * a.pixel_stride;
-#pragma unroll 4
-    for (int c = 0; c < a.channels; ++c) {
-      const Elements<T, N> e = load_elements<T, N>(at + c * a.channel_stride);
+    // The loads of three channels are issued before the first is used; those that an image has not are 0.
+    constexpr int kTogether = 3;
+    for (int first = 0; first < a.channels; first += kTogether, at += kTogether * a.channel_stride) {
+      Words<T, N> words[kTogether];
 #pragma unroll
-      for (int i = 0; i < N; ++i) {
-        const A v = to_float(e.v[i]);
-        s[i] += v * v;
+      for (int c = 0; c < kTogether; ++c) {
+        words[c] = load_words<T, N>(at + c * a.channel_stride, first + c < a.channels);
+      }
+#pragma unroll
+      for (int c = 0; c < kTogether; ++c) {
+#pragma unroll
+        for (int i = 0; i < N; ++i) {
+          const A v = element<T, N>(words[c], i);
+          s[i] += v * v;
+        }
       }
     }
   }

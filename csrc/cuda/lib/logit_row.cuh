@@ -2,7 +2,7 @@
 // staged in shared memory, or read again.
 #pragma once
 
-#include "cuda/lib/pack.cuh"
+#include "cuda/lib/softmax.cuh"
 
 namespace fastmix {
 
@@ -22,67 +22,75 @@ struct RowView {
   FASTMIX_METHOD int edge(int i) const { return i < head ? i : packs * kPack<T> + i; }
 };
 
-// The part of a row that one thread keeps: kCached packs (0: none, they are read again), and an edge.
-template <typename T, int kCached>
+// Where the packs of a row are once they have been read: that many of each thread in its registers, or
+constexpr int kReadAgain = 0;  // in memory,
+constexpr int kStaged = -1;    // or copied to shared memory, where each thread reads back what it has copied.
+
+// The part of a row that one thread keeps: packs (-inf where the row has fewer), and an edge.
+template <typename T, int kKept>
 struct RowCache {
-  Elements<T, kPack<T>> packs[kCached > 0 ? kCached : 1];
-  Elements<T, 1> edge;
+  Words<T, kPack<T>> packs[kKept > 0 ? kKept : 1];
+  Words<T, 1> edge;
 };
 
-template <int kThreads, int kCached, typename T>
-FASTMIX_DEVICE void load_row(const RowView<T>& row, int t, RowCache<T, kCached>& cache) {
-  if constexpr (kCached > 0) {
+// All loads of a thread are issued together. Staged packs are on their way until `wait_for_row`.
+template <int kThreads, int kKept, typename T>
+FASTMIX_DEVICE void load_row(const RowView<T>& row, int t, RowCache<T, kKept>& cache, T* staging) {
+  const T* packs = row.data + row.head;
+  if constexpr (kKept > 0) {
 #pragma unroll
-    for (int i = 0; i < kCached; ++i) {
+    for (int i = 0; i < kKept; ++i) {
       const int pack = i * kThreads + t;
-      if (pack < row.packs) cache.packs[i] = load_elements<T, kPack<T>>(row.data + row.head + pack * kPack<T>);
+      cache.packs[i] = load_words<T, kPack<T>>(packs + pack * kPack<T>, pack < row.packs, lowest_words<T, kPack<T>>());
     }
+  } else if constexpr (kKept == kStaged) {
+    copy_packs_async<kThreads>(staging + t * kPack<T>, packs + t * kPack<T>, row.packs - t);
   }
-  if (t < row.edges) cache.edge.v[0] = row.data[row.edge(t)];
+  if (t < row.edges) cache.edge = load_words<T, 1>(row.data + row.edge(t), true);
 }
 
-// Copies the packs of thread t to shared memory, where the same thread reads them again.
-template <int kThreads, typename T>
-FASTMIX_DEVICE const T* stage_row(const RowView<T>& row, int t, T* shared) {
-#pragma unroll 4
-  for (int pack = t; pack < row.packs; pack += kThreads) {
-    store_elements<T, kPack<T>>(shared + pack * kPack<T>,
-                                load_elements<T, kPack<T>>(row.data + row.head + pack * kPack<T>));
-  }
-  return shared;
+template <int kKept>
+FASTMIX_DEVICE void wait_for_row() {
+  if constexpr (kKept == kStaged) wait_for_copies();
 }
 
 template <typename T, int N>
-FASTMIX_DEVICE void to_accumulators(const Elements<T, N>& e, accumulator_t<T> (&v)[N]) {
+FASTMIX_DEVICE void to_accumulators(const Words<T, N>& words, accumulator_t<T> (&v)[N]) {
 #pragma unroll
-  for (int i = 0; i < N; ++i) v[i] = to_float(e.v[i]);
+  for (int l = 0; l < N; ++l) v[l] = element<T, N>(words, l);
 }
 
-// f(j, v) for all elements of the row that thread t owns: v[i] is element j + i. packs: where the first pack lies.
-template <int kThreads, int kCached, typename T, typename F>
-FASTMIX_DEVICE void visit(const RowView<T>& row, const T* packs, int t, const RowCache<T, kCached>& cache, const F& f) {
-  accumulator_t<T> v[kPack<T>];
-  if constexpr (kCached > 0) {
+// f(j, words) for what thread t owns of the row: packs, then edges; words hold elements j and beyond. kPadded: f is
+// called as well for packs of -inf behind the row's, which spares a condition a pack. kTogether: packs of a turn, where
+// they are not in registers.
+template <int kThreads, int kKept, bool kPadded = false, int kTogether = 2, typename T, typename F>
+FASTMIX_DEVICE void visit_words(const RowView<T>& row, int t, const RowCache<T, kKept>& cache, const T* staging,
+                                const F& f) {
+  if constexpr (kKept > 0) {
 #pragma unroll
-    for (int i = 0; i < kCached; ++i) {
+    for (int i = 0; i < kKept; ++i) {
       const int pack = i * kThreads + t;
-      if (pack < row.packs) {
-        to_accumulators(cache.packs[i], v);
-        f(row.head + pack * kPack<T>, v);
-      }
+      if ((kPadded ? i * kThreads : pack) < row.packs) f(row.head + pack * kPack<T>, cache.packs[i]);
     }
   } else {
-#pragma unroll 2
+    const T* packs = kKept == kStaged ? staging : row.data + row.head;
+#pragma unroll kTogether
     for (int pack = t; pack < row.packs; pack += kThreads) {
-      to_accumulators(load_elements<T, kPack<T>>(packs + pack * kPack<T>), v);
-      f(row.head + pack * kPack<T>, v);
+      f(row.head + pack * kPack<T>, to_words(load_elements<T, kPack<T>>(packs + pack * kPack<T>)));
     }
   }
-  if (t < row.edges) {
-    accumulator_t<T> edge[1];
-    to_accumulators(cache.edge, edge);
-    f(row.edge(t), edge);
-  }
+  if (t < row.edges) f(row.edge(t), cache.edge);
+}
+
+// f(j, v) likewise, with values: v[i] is element j + i.
+template <int kThreads, int kKept, bool kPadded = false, typename T, typename F>
+FASTMIX_DEVICE void visit(const RowView<T>& row, int t, const RowCache<T, kKept>& cache, const T* staging, const F& f) {
+  visit_words<kThreads, kKept, kPadded>(row, t, cache, staging, [&](int j, const auto& words) {
+    constexpr int kCount = sizeof(words) >= 16 ? kPack<T> : 1;
+    accumulator_t<T> v[kCount];
+    to_accumulators<T, kCount>(words, v);
+    f(j, v);
+  });
 }
 
 // Values j .. j + N of a row of T that need not be aligned as the logits are.
@@ -103,16 +111,24 @@ FASTMIX_DEVICE void load_beside(const T* row, int j, accumulator_t<T> (&v)[N]) {
   for (int i = 0; i < N; ++i) v[i] = to_float(row[j + i]);
 }
 
-template <typename T, int N>
+// kAligned: the packs of logits lie at multiples of 16 bytes in this row too.
+template <bool kAligned, typename T, int N>
 FASTMIX_DEVICE void store_beside(T* row, int j, const accumulator_t<T> (&v)[N]) {
-  Elements<T, N> e;
-#pragma unroll
-  for (int i = 0; i < N; ++i) store(&e.v[i], v[i]);
-  if (N * sizeof(T) == 16 && is_aligned(row + j)) {
-    store_elements<T, N>(row + j, e);
+  if constexpr (kAligned && N * sizeof(T) == 16) {
+    store_words<T, N>(row + j, rounded<T, N>(v));
   } else {
 #pragma unroll
-    for (int i = 0; i < N; ++i) row[j + i] = e.v[i];
+    for (int i = 0; i < N; ++i) store(row + j + i, v[i]);
+  }
+}
+
+// f(is_aligned) with a compile-time answer to whether the packs of logits are whole packs of the gradient as well.
+template <typename T, typename F>
+FASTMIX_DEVICE void with_alignment(const RowView<T>& row, const T* grad, const F& f) {
+  if (is_aligned(grad + row.head)) {
+    f(std::true_type{});
+  } else {
+    f(std::false_type{});
   }
 }
 

@@ -66,11 +66,39 @@ struct Words {
   uint32_t w[kWords];
 };
 
-// What a kernel does not write, at `from` where `wanted`, else 0. No branch: loads that follow each other are issued
+template <typename T, int N>
+FASTMIX_DEVICE Words<T, N> to_words(const Elements<T, N>& e) {
+  Words<T, N> v{};
+  std::memcpy(v.w, e.v, sizeof(e.v));
+  return v;
+}
+
+// Every kThreads-th of the packs from `from` on, while fewer than `packs`, from device to the same place in shared
+// memory, past the registers. They are there once the thread has waited for its copies.
+template <int kThreads, typename T>
+FASTMIX_DEVICE void copy_packs_async(T* shared, const T* from, int packs) {
+#ifdef __CUDA_ARCH__
+  uint32_t to = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
+#pragma unroll 4
+  for (; packs > 0; packs -= kThreads) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" : : "r"(to), "l"(from) : "memory");
+    to += kThreads * 16;
+    from += kThreads * kPack<T>;
+  }
+#else
+  for (int i = 0; i < packs; i += kThreads) std::memcpy(shared + i * kPack<T>, from + i * kPack<T>, 16);
+#endif
+}
+FASTMIX_DEVICE void wait_for_copies() {
+#ifdef __CUDA_ARCH__
+  asm volatile("cp.async.wait_all;" : : : "memory");
+#endif
+}
+
+// What a kernel does not write, at `from` where `wanted`, else v. No branch: loads that follow each other are issued
 // together.
 template <typename T, int N>
-FASTMIX_DEVICE Words<T, N> load_words(const T* from, bool wanted) {
-  Words<T, N> v{};
+FASTMIX_DEVICE Words<T, N> load_words(const T* from, bool wanted, Words<T, N> v = {}) {
 #ifdef __CUDA_ARCH__
   if constexpr (N * sizeof(T) == 16) {
     asm volatile("{\n\t.reg .pred p;\n\tsetp.ne.b32 p, %5, 0;\n\t@p ld.global.nc.v4.b32 {%0, %1, %2, %3}, [%4];\n\t}"

@@ -60,6 +60,15 @@ FASTMIX_DEVICE void reduce(A (&v)[kValues], A none, Op op, ReduceBuffer<A, kThre
   }
 }
 
+// What another block has written, past this multiprocessor's own cache.
+FASTMIX_DEVICE double load_coherent(const double* from) {
+#ifdef __CUDA_ARCH__
+  return __ldcg(from);
+#else
+  return *from;
+#endif
+}
+
 // Orders the group's memory accesses.
 template <int kThreads>
 FASTMIX_DEVICE void group_barrier() {

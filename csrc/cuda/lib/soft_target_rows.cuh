@@ -13,9 +13,10 @@ struct SoftTargetParams : SoftTargetRowData {
   int64_t rows;  // N, or N * P
   int classes;   // J
   Reduction reduction;
-  double* totals;  // two elements of workspace where the rows are counted first (BatchTotals), else null
-  void* out;       // () or (N) in the accumulation type
-  bool staged;     // set by the launcher: rows are copied to shared memory
+  double* totals;      // two elements of workspace where the rows are counted first (BatchTotals), else null
+  void* out;           // () or (N) in the accumulation type
+  double* block_loss;  // workspace of mean and sum: one element a block, at most one a row
+  unsigned* finished;  // blocks that have handed in their loss, 0 before the launch; or null (finished.h)
 };
 
 // What all rows amount to. divisor: of a mean, at least 1 row; confidence: mean over the rows that count.
@@ -108,20 +109,16 @@ struct RowContext {
   ReduceBuffer<accumulator_t<T>, kThreads, 1>& max;
   ReduceBuffer<accumulator_t<T>, kThreads, kSums>& sums;
   const BatchTotals& totals;  // in shared memory
-  T* staging;                 // shared memory for a row, or null
+  T* staging;                 // shared memory for a row
   int t;
   int turn, max_turn;
 };
 
 // What the loops over a row need of its target. The rest is read again after them: kept, it would cost them registers.
 struct RowStart {
-  double base, share;
+  double base, share, named_sum, scale;  // scale: of gradients
   bool in_range, ignored;
 };
-
-FASTMIX_DEVICE RowStart row_start(const RowOf& of) {
-  return {of.target.base, of.target.share, of.in_range, of.ignored};
-}
 
 // The row's target, read once more.
 FASTMIX_DEVICE RowOf row_again(const SoftTargetParams& a, int64_t n, const BatchTotals& totals, int lane) {
@@ -131,7 +128,22 @@ FASTMIX_DEVICE RowOf row_again(const SoftTargetParams& a, int64_t n, const Batch
   return a.index != nullptr ? row_of(a, n, totals.confidence, lane) : dense_row_of(a, n);
 }
 
+template <typename A>
+FASTMIX_DEVICE RowStart row_start(const SoftTargetParams& a, int64_t n, const BatchTotals& totals, int lane) {
+  const RowOf of = row_again(a, n, totals, lane);
+  const double scale = a.grad != nullptr ? gradient_scale<A>(a, n, of, totals) : 0.0;
+  return {of.target.base, of.target.share, of.named_sum, scale, of.in_range, of.ignored};
+}
+
 // The row functions return the row's loss, in the first warp of the group.
+
+// A row that is ignored counts nothing, one with a class that does not exist is NaN.
+template <int kThreads, int kKept, typename T>
+FASTMIX_DEVICE double skipped_row(const SoftTargetParams& a, const RowStart& start, T* grad, int t) {
+  wait_for_row<kKept>();
+  if (grad != nullptr) fill_row<kThreads>(grad, a.classes, t, start.ignored ? T{} : nan_of<T>());
+  return start.ignored ? 0.0 : NAN;
+}
 
 // The gradient of the named classes once more, rounded once, by other threads than wrote it before the barrier that
 // precedes the call: value(class, base, its target beside base, its weight).
@@ -146,59 +158,84 @@ FASTMIX_DEVICE void write_named(const RowTarget& target, T* grad, int t, const F
   }
 }
 
-template <int kThreads, int kCached, typename T, typename A = accumulator_t<T>>
-FASTMIX_DEVICE double sparse_row(const SoftTargetParams& a, int64_t n, const RowStart& start, const T* z, T* grad,
+template <int kThreads, int kKept, typename T, typename A = accumulator_t<T>>
+FASTMIX_DEVICE A largest_of_row(const RowView<T>& row, const RowCache<T, kKept>& cache, const T* staging, int t,
+                                ReduceBuffer<A, kThreads, 1>& buffer, int& turn) {
+  Largest<T> largest;
+  visit_words<kThreads, kKept, true, 4>(
+      row, t, cache, staging, [&](int, const auto& v) { largest.template take<(sizeof(v) >= 16 ? kPack<T> : 1)>(v); });
+  A max[1] = {largest.value()};
+  reduce<kThreads>(max, -static_cast<A>(INFINITY), Larger(), buffer, turn);
+  return max[0];
+}
+
+template <int kThreads, int kKept, typename T, typename A = accumulator_t<T>>
+FASTMIX_DEVICE double sparse_row(const SoftTargetParams& a, int64_t n, const T* z, T* grad,
                                  RowContext<T, kThreads, 2>& x) {
   const int t = x.t;
   const RowView<T> row(z, a.classes);
-  RowCache<T, kCached> cache;
-  load_row<kThreads, kCached>(row, t, cache);
-  const T* packs = z + row.head;
-  if (kCached == 0 && x.staging != nullptr) packs = stage_row<kThreads>(row, t, x.staging);
-  A max[1] = {-INFINITY};
-  visit<kThreads, kCached>(row, packs, t, cache, [&](int, const auto& v) {
-    for (const A value : v) max[0] = Larger()(max[0], value);
-  });
-  reduce<kThreads>(max, -static_cast<A>(INFINITY), Larger(), x.max, x.max_turn);
-  const A m = max[0];
+  RowCache<T, kKept> cache;
+  load_row<kThreads, kKept>(row, t, cache, x.staging);
+  const RowStart start = row_start<A>(a, n, x.totals, t % kWarpSize);
+  if (!start.in_range || start.ignored) return skipped_row<kThreads, kKept>(a, start, grad, t);
+  wait_for_row<kKept>();
+  const A m = largest_of_row<kThreads, kKept>(row, cache, x.staging, t, x.max, x.max_turn);
   A sums[2] = {0, 0};  // exp(z - m), and where base asks for it z - m
   if (start.base == 0) {
-    visit<kThreads, kCached>(row, packs, t, cache, [&](int, const auto& v) {
-      for (const A value : v) sums[0] += exp_nonpositive(value - m);
+    visit<kThreads, kKept, true>(row, t, cache, x.staging, [&](int, const auto& v) {
+      constexpr int kCount = sizeof(v) / sizeof(v[0]);
+      A e[kCount];
+#pragma unroll
+      for (int i = 0; i < kCount; ++i) e[i] = exp_nonpositive(v[i] - m);
+      sums[0] += sum_of(e);
     });
   } else {
-    visit<kThreads, kCached>(row, packs, t, cache, [&](int, const auto& v) {
-      for (const A value : v) {
-        sums[0] += exp_nonpositive(value - m);
-        sums[1] += value - m;
+    visit<kThreads, kKept>(row, t, cache, x.staging, [&](int, const auto& v) {
+      constexpr int kCount = sizeof(v) / sizeof(v[0]);
+      A e[kCount], d[kCount];
+#pragma unroll
+      for (int i = 0; i < kCount; ++i) {
+        d[i] = v[i] - m;
+        e[i] = exp_nonpositive(d[i]);
       }
+      sums[0] += sum_of(e);
+      sums[1] += sum_of(d);
     });
   }
   reduce<kThreads>(sums, A(0), Plus(), x.sums, x.turn);
 
-  A c = 0;
+  const A c = static_cast<A>(start.scale * (start.named_sum + start.base * a.classes)) / sums[0];
   if (grad != nullptr) {
-    A b = 0;
-    {
-      const RowOf of = row_again(a, n, x.totals, t % kWarpSize);
-      const double s = gradient_scale<A>(a, n, of, x.totals);
-      c = static_cast<A>(s * (of.named_sum + of.target.base * a.classes)) / sums[0];
-      b = static_cast<A>(s * of.target.base);
-    }
-    visit<kThreads, kCached>(row, packs, t, cache, [&](int j, const auto& v) {
-      constexpr int kCount = sizeof(v) / sizeof(v[0]);
-      A g[kCount];
+    const A b = static_cast<A>(start.scale * start.base);
+    ScaledExponential<A> exponential(m, c);
+    with_alignment(row, grad, [&](auto aligned) {
+      // Without base the exponential is the gradient; 16 bits of it do not see how its factor is rounded.
+      if (sizeof(T) == 2 && aligned && b == 0 && c > 0 && std::fabs(exponential.shift) < 128) {
+        exponential.fold();
+        visit<kThreads, kKept>(row, t, cache, x.staging, [&](int j, const auto& v) {
+          constexpr int kCount = sizeof(v) / sizeof(v[0]);
+          A g[kCount];
 #pragma unroll
-      for (int i = 0; i < kCount; ++i) g[i] = exp_nonpositive(v[i] - m) * c - b;
-      store_beside(grad, j, g);
+          for (int i = 0; i < kCount; ++i) g[i] = exponential.plain(v[i]);
+          store_beside<true>(grad, j, g);
+        });
+        return;
+      }
+      visit<kThreads, kKept>(row, t, cache, x.staging, [&](int j, const auto& v) {
+        constexpr int kCount = sizeof(v) / sizeof(v[0]);
+        A g[kCount];
+#pragma unroll
+        for (int i = 0; i < kCount; ++i) g[i] = exponential(v[i]) - b;
+        store_beside<decltype(aligned)::value>(grad, j, g);
+      });
     });
     group_barrier<kThreads>();
   }
   const RowOf of = row_again(a, n, x.totals, t % kWarpSize);
   if (grad != nullptr) {
-    const double s = gradient_scale<A>(a, n, of, x.totals);
     write_named<kThreads>(of.target, grad, t, [&](int64_t j, double common, double named, double weight) {
-      return exp_nonpositive(static_cast<A>(to_float(z[j])) - m) * c - static_cast<A>(s * (common + named * weight));
+      return exp_nonpositive(static_cast<A>(to_float(z[j])) - m) * c -
+             static_cast<A>(start.scale * (common + named * weight));
     });
   }
   if (t >= kWarpSize) return 0;
@@ -233,23 +270,19 @@ struct ClassTargets {
 };
 
 template <int kThreads, typename T, typename A = accumulator_t<T>>
-FASTMIX_DEVICE double dense_row(const SoftTargetParams& a, int64_t n, const RowStart& start, const T* z, T* grad,
+FASTMIX_DEVICE double dense_row(const SoftTargetParams& a, int64_t n, const T* z, T* grad,
                                 RowContext<T, kThreads, 5>& x) {
   const int t = x.t;
+  const RowView<T> row(z, a.classes);
+  RowCache<T, kReadAgain> cache;
+  load_row<kThreads>(row, t, cache, x.staging);
+  const RowStart start = row_start<A>(a, n, x.totals, t % kWarpSize);
+  if (!start.in_range || start.ignored) return skipped_row<kThreads, kReadAgain>(a, start, grad, t);
   const A* target = a.index == nullptr ? static_cast<const A*>(a.target) + n * a.classes : nullptr;
   const ClassTargets<A> targets{target, a.class_weight, static_cast<A>(1.0 - a.smoothing), static_cast<A>(start.base)};
-  const RowView<T> row(z, a.classes);
-  RowCache<T, 0> cache;
-  load_row<kThreads, 0>(row, t, cache);
-  const T* packs = z + row.head;
-  A max[1] = {-INFINITY};
-  visit<kThreads, 0>(row, packs, t, cache, [&](int, const auto& v) {
-    for (const A value : v) max[0] = Larger()(max[0], value);
-  });
-  reduce<kThreads>(max, -static_cast<A>(INFINITY), Larger(), x.max, x.max_turn);
-  const A m = max[0];
+  const A m = largest_of_row<kThreads>(row, cache, x.staging, t, x.max, x.max_turn);
   A sums[5] = {0, 0, 0, 0, 0};  // exp(z - m), w, w (z - m), and of class weights c: c t log t, c
-  visit<kThreads, 0>(row, packs, t, cache, [&](int j, const auto& v) {
+  visit<kThreads>(row, t, cache, x.staging, [&](int j, const auto& v) {
     constexpr int kCount = sizeof(v) / sizeof(v[0]);
     A plain[kCount], weight[kCount];
     targets.load(j, plain, weight);
@@ -269,15 +302,18 @@ FASTMIX_DEVICE double dense_row(const SoftTargetParams& a, int64_t n, const RowS
   const RowOf of = row_again(a, n, x.totals, t % kWarpSize);
   const double total = sums[1] + of.named_sum;
   if (grad != nullptr) {
-    const double scale = gradient_scale<A>(a, n, of, x.totals);
+    const double scale = start.scale;
     const A s = static_cast<A>(scale), c = static_cast<A>(scale * total) / sums[0];
-    visit<kThreads, 0>(row, packs, t, cache, [&](int j, const auto& v) {
-      constexpr int kCount = sizeof(v) / sizeof(v[0]);
-      A g[kCount], weight[kCount];
-      targets.load(j, g, weight);
+    const ScaledExponential<A> exponential(m, c);
+    with_alignment(row, grad, [&](auto aligned) {
+      visit<kThreads>(row, t, cache, x.staging, [&](int j, const auto& v) {
+        constexpr int kCount = sizeof(v) / sizeof(v[0]);
+        A g[kCount], weight[kCount];
+        targets.load(j, g, weight);
 #pragma unroll
-      for (int i = 0; i < kCount; ++i) g[i] = exp_nonpositive(v[i] - m) * c - s * (g[i] * weight[i]);
-      store_beside(grad, j, g);
+        for (int i = 0; i < kCount; ++i) g[i] = exponential(v[i]) - s * (g[i] * weight[i]);
+        store_beside<decltype(aligned)::value>(grad, j, g);
+      });
     });
     if (target == nullptr) {
       group_barrier<kThreads>();
@@ -297,29 +333,31 @@ FASTMIX_DEVICE double dense_row(const SoftTargetParams& a, int64_t n, const RowS
 
 // softplus(z) - t z, gradient sigmoid(z) - t, of the share that counts and times the class weights: one pass.
 template <int kThreads, typename T, typename A = accumulator_t<T>>
-FASTMIX_DEVICE double sigmoid_row(const SoftTargetParams& a, int64_t n, const RowStart& start, const T* z, T* grad,
+FASTMIX_DEVICE double sigmoid_row(const SoftTargetParams& a, int64_t n, const T* z, T* grad,
                                   RowContext<T, kThreads, 1>& x) {
   const int t = x.t;
+  const RowView<T> row(z, a.classes);
+  RowCache<T, kReadAgain> cache;
+  load_row<kThreads>(row, t, cache, x.staging);
+  const RowStart start = row_start<A>(a, n, x.totals, t % kWarpSize);
+  if (!start.in_range || start.ignored) return skipped_row<kThreads, kReadAgain>(a, start, grad, t);
   const A* target = a.index == nullptr ? static_cast<const A*>(a.target) + n * a.classes : nullptr;
   const ClassTargets<A> targets{target, a.class_weight, A(1), static_cast<A>(start.base)};
-  const A share = static_cast<A>(start.share);
-  A s = 1;
-  if (grad != nullptr) s = static_cast<A>(gradient_scale<A>(a, n, row_again(a, n, x.totals, t % kWarpSize), x.totals));
-  const RowView<T> row(z, a.classes);
-  RowCache<T, 0> cache;
-  load_row<kThreads, 0>(row, t, cache);
+  const A share = static_cast<A>(start.share), s = static_cast<A>(start.scale);
   A sums[1] = {0};
-  visit<kThreads, 0>(row, z + row.head, t, cache, [&](int j, const auto& v) {
-    constexpr int kCount = sizeof(v) / sizeof(v[0]);
-    A w[kCount], weight[kCount];
-    targets.load(j, w, weight);
+  with_alignment(row, grad, [&](auto aligned) {
+    visit<kThreads>(row, t, cache, x.staging, [&](int j, const auto& v) {
+      constexpr int kCount = sizeof(v) / sizeof(v[0]);
+      A w[kCount], weight[kCount];
+      targets.load(j, w, weight);
 #pragma unroll
-    for (int i = 0; i < kCount; ++i) {
-      const A e = exp_nonpositive(v[i] > 0 ? -v[i] : v[i]), wanted = w[i] * weight[i], kept = share * weight[i];
-      sums[0] += kept * ((v[i] > 0 ? v[i] : A(0)) + log1p_unit(e)) - (wanted == 0 ? A(0) : wanted * v[i]);
-      w[i] = s * (kept * ((v[i] >= 0 ? A(1) : e) / (A(1) + e)) - wanted);
-    }
-    if (grad != nullptr) store_beside(grad, j, w);
+      for (int i = 0; i < kCount; ++i) {
+        const A e = exp_nonpositive(-std::fabs(v[i])), wanted = w[i] * weight[i], kept = share * weight[i];
+        sums[0] += kept * ((v[i] > 0 ? v[i] : A(0)) + log1p_unit(e)) - (wanted == 0 ? A(0) : wanted * v[i]);
+        w[i] = s * (kept * quotient(v[i] >= 0 ? A(1) : e, A(1) + e) - wanted);
+      }
+      if (grad != nullptr) store_beside<decltype(aligned)::value>(grad, j, w);
+    });
   });
   reduce<kThreads>(sums, A(0), Plus(), x.sums, x.turn);
   const RowOf of = row_again(a, n, x.totals, t % kWarpSize);
@@ -329,7 +367,7 @@ FASTMIX_DEVICE double sigmoid_row(const SoftTargetParams& a, int64_t n, const Ro
     // The barrier of the sum orders these stores of a block after those above; a warp's shuffles do not.
     if constexpr (kThreads == kWarpSize) __syncwarp();
     write_named<kThreads>(of.target, grad, t, [&](int64_t j, double common, double named, double weight) {
-      const A logit = static_cast<A>(to_float(z[j])), e = exp_nonpositive(logit > 0 ? -logit : logit);
+      const A logit = static_cast<A>(to_float(z[j])), e = exp_nonpositive(-std::fabs(logit));
       return scale * weight * (of.target.share * (logit >= 0 ? A(1) : e) / (A(1) + e) - common - named);
     });
   }

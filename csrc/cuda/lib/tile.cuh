@@ -58,8 +58,8 @@ struct ImageOutputs {
 // Images that a kernel makes of others of the same shape.
 struct ImageParams : ImageOutputs {
   const void* src;
-  int64_t src_stride;       // elements between images of src
-  const int *first, *next;  // backward: see SourceChains
+  int64_t src_stride;          // elements between images of src
+  const int *begin, *readers;  // backward: see SourceReaders
 };
 
 // kElements elements of a plane in row `row` from column `column` on (counted in elements); of PlanePieces they may run

@@ -52,7 +52,9 @@ void soft_target_case(int64_t rows, int classes, Loss loss, bool dense, bool cou
   Buffer<float> class_weight = random_values<float>(classes);
   Buffer<accumulator_t<T>> row_grad = random_values<accumulator_t<T>>(rows);
   auto target = random_values<accumulator_t<T>>(rows * classes);
-  Buffer<double> row_loss(rows);
+  Buffer<double> block_loss(rows);
+  Buffer<unsigned> finished(1);
+  finished[0] = 0;
   Buffer<accumulator_t<T>> out(1);
   if (rows > 2) {
     for (int64_t i = 0; i < k; ++i) index[k + i] = -100;  // an ignored row
@@ -70,13 +72,14 @@ void soft_target_case(int64_t rows, int classes, Loss loss, bool dense, bool cou
     a.index = index;
     a.k = k;
     a.weight = weight;
-    a.base = base;
+    a.base = loss == kKl ? base.get() : nullptr;
   }
   a.ignore_index = -100;
-  a.smoothing = loss == kBce ? 0 : 0.1;
+  a.smoothing = loss == kKl ? 0.1 : 0;
   a.loss = loss;
   a.reduction = kMean;
-  a.row_loss = row_loss;
+  a.block_loss = block_loss;
+  a.finished = count_first ? nullptr : finished.get();  // without: a launch of its own reduces
   a.totals = count_first ? totals.get() : nullptr;
   a.class_weight = class_weighted ? class_weight.get() : nullptr;
   a.row_grad = class_weighted ? row_grad.get() : nullptr;
@@ -107,7 +110,7 @@ void paste_case(int n, int channels, int height, int width, bool channels_last, 
   index[k] = n;  // out of range
   boxes[0] = INT32_MAX;
   boxes[2] = INT32_MAX;
-  Buffer<int> first(n), next(n * k);
+  Buffer<int> begin(n + 1), readers(n * k);
   a.src = src;
   a.dst = dst;
   a.k = k;
@@ -117,9 +120,9 @@ void paste_case(int n, int channels, int height, int width, bool channels_last, 
     if constexpr (sizeof(T) == 2) return paste<uint16_t>(a, nullptr);
     if constexpr (sizeof(T) == 4) return paste<uint32_t>(a, nullptr);
   }
-  link_sources({index, n, k, n, first, next}, nullptr);
-  a.first = first;
-  a.next = next;
+  find_readers({index, n, k, n, begin, readers}, nullptr);
+  a.begin = begin;
+  a.readers = readers;
   paste_backward<T>(a, nullptr);
 }
 
@@ -134,7 +137,7 @@ void patch_mix_case(int n, int channels, int height, int width, int h, int w, bo
   Buffer<uint8_t> mask(n * h * w);
   for (size_t i = 0; i < mask.size; ++i) mask[i] = random_bits() % 2;
   Buffer<float> lam = random_values<float>(n), weight(2 * n);
-  Buffer<int> first(n), next(n);
+  Buffer<int> begin(n + 1), readers(n);
   a.src = src;
   a.dst = dst;
   a.partner = partner;
@@ -144,9 +147,9 @@ void patch_mix_case(int n, int channels, int height, int width, int h, int w, bo
   a.h = h;
   a.w = w;
   a.weight = weight;
-  if (backward) link_sources({partner, n, 1, n, first, next}, nullptr);
-  a.first = first;
-  a.next = next;
+  if (backward) find_readers({partner, n, 1, n, begin, readers}, nullptr);
+  a.begin = begin;
+  a.readers = readers;
   patch_mix<T>(a, backward, nullptr);
 }
 
@@ -357,7 +360,8 @@ const std::map<std::string, std::function<void()>> kCases = {
     {"percentile_double", [] { percentile_case<double>(2, 100); }},
     {"percentile_memory", [] { percentile_case<float>(1, 16500); }},
     {"soft_target_warp", [] { soft_target_case<bf16>(9, 37, kKl, false); }},
-    {"soft_target_block", [] { soft_target_case<float>(10, 1001, kKl, false); }},
+    {"soft_target_warp_full", [] { soft_target_case<float>(9, 1001, kCrossEntropy, false); }},
+    {"soft_target_block", [] { soft_target_case<float>(10, 2001, kKl, false); }},
     {"soft_target_staged", [] { soft_target_case<bf16>(6, 9001, kCrossEntropy, false); }},
     {"soft_target_looped", [] { soft_target_case<float>(4, 33001, kCrossEntropy, false); }},
     {"soft_target_double", [] { soft_target_case<double>(4, 301, kKl, false, true); }},

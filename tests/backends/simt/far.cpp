@@ -107,15 +107,13 @@ void far_patch_mix() {
   check(b.last(b.dst), kImage - 1, 2, "patch_mix");
 }
 
-// One reader of the last source: the last image, all of it. The other sources have none.
-void link_last(int k, const int*& first, const int*& next) {
-  int *heads = reserve<int>(kImages), *tails = reserve<int>(kImages * k);
-  const int entry = static_cast<int>(kImages - 1) * k;
-  fill_bytes(heads, 0xff, kImages * sizeof(int));
-  put(heads + kImages - 1, entry);
-  put(tails + entry, -1);
-  first = heads;
-  next = tails;
+// One reader of the last source: the last image, all of it.
+void read_last(int k, const int*& begin, const int*& readers) {
+  int *bounds = reserve<int>(kImages + 1), *entries = reserve<int>(kImages * k);
+  put(bounds + kImages, 1);  // the others are 0
+  put(entries, static_cast<int>(kImages - 1) * k);
+  begin = bounds;
+  readers = entries;
 }
 
 void far_paste_backward() {
@@ -124,7 +122,7 @@ void far_paste_backward() {
   PasteParams a = image_params<PasteParams>(b);
   a.k = 2;
   a.boxes = reserve<int32_t>(kImages * 4);
-  link_last(2, a.first, a.next);
+  read_last(2, a.begin, a.readers);
   paste_backward<bf16>(a, nullptr);
   check(b.last(b.dst), 0, 2, "paste_backward");
   check(b.last(b.dst), kImage - 1, 2, "paste_backward");
@@ -136,7 +134,7 @@ void far_patch_mix_backward() {
   PatchMixParams a = mix_params(b);
   put(const_cast<int64_t*>(a.partner) + kImages - 1, kImages - 1);
   a.mask = reserve<uint8_t>(kImages * 16);
-  link_last(1, a.first, a.next);
+  read_last(1, a.begin, a.readers);
   patch_mix<bf16>(a, true, nullptr);
   check(b.last(b.dst), 0, 3, "patch_mix_backward");
   check(b.last(b.dst), kImage - 1, 3, "patch_mix_backward");

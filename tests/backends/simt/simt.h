@@ -378,6 +378,8 @@ template <typename T>
 T __ldg(const T* from) {
   return *from;
 }
+// Blocks run one after another, ordered by the launch.
+inline void __threadfence() {}
 // atomicAdd and the like of integers: relaxed, as on the GPU.
 template <typename T>
 T atomicAdd(T* to, T value) {
