@@ -182,8 +182,10 @@ def _call(op: str, loss: Loss, logits: Tensor, target: SoftTarget | Tensor, redu
     check.dtype(op, "logits", logits, *check.FLOATS)
     if not isinstance(reduction, str) or reduction not in REDUCTIONS:
         check.choice(op, "reduction", reduction, tuple(REDUCTIONS))
-    label_smoothing = check.share(op, "label_smoothing", label_smoothing)
-    ignore_index = check.integer(op, "ignore_index", ignore_index)
+    if label_smoothing.__class__ is not float or not 0.0 <= label_smoothing <= 1.0:
+        label_smoothing = check.share(op, "label_smoothing", label_smoothing)
+    if ignore_index.__class__ is not int or ignore_index != IGNORED:
+        ignore_index = check.integer(op, "ignore_index", ignore_index)
     if logits.ndim < 2:
         raise ValueError(f"{op}: logits has shape {tuple(logits.shape)}, want (N, J), or (N, J, ...) of pixels")
     backend = select("soft_target", logits)

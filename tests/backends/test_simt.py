@@ -26,8 +26,8 @@ CASES = (
     "saliency_mask_divided", "saliency_mask_whole", "saliency_peak", "saliency_peak_divided", "soft_target_block",
     "soft_target_class_weights", "soft_target_dense", "soft_target_double", "soft_target_looped", "soft_target_pixels",
     "soft_target_pixels_dense", "soft_target_pixels_sigmoid", "soft_target_sigmoid", "soft_target_staged",
-    "soft_target_warp", "soft_target_warp_full", "view", "view_blend", "view_blend_turned", "view_odd", "view_patch_mix",
-    "view_patch_mix_double", "view_wrapped")
+    "soft_target_warp", "soft_target_warp_full", "view", "view_blend", "view_blend_turned", "view_odd",
+    "view_patch_mix", "view_patch_mix_double", "view_wrapped")
 QUICK = ("isda_pixels_backward", "isda_rows", "paste", "patch_mix", "saliency_mask_whole", "soft_target_block",
          "view")
 
