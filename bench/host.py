@@ -113,14 +113,15 @@ def main(argv: list[str]) -> int:
     torch.manual_seed(0)
     result = new_result(FORMAT, device, args.machine, {"seconds": args.seconds, "calls": CALLS}) | {"cases": []}
     try:
-        with torch.device(device), result_file(args.json, result, "-host") as path:
-            return _run(args, result, path)
+        with torch.device(device):  # not around the calls: every torch function would go through a mode
+            chosen = cases()
+        with result_file(args.json, result, "-host") as path:
+            return _run(args, chosen, result, path)
     finally:
         torch.set_num_threads(threads)
 
 
-def _run(args: Namespace, result: Entry, path: Path) -> int:
-    chosen = cases()
+def _run(args: Namespace, chosen: list[Case], result: Entry, path: Path) -> int:
     for number, case in enumerate(chosen, 1):
         result["cases"].append(measured(case, args.seconds))
         print(f"[{number}/{len(chosen)}] {case.name}: {report.duration(result['cases'][-1]['us'])}", file=sys.stderr)

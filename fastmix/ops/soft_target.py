@@ -178,25 +178,25 @@ def _call(op: str, loss: Loss, logits: Tensor, target: SoftTarget | Tensor, redu
           confidence: Tensor | None = None, sample_weight: Tensor | None = None, class_weight: Tensor | None = None,
           label_smoothing: float = 0.0, ignore_index: int = IGNORED,
           weighting: Weighting = Weighting.UNWEIGHTED) -> Tensor:
-    check.tensor(op, "logits", logits)
-    check.dtype(op, "logits", logits, *check.FLOATS)
     if not isinstance(reduction, str) or reduction not in REDUCTIONS:
         check.choice(op, "reduction", reduction, tuple(REDUCTIONS))
     if label_smoothing.__class__ is not float or not 0.0 <= label_smoothing <= 1.0:
         label_smoothing = check.share(op, "label_smoothing", label_smoothing)
     if ignore_index.__class__ is not int or ignore_index != IGNORED:
         ignore_index = check.integer(op, "ignore_index", ignore_index)
-    if logits.ndim < 2:
-        raise ValueError(f"{op}: logits has shape {tuple(logits.shape)}, want (N, J), or (N, J, ...) of pixels")
-    backend = select("soft_target", logits)
-    if backend == "cpu" and confidence is sample_weight is class_weight is None and logits.ndim == 2:
+    if confidence is sample_weight is class_weight is None and isinstance(logits, Tensor) and logits.ndim == 2:
         named = _named(target)
-        if named is not None:
+        if named is not None and select("soft_target", logits) == "cpu":
             try:  # The operator checks all that the lines below do, in a tenth of the time; they have the words for it.
-                return _run(backend, _SPARSE, logits, (*named, None, None, None), (
+                return _run("cpu", _SPARSE, logits, (*named, None, None, None), (
                     label_smoothing, ignore_index, loss.value, weighting.value, REDUCTIONS[reduction]))
             except RuntimeError:
                 pass
+    check.tensor(op, "logits", logits)
+    check.dtype(op, "logits", logits, *check.FLOATS)
+    if logits.ndim < 2:
+        raise ValueError(f"{op}: logits has shape {tuple(logits.shape)}, want (N, J), or (N, J, ...) of pixels")
+    backend = select("soft_target", logits)
     shape = logits.shape
     pixels, by_rows = logits.ndim > 2, True
     rows, classes = (shape[0], *shape[2:]), shape[1]
