@@ -160,13 +160,13 @@ def test_products_have_the_precision_of_torchs_own():
 import torch, triton.language as tl
 from fastmix.ops import library
 precision = library.kernels("_classes").matmul_precision
-assert precision(tl.float32) == "ieee"
-for setting, want in (("high", "tf32"), ("medium", "tf32"), ("highest", "ieee")):
+assert precision(tl.float32) == "tf32x3"
+for setting, want in (("high", "tf32"), ("medium", "tf32"), ("highest", "tf32x3")):
     torch.set_float32_matmul_precision(setting)
     assert precision(tl.float32) == want and precision(tl.float64) == "ieee", setting
-for setting in ("tf32", "ieee"):
+for setting, want in (("tf32", "tf32"), ("ieee", "tf32x3")):
     torch.backends.cuda.matmul.fp32_precision = setting
-    assert precision(tl.float32) == setting
+    assert precision(tl.float32) == want
 """
     subprocess.run([sys.executable, "-c", script], check=True, timeout=600)
 
