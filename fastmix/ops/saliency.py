@@ -140,8 +140,9 @@ def saliency_mask_of_grid(grad: Tensor, patches: tuple[int, ...], grid: Tensor, 
     _check_grid(op, grad, (side, side))
     _check_q(op, q, grad.shape[0], grad)
     check.shape(op, "grid", grid, (), "0-d")
+    check.dtype(op, "grid", grid, torch.int64)
     check.same_device(op, grad=grad, grid=grid)
-    backend = select("saliency", grad)
+    backend = _backend(grad)
     if backend == "reference":
         return chosen_grid([reference.saliency_mask(grad, (p, p), q) for p in patches], grid)
     if len(patches) <= MOST_GRIDS and max(patches) <= MOST_PATCHES:

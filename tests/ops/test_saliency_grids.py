@@ -80,6 +80,8 @@ def test_errors(variant):
         saliency.saliency_mask_of_grid(grad, (3, 4), torch.tensor(0), q)
     with pytest.raises(ValueError, match="grid has shape"):
         saliency.saliency_mask_of_grid(grad, (2, 4), torch.zeros(1, dtype=torch.int64), q)
+    with pytest.raises(TypeError, match="grid has dtype float32, want int64"):
+        saliency.saliency_mask_of_grid(grad, (2, 4), torch.tensor(0.0), q)
     if variant.startswith("cpu"):
         with pytest.raises(RuntimeError, match=r"grid is 2, want a value in \[0, 2\)"):
             saliency.saliency_mask_of_grid(grad, (2, 4), torch.tensor(2), q)
