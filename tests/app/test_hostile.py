@@ -62,6 +62,8 @@ READERS = {
     "mixers/base.py: torch.frombuffer": "the state of a generator, by who unpickles a mixer",
     "ops/library.py: torch.ops.load_library": "the package's own",
     "ops/library.py: (_PACKAGE / 'ops' / 'schemas.def').read_text": "the package's own",
+    "ops/choice.py: path.read_text": "the package's own", "ops/choice.py: json.loads": "the package's own",
+    "ops/dispatch.py: choice.load": "the package's own",
     "ops/checkout.py: (root / 'pyproject.toml').read_text": "test_what_lies_beside_an_installed_package_is_not_its",
     "app/import_torchvision.py: path.read_text": "of an installed package",
     "_starting.py: open": "a stream that is closed", "_starting.py: os.open": "/dev/null",
