@@ -43,14 +43,14 @@ results: setup  ## docs/results.md from finished runs of every method: make resu
 	$(BIN)/python -m fastmix bench pages docs/results.md
 
 # Two chains share the cores, of about the same length: the interpreter's run, then what waits for compilers, then the
-# bench's and the house's tests; beside it all the rest, whose output follows, its summary last. 5: nothing to run.
+# house's tests; beside it all the rest, whose output follows, its summary last. 5: nothing to run.
 COMPILED := $(if $(filter tests,$(TESTS)),$(wildcard $(addprefix tests/backends/test_,simt.py triton_aot.py triton_sizes.py cuda_*.py)))
-ASIDE := $(if $(filter tests,$(TESTS)),$(COMPILED) tests/bench tests/house)
+ASIDE := $(if $(filter tests,$(TESTS)),$(COMPILED) tests/house)
 SLOWEST := --durations=20 --durations-min=2
 test: setup  ## the whole test suite, and the operators again on Triton's interpreter
 	@mkdir -p build; \
 	$(BIN)/python -m pytest $(TESTS) $(addprefix --ignore=,$(ASIDE)) $(SLOWEST) $(ARGS) > build/tests.log 2>&1 & rest=$$!; \
-	TRITON_INTERPRET=1 $(BIN)/python -m pytest $(TESTS) $(ARGS); interpreted=$$?; aside=0; \
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest $(TESTS) $(SLOWEST) $(ARGS); interpreted=$$?; aside=0; \
 	test -z "$(ASIDE)" || { $(BIN)/python -m pytest $(ASIDE) $(SLOWEST) $(ARGS); aside=$$?; }; \
 	tail -n +1 -f --pid=$$rest build/tests.log; \
 	wait $$rest && { test $$interpreted = 0 || test $$interpreted = 5; } && { test $$aside = 0 || test $$aside = 5; }

@@ -1,5 +1,9 @@
-"""The CUDA library compiles and links here, without a GPU, for every architecture, and stays within its budget: of
-registers and shared memory, and for sm_90 of what its machine code does (`helpers.kernel_work`)."""
+"""The CUDA library compiles and links here, without a GPU, and stays within its budget: of registers and shared memory,
+and of what its machine code does (`helpers.kernel_work`).
+
+It is compiled for sm_90; of the other architectures the budgets are held, which `make budgets` writes for all of them:
+three compilers would take two minutes of every run, and a kernel that changes fails its sm_90 budget first.
+"""
 
 import json
 import re
@@ -26,12 +30,17 @@ PACKED = ("paste_kernel<unsigned short, PlanePieces<8, 3> >", "paste_kernel<unsi
 
 @pytest.fixture(scope="module")
 def library():
-    return cuda_budget.build()
+    return cuda_budget.build("9.0")
 
 
 @pytest.fixture(scope="module")
 def measured(library):
     return cuda_budget.measure(library)
+
+
+@pytest.fixture(scope="module")
+def budget():
+    return json.loads(cuda_budget.BUDGET.read_text())
 
 
 def test_only_stable_symbols_are_undefined(library):
@@ -42,23 +51,24 @@ def test_only_stable_symbols_are_undefined(library):
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_no_kernel_uses_local_memory(measured, architecture):
-    assert {kernel: n for kernel, n in measured[architecture].items() if n["stack"]} == {}
+def test_no_kernel_uses_local_memory(measured, budget, architecture):
+    for numbers in (budget[architecture], measured.get(architecture, {})):
+        assert {kernel: n for kernel, n in numbers.items() if n["stack"]} == {}
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_packs_are_loaded_in_one_instruction(measured, architecture):
-    assert [kernel for kernel in PACKED if measured[architecture][kernel]["wide_loads"] == 0] == []
+def test_packs_are_loaded_in_one_instruction(measured, budget, architecture):
+    numbers = measured.get(architecture, budget[architecture])
+    assert [kernel for kernel in PACKED if numbers[kernel]["wide_loads"] == 0] == []
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_budget(measured, architecture):
-    budget = json.loads(cuda_budget.BUDGET.read_text())
+def test_budget(measured, budget):
     if budget["nvcc"] != cuda_budget.nvcc_version():
         pytest.skip(f"the budget is for nvcc {budget['nvcc']}")
-    wanted = budget[architecture]
-    assert measured[architecture].keys() == wanted.keys(), "run make budgets"
-    over = {kernel: (n, wanted[kernel]) for kernel, n in measured[architecture].items()
+    wanted = budget["sm_90"]
+    assert all(budget[architecture].keys() == wanted.keys() for architecture in ARCHITECTURES), "run make budgets"
+    assert measured["sm_90"].keys() == wanted.keys(), "run make budgets"
+    over = {kernel: (n, wanted[kernel]) for kernel, n in measured["sm_90"].items()
             if n["registers"] > wanted[kernel]["registers"] or n["shared"] > wanted[kernel]["shared"]
             or n["wide_loads"] < wanted[kernel]["wide_loads"] or not _reads_as_well(n, wanted[kernel])}
     assert over == {}

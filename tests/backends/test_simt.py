@@ -74,22 +74,31 @@ def test_a_removed_barrier_is_a_data_race(case, barrier):
     assert done.returncode != 0 and "data race" in done.stderr
 
 
-@pytest.mark.parametrize("name,right,wrong,case", [
-    ("logit_row.cuh", "pack < row.packs, lowest_words", "pack <= row.packs, lowest_words", "soft_target_block"),
-    pytest.param("percentile.cuh", "if (t + i * kThreads < n) mask", "if (t + i * kThreads <= n) mask",
-                 "percentile_1024", marks=pytest.mark.slow),
-    pytest.param("cells.cuh", "static_cast<size_t>(a.slots) * a.width", "static_cast<size_t>(a.slots) * a.width - 1",
-                 "saliency_map_divided", marks=pytest.mark.slow),
-])
-def test_an_off_by_one_is_an_overflow(tmp_path, name, right, wrong, case):
-    text = (simt_build.ROOT / "csrc" / "cuda" / "lib" / name).read_text()
-    assert text.count(right) == 1
-    (tmp_path / "cuda" / "lib").mkdir(parents=True)
-    (tmp_path / "cuda" / "lib" / name).write_text(text.replace(right, wrong))
-    source = tmp_path / "broken.cpp"
+# Case -> the header whose line goes one too far in the broken program, of which no other of these cases runs anything.
+OFF_BY_ONE = {
+    "soft_target_block": ("logit_row.cuh", "pack < row.packs, lowest_words", "pack <= row.packs, lowest_words"),
+    "percentile_1024": ("percentile.cuh", "if (t + i * kThreads < n) mask", "if (t + i * kThreads <= n) mask"),
+    "saliency_map_divided": ("cells.cuh", "static_cast<size_t>(a.slots) * a.width",
+                             "static_cast<size_t>(a.slots) * a.width - 1")}
+
+
+@pytest.fixture(scope="module")
+def broken(tmp_path_factory):
+    """One program with all of them: a compiler takes a minute for each."""
+    folder = tmp_path_factory.mktemp("broken")
+    (folder / "cuda" / "lib").mkdir(parents=True)
+    for name, right, wrong in OFF_BY_ONE.values():
+        text = (simt_build.ROOT / "csrc" / "cuda" / "lib" / name).read_text()
+        assert text.count(right) == 1
+        (folder / "cuda" / "lib" / name).write_text(text.replace(right, wrong))
+    source = folder / "broken.cpp"
     source.write_text((simt_build.HERE / "cases.cpp").read_text())
-    program = simt_build.program("address", source, (f"-I{tmp_path}",), tmp_path)
-    done = run(program, case)
+    return simt_build.program("address", source, (f"-I{folder}",), folder)
+
+
+@pytest.mark.parametrize("case", OFF_BY_ONE)
+def test_an_off_by_one_is_an_overflow(broken, case):
+    done = run(broken, case)
     assert done.returncode != 0 and "heap-buffer-overflow" in done.stderr
 
 

@@ -44,11 +44,13 @@ def static_shared(architecture: str, numbers: Numbers) -> int:
     return int(numbers["shared"]) - (1024 if numbers["shared"] >= 1024 and architecture != "sm_80" else 0)
 
 
-def build() -> Path:
-    """The CUDA library, built for any torch; ninja rebuilds only what changed."""
+def build(architectures: str | None = None) -> Path:
+    """The CUDA library, built for any torch; ninja rebuilds only what changed. architectures: as TORCH_CUDA_ARCH_LIST,
+    None for all that a release has."""
+    chosen = {} if architectures is None else {"TORCH_CUDA_ARCH_LIST": architectures}
     done = subprocess.run([sys.executable, "setup.py", "-q", "build_ext", "--build-lib", str(BUILD / "lib"),
-                           "--build-temp", str(BUILD / "tmp")], cwd=ROOT, env={**os.environ, "FASTMIX_CUDA": "1"},
-                          capture_output=True, text=True)
+                           "--build-temp", str(BUILD / "tmp")], cwd=ROOT,
+                          env={**os.environ, "FASTMIX_CUDA": "1", **chosen}, capture_output=True, text=True)
     if done.returncode != 0:
         raise RuntimeError(f"the CUDA library does not build:\n{done.stdout[-4000:]}{done.stderr[-1000:]}")
     return next((BUILD / "lib" / "fastmix").glob("_C_cuda*.so"))
