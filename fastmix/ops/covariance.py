@@ -71,7 +71,7 @@ def covariance_update_(count: Tensor, mean: Tensor, cov: Tensor, features: Tenso
         labels: (N,), or (N, ...) like the pixels; int64.
         ignore_index: rows with this label count nothing; None: every label is a class.
         kind: "full", "diag", "shared" or "identity"; needed only where J = A makes diag and shared look alike.
-    Returns: 0-d int64, the rows left out because a feature is NaN or infinite.
+    Returns: 0-d int64, the rows left out because a feature is NaN or infinite, in the dtype of mean.
         Classes without a row stay as they are, bit for bit.
     Raises: ValueError for shapes and devices, TypeError for dtypes, IndexError for a label outside [0, J) (CPU,
         nothing is changed then; on a GPU the row is left out).

@@ -9,6 +9,7 @@ second the transposed interpolation, gathered pixel by pixel. Source: Soft Augme
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -75,7 +76,10 @@ _resized_crop_backward = Operator("resized_crop_backward", _fake_resized_backwar
 def _check_fill(op: str, fill: float | Tensor, x: Tensor) -> tuple[Tensor | None, float]:
     """(fill (N, C) in the dtype of x, or None; the number that fills where it is None)."""
     if not isinstance(fill, Tensor):
-        return None, check.number(op, "fill", fill, "a number or a tensor (N, C)")
+        value = check.number(op, "fill", fill, "a number or a tensor (N, C)")
+        if x.dtype != torch.float64 and abs(value) > check.FLOAT32_MAX:
+            value = math.copysign(math.inf, value)
+        return None, value
     check.shape(op, "fill", fill, tuple(x.shape[:2]), "(N, C) like x")
     check.dtype(op, "fill", fill, *check.FLOATS)
     check.no_grad_needed(op, "fill", fill)
@@ -90,7 +94,8 @@ def crop(x: Tensor, shift: Tensor, *, fill: float | Tensor = 0.0) -> Tensor:
         x: images (N, C, H, W), any float dtype and memory format. Clips (N, C, T, H, W): every frame gets the same
             window. Label maps and masks (N, ..., H, W) int64, int32, uint8 or bool, with a whole number as fill.
         shift: (N, 2) int64 or int32 (down, right) in pixels, of any size.
-        fill: what lies outside the image: a number, or (N, C) float, a colour per image (rounded to x's dtype).
+        fill: what lies outside the image: a number, or (N, C) float, a colour per image (rounded to x's dtype, in which
+            a large one is infinite).
     Returns: images like x, every pixel bit for bit its source's. Differentiable in x, any order.
     Raises: ValueError for shapes, devices and a fill that requires grad; TypeError for dtypes.
     Source: Soft Augmentation Sec. 4.1, Listing 1.

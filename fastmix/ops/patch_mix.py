@@ -101,10 +101,10 @@ def patch_mix(x: Tensor, partner: Tensor, mask: Tensor, lam: Tensor, *,
     check.no_grad_needed(op, "lam", lam)
     check.same_device(op, x=x, partner=partner, mask=mask, lam=lam)
     backend = select("patch_mix" if view is None else "view", x)
-    if must_check_values(backend, x):
-        check.rows_in_range(op, "partner", partner, 0, n)
     if x.numel() == 0:  # without pixels there are weights still, but no work for a kernel
         backend = "reference"
+    if must_check_values(backend, x):
+        check.rows_in_range(op, "partner", partner, 0, n)
     if view is not None:
         return read_through(backend, "view_patch_mix", x, (partner, mask, lam), view)
     if backend == "reference":

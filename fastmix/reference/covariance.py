@@ -38,8 +38,9 @@ def covariance_update_(count: Tensor, mean: Tensor, cov: Tensor, features: Tenso
     """Arguments as `functional.covariance_update_`; one class at a time. Returns the rows left out, 0-d int64."""
     dtype, classes = mean.dtype, count.shape[0]
     x, y = rows_of(features.detach(), labels)
+    x = x.to(dtype)
     valid, not_finite = usable_rows(x, y, classes, ignore_index)
-    x = torch.where(valid.unsqueeze(1), x.to(dtype), 0.0)
+    x = torch.where(valid.unsqueeze(1), x, 0.0)
     y = torch.where(valid, y, -1)
     n_all = count.sum().to(dtype)
     mean_all = (count.to(dtype) @ mean) / n_all.clamp(min=1)

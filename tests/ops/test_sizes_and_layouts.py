@@ -200,3 +200,32 @@ def test_a_layout(variant, name, layout):
         apart = layout(t)
         check(name, tensors | {key: apart.clone(memory_format=torch.contiguous_format)}, True,
               tensors | {key: apart})
+
+
+# ---------------------------------------------------------------- numbers at the edge of what a dtype holds
+
+def test_numbers_beyond_a_dtype(variant):
+    served(variant, "crop")
+    x, away = torch.zeros(1, 1, 2, 2), torch.tensor([[5, 5]])
+    for fill in (1e300, -1e300):
+        infinite = torch.full((1, 1, 2, 2), fill, dtype=torch.float64).to(x.dtype)
+        assert torch.equal(F.crop(x, away, fill=fill), infinite)
+        assert torch.equal(F.resized_crop(x, torch.tensor([[5.0, 5.0, 2.0, 2.0]]), (2, 2), fill=fill), infinite)
+
+
+def test_features_beyond_the_dtype_of_the_mean_are_left_out(variant):
+    served(variant, "covariance_update_ diag")
+    count, mean, cov = torch.zeros(3, dtype=torch.int64), torch.zeros(3, 2), torch.zeros(3, 2)
+    features = torch.tensor([[1e300, 0.0], [1.0, 2.0]], dtype=torch.float64)
+    assert F.covariance_update_(count, mean, cov, features, torch.tensor([0, 1]), kind="diag") == 1
+    assert count.tolist() == [0, 1, 0] and mean.tolist() == [[0, 0], [1, 2], [0, 0]]
+
+
+def test_a_bad_partner_of_images_without_pixels(variant):
+    served(variant, "patch_mix")
+    args = (torch.zeros(2, 3, 0, 4), torch.tensor([0, 5]), torch.ones(2, 1, 1, dtype=torch.bool), torch.tensor(0.5))
+    if args[0].is_cuda:
+        assert F.patch_mix(*args)[1][1].isnan().all()
+        return
+    with pytest.raises(IndexError, match="partner of row 1 is 5"):
+        F.patch_mix(*args)
