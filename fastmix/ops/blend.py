@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..reference import functional as reference
 from . import checks as check
-from .dispatch import must_check_values, operator_checks, select
+from .dispatch import must_check_values, select
 from .operator import Operator
 from .planes import is_clip, not_a_mask, on_frames
 from .view import View, check_view, read_through, view_of_frames
@@ -57,11 +57,10 @@ def blend(x: Tensor, index: Tensor, weight: Tensor, *, view: View | None = None)
         index outside the batch (CPU; on a GPU the row is NaN).
     Source: refined data augmentation Eq. 1 (Mixup); K-image mixing Eq. 2.
     """
-    if view is None and operator_checks("blend", x, index, weight):
-        try:
-            return _blend("cpu", x, index, weight)
-        except RuntimeError:
-            pass
+    if view is None:
+        found = _blend.checked(x, index, weight)
+        if found is not None:
+            return found
     if view is not None and is_clip(x):
         return on_frames(lambda frames: blend(frames, index, weight, view=view_of_frames(view, x)), x)
     if view is not None:

@@ -117,12 +117,12 @@ def operator_checks(op: str, x: object, *data: object) -> bool:
     """Whether the C++ operator can be asked to check the arguments of this call: it is eager and all are on the CPU.
 
     It does so in a tenth of the time. Where it raises RuntimeError the checks of Python, which have the words for it,
-    are to follow. data: what no gradient flows to.
+    are to follow. data: what no gradient flows to, or None.
     """
     if torch.compiler.is_compiling() or not isinstance(x, Tensor) or not x.is_cpu:
         return False
     for each in data:
-        if not isinstance(each, Tensor) or not each.is_cpu or each.requires_grad:
+        if each is not None and (not isinstance(each, Tensor) or not each.is_cpu or each.requires_grad):
             return False
     return select(op, x) == "cpu"
 

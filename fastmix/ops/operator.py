@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from .dispatch import operator_checks
 from .library import TRITON_NAMESPACE
 
 _BelowAutograd = torch._C._AutoDispatchBelowAutograd
@@ -72,6 +73,16 @@ class Operator:
         if backward is not None:
             torch.library.register_autograd(f"{namespace}::{name}", backward,
                                             setup_context=_with_backend(setup, backend, data))
+
+    def checked(self, x: torch.Tensor, *data: Any) -> Any:
+        """The result where the C++ operator can check the arguments (`dispatch.operator_checks`) and accepts them, else
+        None: then Python's checks find what is wrong, or another backend serves."""
+        if not operator_checks(self._name, x, *data):
+            return None
+        try:
+            return self("cpu", x, *data)
+        except RuntimeError:
+            return None
 
     def __call__(self, backend: str, x: torch.Tensor, *args: Any) -> Any:
         if torch.compiler.is_compiling():

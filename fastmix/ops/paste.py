@@ -16,7 +16,7 @@ from torch import Tensor
 from ..reference import functional as reference
 from . import checks as check
 from .blend import check_index
-from .dispatch import must_check_values, operator_checks, select
+from .dispatch import must_check_values, select
 from .operator import Operator
 from .planes import check_mask, is_clip, is_mask, on_bits, on_frames
 from .view import View, check_view, read_through, view_of_frames
@@ -62,11 +62,10 @@ def paste(x: Tensor, index: Tensor, boxes: Tensor, *, view: View | None = None) 
         (CPU; on a GPU the image is NaN).
     Source: K-image mixing Eq. 4-5; refined data augmentation Eq. 2 (CutMix).
     """
-    if view is None and operator_checks("paste", x, index, boxes) and x.ndim == 4 and x.dtype in check.FLOATS:
-        try:
-            return _paste("cpu", x, index, boxes)
-        except RuntimeError:
-            pass
+    if view is None and not is_clip(x) and not is_mask(x):
+        found = _paste.checked(x, index, boxes)
+        if found is not None:
+            return found
     if is_clip(x):
         return on_frames(lambda frames: paste(frames, index, boxes, view=view_of_frames(view, x)), x)
     if is_mask(x) and view is None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..reference import functional as reference
 from . import checks as check
-from .dispatch import must_check_values, operator_checks, select
+from .dispatch import must_check_values, select
 from .operator import Operator
 from .planes import is_clip, not_a_mask, on_frames
 from .saliency import saliency_mask
@@ -67,11 +67,10 @@ def patch_mix(x: Tensor, partner: Tensor, mask: Tensor, lam: Tensor, *,
     Source: R-Mix, Eq. 5-7.
     """
     op = "patch_mix"
-    if view is None and operator_checks(op, x, partner, mask, lam) and x.ndim == 4 and x.numel():
-        try:
-            return _patch_mix("cpu", x, partner, mask, lam)
-        except RuntimeError:
-            pass
+    if view is None and isinstance(x, Tensor) and x.ndim == 4 and x.numel():
+        found = _patch_mix.checked(x, partner, mask, lam)
+        if found is not None:
+            return found
     if is_clip(x):
         weight = x  # of the one call below
 

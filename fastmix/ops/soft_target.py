@@ -29,7 +29,7 @@ from torch import Tensor
 from ..reference import functional as reference
 from ..targets import IGNORED, SoftTarget
 from . import checks as check
-from .dispatch import must_check_values, select
+from .dispatch import must_check_values, operator_checks, select
 from .enums import Loss, Reduction, Weighting, codes
 from .operator import NAMESPACES, _BelowAutograd, apply_of, eager
 
@@ -185,11 +185,13 @@ def _call(op: str, loss: Loss, logits: Tensor, target: SoftTarget | Tensor, redu
     if ignore_index.__class__ is not int or ignore_index != IGNORED:
         ignore_index = check.integer(op, "ignore_index", ignore_index)
     if confidence is sample_weight is class_weight is None and isinstance(logits, Tensor) and logits.ndim == 2:
-        named = _named(target)
-        if named is not None and select("soft_target", logits) == "cpu":
-            try:  # The operator checks all that the lines below do, in a tenth of the time; they have the words for it.
-                return _run("cpu", _SPARSE, logits, (*named, None, None, None), (
-                    label_smoothing, ignore_index, loss.value, weighting.value, REDUCTIONS[reduction]))
+        named = target if type(target) is SoftTarget and target.weight is not None else (target, None, None)
+        index, weight, base = named
+        if operator_checks("soft_target", logits, index, weight, base) and (weight is not None or index.ndim == 1):
+            try:
+                return _run("cpu", _SPARSE, logits, (index if weight is not None else index.unsqueeze(-1), weight, base,
+                                                     None, None, None),
+                            (label_smoothing, ignore_index, loss.value, weighting.value, REDUCTIONS[reduction]))
             except RuntimeError:
                 pass
     check.tensor(op, "logits", logits)
@@ -231,26 +233,6 @@ def _call(op: str, loss: Loss, logits: Tensor, target: SoftTarget | Tensor, redu
             label_smoothing, ignore_index, loss.value, weighting.value, REDUCTIONS[reduction])
     result = _run(backend, form, logits, tensors, options)
     return result.view(rows) if pixels and reduction == "none" else result
-
-
-def _named(target: SoftTarget | Tensor) -> tuple[Tensor, Tensor | None, Tensor | None] | None:
-    """(index, weight, base) on the CPU, where an eager call can leave it to the operator to check them.
-
-    Not where a tensor is elsewhere: the dispatcher would go there.
-    """
-    if torch.compiler.is_compiling():
-        return None
-    if type(target) is SoftTarget:
-        index, weight, base = target.index, target.weight, target.base
-        if not (isinstance(index, Tensor) and isinstance(weight, Tensor)) or weight.requires_grad or not (
-                index.is_cpu and weight.is_cpu):
-            return None
-        if base is not None and (not isinstance(base, Tensor) or base.requires_grad or not base.is_cpu):
-            return None
-        return index, weight, base
-    if isinstance(target, Tensor) and target.ndim == 1 and target.is_cpu:
-        return target.unsqueeze(-1), None, None
-    return None
 
 
 def _run(backend: str, form: _Form, logits: Tensor, tensors: tuple[Tensor | None, ...],
