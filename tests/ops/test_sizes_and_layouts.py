@@ -224,7 +224,7 @@ def test_features_beyond_the_dtype_of_the_mean_are_left_out(variant):
 def test_a_bad_partner_of_images_without_pixels(variant):
     served(variant, "patch_mix")
     args = (torch.zeros(2, 3, 0, 4), torch.tensor([0, 5]), torch.ones(2, 1, 1, dtype=torch.bool), torch.tensor(0.5))
-    if args[0].is_cuda:
+    if args[0].device.type != "cpu":  # no check of a value waits for the device
         assert F.patch_mix(*args)[1][1].isnan().all()
         return
     with pytest.raises(IndexError, match="partner of row 1 is 5"):
