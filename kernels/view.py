@@ -188,10 +188,17 @@ def _view_patch_mix_kernel(
         write_weight(shares_ptr, mask_ptr, lam_ptr, n, m, valid, cells, lam_stride, CELLS)
 
 
-def _warps(tiles: Tiles, boxed: bool = False) -> int:
-    """16 elements a thread share what their rows and columns need; 8 where sources are boxed one after the other, whose
-    masks and addresses of single bytes took up to 181 registers."""
-    return min(16, 2 * tiles.warps) if boxed else tiles.warps
+def _warps(tiles: Tiles, out: Tensor, sources: int, boxed: bool = False) -> int:
+    """The more elements a thread has, the more of them share what a row or a column needs: of one source 32, or 64 where
+    columns are channels too, of two 32 (instructions a byte, sm_90, bfloat16: 24 -> 20, 35 -> 18, 45 -> 35, 56 -> 42).
+    16 of more sources, for the registers, and of wider types, which are bound by their memory and need the loads of
+    more threads. 8 where sources are boxed one after the other, whose masks and addresses
+    of single bytes took up to 181 registers."""
+    if boxed:
+        return min(16, 2 * tiles.warps)
+    if out.element_size() > 2 or sources > 2:
+        return tiles.warps
+    return max(1, tiles.warps // (4 if sources == 1 and tiles.pixel > 1 else 2))
 
 
 def _output(x: Tensor, dtype: int, channels_last: bool) -> Tensor:
@@ -224,7 +231,8 @@ def _launch(kernel, x: Tensor, index: Tensor, argument: Tensor, mean: Tensor, st
     launch(kernel, tiles.programs, x.device, out, source, index.contiguous(), argument.contiguous(), mean.contiguous(),
            std.contiguous(), *windows, x.shape[0], tiles.rows, tiles.length, x.shape[2], tiles.column_chunks, columns,
            *strides, ACC=FLOAT[out.dtype], PIXEL=tiles.pixel, VEC=tiles.vec, ROWS=tiles.tile_rows,
-           COLUMNS=tiles.tile_columns, num_warps=_warps(tiles, options.get("HAS_INDEX", False)), **has, **options)
+           COLUMNS=tiles.tile_columns, num_warps=_warps(tiles, out, columns, options.get("HAS_INDEX", False)), **has,
+           **options)
     return out
 
 
@@ -257,5 +265,5 @@ def view_patch_mix(x: Tensor, partner: Tensor, mask: Tensor, lam: Tensor, mean: 
     launch(_view_patch_mix_kernel, tiles.programs, x.device, out, weight, source, partner.contiguous(),
            mask.contiguous().view(torch.uint8), lam, mean.contiguous(), std.contiguous(), *windows, *strides, *args,
            PIXEL=tiles.pixel, CELLS=cells_together(mask), maxnreg=PATCH_REGISTERS, **has,
-           **{**options, "num_warps": _warps(tiles)})
+           **{**options, "num_warps": tiles.warps})
     return out, weight

@@ -41,23 +41,23 @@ def case(name: str, stream: Stream, n: int, k: int, ours: Callable[..., Any], pl
 def _blend(n: int, k: int) -> Case:
     return case("blend", plan_stream.blend(n, k, n, ALPHA, 1.0, False), n, k,
                 lambda b, s, a: plan.plan_blend(s, a, n, alpha=ALPHA, bits=b),
-                lambda b, s, a: reference.plan_blend(b, s, a, n, ALPHA, 1.0, False))
+                lambda b, s, a: reference.plan_blend(b, s, a, n, n, k, ALPHA, 1.0, False))
 
 
 def _nested(n: int, k: int, quick: bool = False) -> Case:
     return case("nested", plan_stream.paste(n, k, n, ALPHA, 1.0, False, False, False), n, k,
                 lambda b, s, a: plan.plan_paste(s, a, n, SIZE, alpha=ALPHA, bits=b),
-                lambda b, s, a: reference.plan_paste(b, s, a, None, n, *SIZE, ALPHA, 1.0, False, False), quick=quick)
+                lambda b, s, a: reference.plan_paste(b, s, a, None, n, n, k, *SIZE, ALPHA, 1.0, False, False), quick=quick)
 
 
 def _centred(n: int) -> Case:
     return case("centred", plan_stream.paste(n, 2, 1, ALPHA, 1.0, False, False, True), n, 2,
                 lambda b, s, a: plan.plan_paste(s, a, n, SIZE, alpha=ALPHA, centred=True, bits=b),
-                lambda b, s, a: reference.plan_paste(b, s, a, None, n, *SIZE, ALPHA, 1.0, False, True), draws=1)
+                lambda b, s, a: reference.plan_paste(b, s, a, None, n, 1, 2, *SIZE, ALPHA, 1.0, False, True), draws=1)
 
 
 def _whole(mixer: Any, n: int, k: int) -> Case:
-    """With the draws, which every backend leaves to torch."""
+    """With the draws: torch's of the seed, the operator's of all else."""
     def make(device: torch.device, seed: int) -> tuple[Tensor, ...]:
         return (torch.zeros(n, 3, *SIZE, device=device),)
 

@@ -19,7 +19,8 @@ FASTMIX_INLINE int64_t one_of(int64_t bits, int64_t count) {
 
 // weight[k] in the proportions of Dirichlet(alpha, ..., alpha): Gamma(a) is Gamma(a + 1) U^(1/a), the powers relative
 // to the largest. gamma has k entries side by side, bits `stride` apart. With alpha 0 gamma holds the shares.
-FASTMIX_INLINE void plan_weights(const float* gamma, const int64_t* bits, int64_t stride, int64_t k, double alpha,
+template <typename T>
+FASTMIX_INLINE void plan_weights(const T* gamma, const int64_t* bits, int64_t stride, int64_t k, double alpha,
                                  double* weight) {
   double largest = -INFINITY;
   for (int64_t j = 0; j < k && alpha != 0; ++j) {

@@ -7,22 +7,30 @@
 #include "core/plan.h"
 
 #include <algorithm>
+#include <deque>
 #include <tuple>
 #include <utility>
 #include <vector>
 
+#include "core/counter.h"
 #include "cpu/lib/binding.h"
 
 namespace fastmix {
 namespace {
 
-// Pieces of the bits, one after the other, in the order of fastmix.ops.plan.count.
+// Pieces of the bits, one after the other, in the order of fastmix.ops.plan_stream: given, or made from a seed.
 class Bits {
  public:
-  Bits(const char* op, const Tensor& bits) : op_(op), bits_(as_contiguous(bits)), left_(bits_.numel()) {
+  Bits(const char* op, const Tensor& bits, bool seeded) : op_(op), bits_(as_contiguous(bits)), left_(bits_.numel()) {
     at_ = static_cast<const int64_t*>(bits_.const_data_ptr());
+    if (!seeded) return;
+    STD_TORCH_CHECK(left_ == 1, op_, ": want one number as bits, the seed, where shares are drawn");
+    seed_ = static_cast<uint64_t>(*at_);
   }
+  std::optional<uint64_t> seed() const { return seed_; }
+
   const int64_t* take(int64_t count) {
+    if (seed_.has_value()) return make(count);
     STD_TORCH_CHECK(count <= left_, op_, ": too few bits");
     const int64_t* piece = at_;
     at_ += count;
@@ -31,10 +39,20 @@ class Bits {
   }
 
  private:
+  const int64_t* make(int64_t count) {
+    const int64_t first = made_ / 2, skipped = made_ % 2, blocks = ceil_div(count + skipped, 2);
+    std::vector<int64_t>& piece = pieces_.emplace_back(static_cast<size_t>(2 * blocks));
+    for (int64_t block = 0; block < blocks; ++block) random_pair(*seed_, first + block, piece.data() + 2 * block);
+    made_ += count;
+    return piece.data() + skipped;
+  }
+
   const char* op_;
   Tensor bits_;
   const int64_t* at_;
-  int64_t left_;
+  int64_t left_, made_ = 0;
+  std::optional<uint64_t> seed_;
+  std::deque<std::vector<int64_t>> pieces_;
 };
 
 // Which images are mixed.
@@ -98,26 +116,45 @@ Tensor partners(const Tensor& bits_in, const int64_t* keys, int64_t rows, int64_
   return out;
 }
 
-// Shares (R, K), R draws for N images: one for all, or one each.
+// Shares (R, K), R draws for N images, one for all or one each: gamma variates, given or made from the seed.
 struct Shares {
-  Tensor tensor;
-  const float* gamma;
+  std::optional<Tensor> tensor;
+  std::vector<double> made;
+  const float* given = nullptr;
   const int64_t* bits = nullptr;
   int64_t draws, k;
   double alpha;
 
-  Shares(const char* op, const Tensor& shares, int64_t rows, double alpha_in)
-      : tensor(as_contiguous(shares)), draws(shares.size(0)), k(shares.size(1)), alpha(alpha_in) {
-    STD_TORCH_CHECK(shares.scalar_type() == ScalarType::Float && (draws == rows || draws == 1) && k >= 1, op,
-                    ": want float32 shares (N, K) or (1, K)");
-    gamma = static_cast<const float*>(tensor.const_data_ptr());
+  Shares(const char* op, const std::optional<Tensor>& shares, int64_t rows, int64_t draws_in, int64_t k_in,
+         double alpha_in)
+      : tensor(as_contiguous(shares)), draws(draws_in), k(k_in), alpha(alpha_in) {
+    STD_TORCH_CHECK((draws == rows || draws == 1) && k >= 1, op, ": want shares (N, K) or (1, K)");
+    if (!tensor.has_value()) {
+      STD_TORCH_CHECK(alpha > 0, op, ": want an alpha above 0 where shares are drawn");
+      return;
+    }
+    STD_TORCH_CHECK(tensor->scalar_type() == ScalarType::Float && tensor->dim() == 2 && tensor->size(0) == draws &&
+                        tensor->size(1) == k,
+                    op, ": want float32 shares (", draws, ", ", k, ")");
+    given = static_cast<const float*>(tensor->const_data_ptr());
   }
   void take(Bits& from) {
     if (alpha != 0) bits = from.take(k * draws);
+    if (given != nullptr || !from.seed().has_value()) return;
+    made.resize(static_cast<size_t>(draws * k));
+    // A variate takes as long as sixty elements of an image kernel.
+    parallel_items(draws * k, 64, [&](int64_t begin, int64_t end) {
+      for (int64_t e = begin; e < end; ++e) made[static_cast<size_t>(e)] = random_gamma(*from.seed(), e, alpha);
+    });
   }
   int64_t draw(int64_t row) const { return draws == 1 ? 0 : row; }
   void weights(int64_t row, double* out) const {
-    plan_weights(gamma + draw(row) * k, bits + draw(row), draws, k, alpha, out);
+    const int64_t at = draw(row) * k;
+    if (given != nullptr) {
+      plan_weights(given + at, bits + draw(row), draws, k, alpha, out);
+    } else {
+      plan_weights(made.data() + at, bits + draw(row), draws, k, alpha, out);
+    }
   }
 };
 
@@ -136,11 +173,11 @@ void for_rows(const Shares& shares, int64_t rows, const F& body) {
   });
 }
 
-std::tuple<Tensor, Tensor> plan_blend_cpu(const Tensor& bits_in, const Tensor& shares_in, const Tensor& active_in,
-                                          int64_t rows, double alpha, double prob, bool each) {
-  Bits bits("plan_blend", bits_in);
-  Shares shares("plan_blend", shares_in, rows, alpha);
-  const int64_t k = shares.k;
+std::tuple<Tensor, Tensor> plan_blend_cpu(const Tensor& bits_in, const std::optional<Tensor>& shares_in,
+                                          const Tensor& active_in, int64_t rows, int64_t draws, int64_t k, double alpha,
+                                          double prob, bool each) {
+  Bits bits("plan_blend", bits_in, !shares_in.has_value());
+  Shares shares("plan_blend", shares_in, rows, draws, k, alpha);
   const int64_t* keys = bits.take((k - 1) * rows);
   const Active active(active_in, bits, rows, prob, each);
   shares.take(bits);
@@ -203,13 +240,12 @@ void place_boxes(const BoxInputs& b, const Shares& shares, int64_t rows, int64_t
   weight[k - 1] = outer * 0x1p-24F;
 }
 
-std::tuple<Tensor, Tensor, Tensor> plan_paste_cpu(const Tensor& bits_in, const Tensor& shares_in,
+std::tuple<Tensor, Tensor, Tensor> plan_paste_cpu(const Tensor& bits_in, const std::optional<Tensor>& shares_in,
                                                   const Tensor& active_in, const std::optional<Tensor>& peaks_in,
-                                                  int64_t rows, int64_t height, int64_t width, double alpha,
-                                                  double prob, bool each, bool centred) {
-  Bits bits("plan_paste", bits_in);
-  Shares shares("plan_paste", shares_in, rows, alpha);
-  const int64_t k = shares.k;
+                                                  int64_t rows, int64_t draws, int64_t k, int64_t height, int64_t width,
+                                                  double alpha, double prob, bool each, bool centred) {
+  Bits bits("plan_paste", bits_in, !shares_in.has_value());
+  Shares shares("plan_paste", shares_in, rows, draws, k, alpha);
   STD_TORCH_CHECK(centred ? k == 2 : shares.draws == rows, "plan_paste: want shares (N, K), centred (N or 1, 2)");
   const int64_t* keys = bits.take((k - 1) * rows);
   const Active active(active_in, bits, rows, prob, each);
@@ -244,7 +280,7 @@ std::tuple<Tensor, Tensor, Tensor> plan_paste_cpu(const Tensor& bits_in, const T
 
 Tensor plan_cutout_cpu(const Tensor& bits_in, const Tensor& active_in, int64_t rows, int64_t draws, int64_t height,
                        int64_t width, int64_t length, double prob, bool each) {
-  Bits bits("plan_cutout", bits_in);
+  Bits bits("plan_cutout", bits_in, false);
   STD_TORCH_CHECK(draws == rows || draws == 1, "plan_cutout: want one draw, or one for each image");
   const Active active(active_in, bits, rows, prob, each);
   const int64_t* position = bits.take(2 * draws);
@@ -263,12 +299,11 @@ Tensor plan_cutout_cpu(const Tensor& bits_in, const Tensor& active_in, int64_t r
   return boxes;
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor> plan_patch_cpu(const Tensor& bits_in, const Tensor& shares_in,
+std::tuple<Tensor, Tensor, Tensor, Tensor> plan_patch_cpu(const Tensor& bits_in, const std::optional<Tensor>& shares_in,
                                                           const Tensor& active_in, int64_t rows, int64_t levels,
                                                           int64_t grids, double alpha, double prob, bool flip) {
-  Bits bits("plan_patch", bits_in);
-  Shares shares("plan_patch", shares_in, 1, alpha);
-  STD_TORCH_CHECK(shares.k == 2, "plan_patch: want shares (1, 2)");
+  Bits bits("plan_patch", bits_in, !shares_in.has_value());
+  Shares shares("plan_patch", shares_in, 1, 1, 2, alpha);
   std::vector<int64_t> reversed;
   for (int64_t n = rows; flip && n > 0; --n) reversed.push_back(n - 1);
   const int64_t* keys = flip ? reversed.data() : bits.take(rows);
@@ -292,7 +327,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> plan_patch_cpu(const Tensor& bits_in,
 std::tuple<Tensor, Tensor, Tensor> plan_crop_cpu(const Tensor& bits_in, const Tensor& sigma, const Tensor& active_in,
                                                  int64_t rows, int64_t height, int64_t width, int64_t classes,
                                                  double power, double chance, double prob) {
-  Bits bits("plan_crop", bits_in);
+  Bits bits("plan_crop", bits_in, false);
   const Active active(active_in, bits, rows, prob, true);
   STD_TORCH_CHECK(sigma.scalar_type() == ScalarType::Float && sigma.numel() == 1, "plan_crop: want a float32 sigma");
   const double longer = static_cast<double>(std::max(height, width));

@@ -7,7 +7,6 @@ from torch import Generator, Tensor
 from ..ops import checks as check
 from ..ops.plan import plan_cutout, plan_paste
 from ..ops.saliency import saliency_peak
-from . import sampling
 from .base import Mixer
 from .pairs import DMixup
 from .plans import CutoutPlan, PastePlan
@@ -31,8 +30,7 @@ class CutMix(Mixer):
 
     def _draw(self, x: Tensor, saliency: Tensor | None, active: Tensor) -> PastePlan:
         size, draws = self._images(x), self._rows(x)
-        shares = sampling.gamma(draws, 2, self.alpha, x.device, self.generator)
-        return PastePlan(*plan_paste(shares, active, x.shape[0], size, alpha=self.alpha, prob=self.prob,
+        return PastePlan(*plan_paste((draws, 2), active, x.shape[0], size, alpha=self.alpha, prob=self.prob,
                                      each=self._each, centred=True, generator=self.generator))
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from torch import Generator, Tensor
 
 from ..ops import checks as check
-from ..ops.plan import plan_blend
-from . import sampling
+from ..ops.plan import Draws, plan_blend
 from .base import Mixer
 from .plans import BlendPlan, Plan
 
@@ -27,8 +26,7 @@ class Mixup(Mixer):
 
     def _draw(self, x: Tensor, saliency: Tensor | None, active: Tensor) -> BlendPlan:
         draws = self._rows(x)
-        shares = sampling.gamma(draws, 2, self.alpha, x.device, self.generator)
-        return BlendPlan(*plan_blend(shares, active, x.shape[0], alpha=self.alpha, prob=self.prob, each=self._each,
+        return BlendPlan(*plan_blend((draws, 2), active, x.shape[0], alpha=self.alpha, prob=self.prob, each=self._each,
                                      generator=self.generator))
 
 
@@ -47,9 +45,9 @@ class DMixup(Mixer):
         self.k = check.at_least(self._name, "k", k, 1)
         self.alpha = 1 / self.k if alpha is None else check.positive(self._name, "alpha", alpha)
 
-    def _shares(self, x: Tensor) -> tuple[Tensor, float]:
+    def _shares(self, x: Tensor) -> tuple[Tensor | Draws, float]:
         """(shares, alpha) as `fastmix.ops.plan` takes them."""
-        return sampling.gamma(x.shape[0], self.k, self.alpha, x.device, self.generator), self.alpha
+        return (x.shape[0], self.k), self.alpha
 
     def _draw(self, x: Tensor, saliency: Tensor | None, active: Tensor) -> Plan:
         rows = x.shape[0]

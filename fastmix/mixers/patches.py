@@ -12,7 +12,6 @@ from ..ops.enums import LAST_PERCENTILE
 from ..ops.plan import plan_patch
 from ..ops.saliency import saliency_mask, saliency_mask_of_grid
 from ..ops.view import View
-from . import sampling
 from .base import Mixer
 from .labels import Labels, Target
 from .plans import PatchPlan, Plan
@@ -61,8 +60,7 @@ class RMix(Mixer):
         if any(length % side for length in size):
             raise ValueError(f"{self._name}: x has images of {size[0]} x {size[1]}, want sides divisible by {side}, "
                              f"the least common multiple of patches {self.patches}")
-        shares = sampling.gamma(1, 2, self.alpha, x.device, self.generator)
-        index, drawn, lam, grid = plan_patch(shares, active, x.shape[0], levels=self.levels, grids=len(self.patches),
+        index, drawn, lam, grid = plan_patch(None, active, x.shape[0], levels=self.levels, grids=len(self.patches),
                                              alpha=self.alpha, prob=self.prob, flip=self.pairing == "flip",
                                              generator=self.generator)
         q = drawn if q is None else q

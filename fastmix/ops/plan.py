@@ -1,12 +1,13 @@
 """What the mixers make of random numbers, in one launch: partners, shares, boxes, label weights.
 
 A plan of torch's own operators is 20 to 60 of them on a few hundred numbers: on a GPU as many launches, on a CPU more
-time than mixing a batch of small images. Here torch draws (uniform bits and gamma variates, `fastmix.mixers.sampling`)
-and one operator does the rest.
+time than mixing a batch of small images. Here torch draws one number, the seed, and one operator does the rest, the
+random numbers of the seed included (`fastmix.reference.counter`).
 
 Every function takes ``active``, a 0-d bool: where it is False, or where ``prob`` decides so (per image with ``each``,
-else for the batch), the plan is the identity. ``rows`` is N. It draws what `plan_stream` lists, by ``generator``; with
-``bits``, the same numbers as an int64 tensor, the result depends on nothing but the arguments.
+else for the batch), the plan is the identity. ``rows`` is N. It draws by ``generator``; with ``bits``, an int64 tensor,
+the result depends on nothing but the arguments. ``shares`` are a tensor (R, K), or (R, K) alone, R = 1 for the batch or
+N: then they are drawn too, and bits is the seed, (1,). With a tensor, bits are the numbers that `plan_stream` lists.
 Source: K-image mixing Eq. 2-5, R-Mix Sec. 3, Soft Augmentation Sec. 4.1 and Eq. 7.
 """
 
@@ -26,26 +27,31 @@ from .plan_stream import Stream
 from .random import random_bits
 
 
-def _bits(op: str, stream: Stream, device: torch.device, generator: Generator | None, bits: Tensor | None) -> Tensor:
-    """The numbers of a stream: drawn, or those that the caller has."""
+Draws = tuple[int, int]  # (R, K)
+
+
+def _numbers(op: str, stream: Stream | None, device: torch.device, generator: Generator | None,
+             bits: Tensor | None) -> Tensor:
+    """The numbers of a stream, or None: its seed; drawn, or those that the caller has."""
+    size = 1 if stream is None else stream.size
     if bits is None:
-        return random_bits(stream.size, device, generator)
-    check.shape(op, "bits", bits, (stream.size,), f"the sizes of {', '.join(stream.pieces)} together")
+        return random_bits(size, device, generator)
+    check.shape(op, "bits", bits, (size,), "the seed of what is drawn" if stream is None else
+                f"the sizes of {', '.join(stream.pieces)} together")
     check.dtype(op, "bits", bits, torch.int64)
     return bits
 
 
-def _fake_blend(bits: Tensor, shares: Tensor, active: Tensor, rows: int, alpha: float, prob: float,
-                each: bool) -> tuple[Tensor, Tensor]:
-    k = shares.shape[1]
-    return bits.new_empty((rows, k)), shares.new_empty((rows, k))
+def _fake_blend(bits: Tensor, shares: Tensor | None, active: Tensor, rows: int, draws: int, k: int, alpha: float,
+                prob: float, each: bool) -> tuple[Tensor, Tensor]:
+    return bits.new_empty((rows, k)), bits.new_empty((rows, k), dtype=torch.float32)
 
 
-def _fake_paste(bits: Tensor, shares: Tensor, active: Tensor, peaks: Tensor | None, rows: int, height: int, width: int,
-                alpha: float, prob: float, each: bool, centred: bool) -> tuple[Tensor, Tensor, Tensor]:
-    k = shares.shape[1]
+def _fake_paste(bits: Tensor, shares: Tensor | None, active: Tensor, peaks: Tensor | None, rows: int, draws: int,
+                k: int, height: int, width: int, alpha: float, prob: float, each: bool, centred: bool
+                ) -> tuple[Tensor, Tensor, Tensor]:
     return (bits.new_empty((rows, k)), bits.new_empty((rows, k - 1, 4), dtype=torch.int32),
-            shares.new_empty((rows, k)))
+            bits.new_empty((rows, k), dtype=torch.float32))
 
 
 def _fake_cutout(bits: Tensor, active: Tensor, rows: int, draws: int, height: int, width: int, length: int,
@@ -53,10 +59,10 @@ def _fake_cutout(bits: Tensor, active: Tensor, rows: int, draws: int, height: in
     return bits.new_empty((rows, 1, 4), dtype=torch.int32)
 
 
-def _fake_patch(bits: Tensor, shares: Tensor, active: Tensor, rows: int, levels: int, grids: int, alpha: float,
+def _fake_patch(bits: Tensor, shares: Tensor | None, active: Tensor, rows: int, levels: int, grids: int, alpha: float,
                 prob: float, flip: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return (bits.new_empty((rows, 2)), bits.new_empty((rows,), dtype=torch.float64), shares.new_empty(()),
-            bits.new_empty(()))
+    return (bits.new_empty((rows, 2)), bits.new_empty((rows,), dtype=torch.float64),
+            bits.new_empty((), dtype=torch.float32), bits.new_empty(()))
 
 
 def _fake_crop(bits: Tensor, sigma: Tensor, active: Tensor, rows: int, height: int, width: int, classes: int,
@@ -72,27 +78,30 @@ _plan_patch = Operator("plan_patch", _fake_patch)
 _plan_crop = Operator("plan_crop", _fake_crop)
 
 
-def plan_blend(shares: Tensor, active: Tensor, rows: int, *, alpha: float, prob: float = 1.0, each: bool = False,
-               generator: Generator | None = None, bits: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def plan_blend(shares: Tensor | Draws, active: Tensor, rows: int, *, alpha: float, prob: float = 1.0,
+               each: bool = False, generator: Generator | None = None, bits: Tensor | None = None
+               ) -> tuple[Tensor, Tensor]:
     """Partners and weights of `BlendPlan`.
 
     Args:
-        shares: (R, K) float32, R = 1 for the batch or N: gamma variates of alpha + 1 (`sampling.gamma`), or with
-            alpha 0 the shares themselves, in any unit.
+        shares: (R, K) to draw; or float32 (R, K), gamma variates of alpha + 1, or with alpha 0 the shares themselves,
+            in any unit.
         alpha: of the Dirichlet distribution.
     Returns: index (N, K) int64, column 0 the image, the others permutations; weight (N, K) float32.
     Source: K-image mixing Eq. 2.
     """
-    draws, k = shares.shape
-    bits = _bits("plan_blend", plan_stream.blend(rows, k, draws, alpha, prob, each), shares.device, generator, bits)
+    given = None if isinstance(shares, tuple) else shares
+    draws, k = shares if isinstance(shares, tuple) else shares.shape
+    stream = None if given is None else plan_stream.blend(rows, k, draws, alpha, prob, each)
+    bits = _numbers("plan_blend", stream, active.device, generator, bits)
     backend = select("plan", bits)
     if backend == "reference":
-        return reference.plan_blend(bits, shares, active, rows, alpha, prob, each)
-    return _plan_blend(backend, bits, shares, active, rows, alpha, prob, each)
+        return reference.plan_blend(bits, given, active, rows, draws, k, alpha, prob, each)
+    return _plan_blend(backend, bits, given, active, rows, draws, k, alpha, prob, each)
 
 
-def plan_paste(shares: Tensor, active: Tensor, rows: int, size: tuple[int, int], *, alpha: float, prob: float = 1.0,
-               each: bool = False, peaks: Tensor | None = None, centred: bool = False,
+def plan_paste(shares: Tensor | Draws, active: Tensor, rows: int, size: tuple[int, int], *, alpha: float,
+               prob: float = 1.0, each: bool = False, peaks: Tensor | None = None, centred: bool = False,
                generator: Generator | None = None, bits: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
     """Partners, boxes and visible shares of `PastePlan`.
 
@@ -107,13 +116,14 @@ def plan_paste(shares: Tensor, active: Tensor, rows: int, size: tuple[int, int],
     Source: K-image mixing Eq. 3-5 (sides rounded as in Algorithm 1 of its supplement); CutMix (Yun et al. 2019) for
         centred boxes.
     """
-    draws, k = shares.shape
-    stream = plan_stream.paste(rows, k, draws, alpha, prob, each, peaks is not None, centred)
-    bits = _bits("plan_paste", stream, shares.device, generator, bits)
+    given = None if isinstance(shares, tuple) else shares
+    draws, k = shares if isinstance(shares, tuple) else shares.shape
+    stream = None if given is None else plan_stream.paste(rows, k, draws, alpha, prob, each, peaks is not None, centred)
+    bits = _numbers("plan_paste", stream, active.device, generator, bits)
     backend = select("plan", bits)
     if backend == "reference":
-        return reference.plan_paste(bits, shares, active, peaks, rows, *size, alpha, prob, each, centred)
-    return _plan_paste(backend, bits, shares, active, peaks, rows, *size, alpha, prob, each, centred)
+        return reference.plan_paste(bits, given, active, peaks, rows, draws, k, *size, alpha, prob, each, centred)
+    return _plan_paste(backend, bits, given, active, peaks, rows, draws, k, *size, alpha, prob, each, centred)
 
 
 def plan_cutout(active: Tensor, rows: int, draws: int, size: tuple[int, int], length: int, *, prob: float = 1.0,
@@ -123,26 +133,27 @@ def plan_cutout(active: Tensor, rows: int, draws: int, size: tuple[int, int], le
     Args: draws: positions, 1 for the batch or N. size: (H, W) of the images. length: of a side.
     Source: Cutout (DeVries and Taylor 2017).
     """
-    bits = _bits("plan_cutout", plan_stream.cutout(rows, draws, prob, each), active.device, generator, bits)
+    bits = _numbers("plan_cutout", plan_stream.cutout(rows, draws, prob, each), active.device, generator, bits)
     backend = select("plan", bits)
     if backend == "reference":
         return reference.plan_cutout(bits, active, rows, draws, *size, length, prob, each)
     return _plan_cutout(backend, bits, active, rows, draws, *size, length, prob, each)
 
 
-def plan_patch(shares: Tensor, active: Tensor, rows: int, *, levels: int, grids: int, alpha: float, prob: float = 1.0,
-               flip: bool = False, generator: Generator | None = None, bits: Tensor | None = None
+def plan_patch(shares: Tensor | None, active: Tensor, rows: int, *, levels: int, grids: int, alpha: float,
+               prob: float = 1.0, flip: bool = False, generator: Generator | None = None, bits: Tensor | None = None
                ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """All that `RMix` draws.
 
     Args:
-        shares: (1, 2), as in `plan_blend`.
+        shares: (1, 2) float32 as in `plan_blend`; None: drawn, bits is the seed.
         levels: q is one of so many percentiles, ``linspace(0, 0.99, levels)``. grids: to choose from.
         flip: partners are the batch reversed, no permutation.
     Returns: index (N, 2) int64, q (N,) float64, lam () float32, 1 where not active, and grid () int64.
     Source: R-Mix Sec. 3: grid at Eq. 3, q at Eq. 4, lam at Eq. 6, partner after Eq. 7.
     """
-    bits = _bits("plan_patch", plan_stream.patch(rows, alpha, prob, flip), shares.device, generator, bits)
+    stream = None if shares is None else plan_stream.patch(rows, alpha, prob, flip)
+    bits = _numbers("plan_patch", stream, active.device, generator, bits)
     backend = select("plan", bits)
     if backend == "reference":
         return reference.plan_patch(bits, shares, active, rows, levels, grids, alpha, prob, flip)
@@ -162,7 +173,7 @@ def plan_crop(sigma: Tensor, active: Tensor, rows: int, size: tuple[int, int], *
     Returns: shift (N, 2) int64; confidence (N,) float32; base (N,) float32, what every other class gets.
     Source: Soft Augmentation Sec. 4.1, Eq. 7, Listing 1.
     """
-    bits = _bits("plan_crop", plan_stream.crop(rows, prob), sigma.device, generator, bits)
+    bits = _numbers("plan_crop", plan_stream.crop(rows, prob), sigma.device, generator, bits)
     backend = select("plan", bits)
     if backend == "reference":
         return reference.plan_crop(bits, sigma, active, rows, *size, classes, power, chance, prob)

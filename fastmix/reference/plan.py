@@ -1,7 +1,7 @@
 """What a mixer makes of random numbers: partners, shares, boxes and their weights, in plain PyTorch.
 
-``bits`` are random int64 in [0, 2^63 - 1); `fastmix.ops.plan_stream` says which of them are for what. Arithmetic is
-float64.
+``bits`` are random int64 in [0, 2^63); `fastmix.ops.plan_stream` says which of them are for what. Where ``shares`` are
+None, bits is one number, the seed of the stream and of the gamma variates (`counter`). Arithmetic is float64.
 Source: K-image mixing Eq. 2-5, R-Mix Sec. 3, Soft Augmentation Sec. 4.1 and Eq. 7.
 """
 
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..ops import plan_stream
 from ..ops.enums import LAST_PERCENTILE
+from . import counter
 from .paste import paste_areas
 
 
@@ -165,11 +166,18 @@ def _weights(exponents: Tensor, shares: Tensor, alpha: float) -> Tensor:
     return shares.to(torch.float64) if alpha == 0 else weights(shares, exponents, alpha)
 
 
-def plan_blend(bits: Tensor, shares: Tensor, active: Tensor, rows: int, alpha: float, prob: float,
-               each: bool) -> tuple[Tensor, Tensor]:
+def _drawn(stream: plan_stream.Stream, bits: Tensor, shares: Tensor | None, draws: int, k: int,
+           alpha: float) -> tuple[dict[str, Tensor], Tensor]:
+    """The pieces of the stream, and the shares (R, K): those given, or both from the seed."""
+    if shares is not None:
+        return stream.split(bits), shares
+    return stream.split(counter.bits(bits, stream.size)), counter.gamma(bits, draws, k, alpha)
+
+
+def plan_blend(bits: Tensor, shares: Tensor | None, active: Tensor, rows: int, draws: int, k: int, alpha: float,
+               prob: float, each: bool) -> tuple[Tensor, Tensor]:
     """(index (N, K) int64, weight (N, K) float32); see `fastmix.ops.plan.plan_blend`."""
-    draws, k = shares.shape
-    drawn = plan_stream.blend(rows, k, draws, alpha, prob, each).split(bits)
+    drawn, shares = _drawn(plan_stream.blend(rows, k, draws, alpha, prob, each), bits, shares, draws, k, alpha)
     on = _active(drawn["chance"], active, prob, each)
     phi = _weights(drawn["exponents"], shares, alpha)
     phi = (phi / phi.sum(1, keepdim=True)).to(torch.float32)
@@ -177,11 +185,12 @@ def plan_blend(bits: Tensor, shares: Tensor, active: Tensor, rows: int, alpha: f
     return _partners(drawn["keys"], on), torch.where(on.unsqueeze(-1), phi, own).expand(rows, -1).contiguous()
 
 
-def plan_paste(bits: Tensor, shares: Tensor, active: Tensor, peaks: Tensor | None, rows: int, height: int, width: int,
-               alpha: float, prob: float, each: bool, centred: bool) -> tuple[Tensor, Tensor, Tensor]:
+def plan_paste(bits: Tensor, shares: Tensor | None, active: Tensor, peaks: Tensor | None, rows: int, draws: int, k: int,
+               height: int, width: int, alpha: float, prob: float, each: bool, centred: bool
+               ) -> tuple[Tensor, Tensor, Tensor]:
     """(index (N, K) int64, boxes (N, K-1, 4) int32, weight (N, K) float32); see `fastmix.ops.plan.plan_paste`."""
-    size, (draws, k) = (height, width), shares.shape
-    drawn = plan_stream.paste(rows, k, draws, alpha, prob, each, peaks is not None, centred).split(bits)
+    size, stream = (height, width), plan_stream.paste(rows, k, draws, alpha, prob, each, peaks is not None, centred)
+    drawn, shares = _drawn(stream, bits, shares, draws, k, alpha)
     on = _active(drawn["chance"], active, prob, each)
     index = _partners(drawn["keys"], on)
     phi = _weights(drawn["exponents"], shares, alpha)
@@ -207,10 +216,10 @@ def plan_cutout(bits: Tensor, active: Tensor, rows: int, draws: int, height: int
     return boxes.expand(rows, -1).unsqueeze(1) * on.view(-1, 1, 1)
 
 
-def plan_patch(bits: Tensor, shares: Tensor, active: Tensor, rows: int, levels: int, grids: int, alpha: float,
+def plan_patch(bits: Tensor, shares: Tensor | None, active: Tensor, rows: int, levels: int, grids: int, alpha: float,
                prob: float, flip: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """(index (N, 2) int64, q (N,) float64, lam () float32, grid () int64); see `fastmix.ops.plan.plan_patch`."""
-    drawn = plan_stream.patch(rows, alpha, prob, flip).split(bits)
+    drawn, shares = _drawn(plan_stream.patch(rows, alpha, prob, flip), bits, shares, 1, 2, alpha)
     keys = torch.arange(rows, device=bits.device).flip(0).unsqueeze(0) if flip else drawn["keys"]
     on = _active(drawn["chance"], active, prob, False)
     phi = _weights(drawn["exponents"], shares, alpha)[0]

@@ -49,6 +49,5 @@ def same(a, b):
 
 def given_shares(monkeypatch, phi):
     """CutMix and DCutMix draw everything but the shares, which are phi (N, K)."""
-    monkeypatch.setattr(sampling, "gamma", lambda *_: phi)
     plan_paste = boxes.plan_paste
-    monkeypatch.setattr(boxes, "plan_paste", lambda *args, **options: plan_paste(*args, **{**options, "alpha": 0.0}))
+    monkeypatch.setattr(boxes, "plan_paste", lambda _, *args, **options: plan_paste(phi, *args, **{**options, "alpha": 0.0}))

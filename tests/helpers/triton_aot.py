@@ -46,7 +46,7 @@ PRODUCTS: dict[str, Callable[[dict], int]] = {
     "_share_tiles_kernel": lambda o: o["SIDE"] ** 2 * o["DEPTH"],
 }
 # Modules with launches of their own beside an operator's.
-SHARED = ("_by_source", "_classes", "_isda_table", "isda_kept", "saliency_grids")
+SHARED = ("_by_source", "_classes", "_counter", "_isda_table", "isda_kept", "saliency_grids")
 SHORT = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16", torch.float64: "fp64"}
 
 
@@ -204,19 +204,22 @@ def crop_cases() -> Iterator[Case]:
 def plan_cases() -> Iterator[Case]:
     kernels = library.kernels("plan")
     active = empty(dtype=torch.bool)
+    seed = labels(1)
     for n in (100, 1024):
         bits = labels(20 * n)
         for k in (2, 5):
-            yield f"blend k={k} {n}", kernels.plan_blend, (bits, empty(n, k), active, n, 0.2, 0.5, True)
+            yield f"blend k={k} {n}", kernels.plan_blend, (seed, None, active, n, n, k, 0.2, 0.5, True)
             yield (f"nested k={k} {n}", kernels.plan_paste,
-                   (bits, empty(n, k), active, None, n, 32, 32, 0.2, 0.5, False, False))
-            yield (f"peaks k={k} {n}", kernels.plan_paste,
-                   (bits, empty(n, k), active, labels(n, 2), n, 32, 32, 0.2, 1.0, False, False))
-        yield (f"centred {n}", kernels.plan_paste,
-               (bits, empty(1, 2), active, None, n, 32, 32, 1.0, 1.0, False, True))
+                   (seed, None, active, None, n, n, k, 32, 32, 0.2, 0.5, False, False))
+        yield (f"peaks {n}", kernels.plan_paste,
+               (seed, None, active, labels(n, 2), n, n, 3, 32, 32, 0.2, 1.0, False, False))
+        yield f"centred {n}", kernels.plan_paste, (seed, None, active, None, n, 1, 2, 32, 32, 1.0, 1.0, False, True)
+        yield (f"nested, given shares {n}", kernels.plan_paste,
+               (bits, empty(n, 3), active, None, n, n, 3, 32, 32, 0.2, 0.5, False, False))
         yield f"cutout {n}", kernels.plan_cutout, (bits, active, n, n, 32, 32, 16, 1.0, False)
         yield f"crop {n}", kernels.plan_crop, (bits, empty(), active, n, 32, 32, 100, 2.0, 0.01, 0.5)
-        yield f"patch {n}", kernels.plan_patch, (bits, empty(1, 2), active, n, 10, 2, 1.0, 1.0, False)
+        yield f"patch {n}", kernels.plan_patch, (seed, None, active, n, 10, 2, 1.0, 1.0, False)
+    yield "keys 20000", kernels.write_bits, (seed, 20000)
 
 
 def _cov(kind: str, j: int, a: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:

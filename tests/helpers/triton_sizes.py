@@ -120,11 +120,14 @@ def single_cases() -> Iterator[Case]:
     yield call("crop", "resized_crop", x, window, 1, 1, None, 0.0)
     yield call("crop", "resized_crop_backward", x, window, 1, 1)
     for k in (1, 2):
-        yield call("plan", "plan_blend", bits, empty(1, k), active, 1, 0.2, 0.5, True)
-        for where, centred in ((None, False), (peaks, False), (None, True)):
-            yield call("plan", "plan_paste", bits, empty(1, k), active, where, 1, 1, 1, 0.2, 1.0, False, centred)
+        for shares in (None, empty(1, k)):
+            yield call("plan", "plan_blend", bits, shares, active, 1, 1, k, 0.2, 0.5, True)
+            for where, centred in ((None, False), (peaks, False), (None, True)):
+                yield call("plan", "plan_paste", bits, shares, active, where, 1, 1, k, 1, 1, 0.2, 1.0, False, centred)
     yield call("plan", "plan_cutout", bits, active, 1, 1, 1, 1, 1, 1.0, False)
-    yield call("plan", "plan_patch", bits, empty(1, 2), active, 1, 1, 1, 1.0, 1.0, False)
+    for shares in (None, empty(1, 2)):
+        yield call("plan", "plan_patch", bits, shares, active, 1, 1, 1, 1.0, 1.0, False)
+    yield call("plan", "write_bits", bits, 1)
     yield call("plan", "plan_crop", bits, empty(), active, 1, 1, 1, 1, 2.0, 0.01, 0.5)
     for code in Loss:
         yield call("soft_target", "soft_target", empty(1, 1), labels(1, 1), empty(1, 1), empty(1), None, empty(1),

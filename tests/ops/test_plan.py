@@ -308,7 +308,7 @@ def test_bits_and_shares_of_any_strides(variant):
 def test_too_few_bits_are_an_error():
     few = torch.zeros(3, dtype=torch.int64)
     with pytest.raises(RuntimeError, match="plan_blend: too few bits"):
-        torch.ops.fastmix.plan_blend(few, torch.ones(4, 2), on(), 4, 0.0, 1.0, False)
+        torch.ops.fastmix.plan_blend(few, torch.ones(4, 2), on(), 4, 4, 2, 0.0, 1.0, False)
     with fastmix.backend("cpu"), pytest.raises(RuntimeError, match="plan_paste: want shares"):
         plan_paste(torch.ones(1, 3), on(), 4, (4, 4), alpha=0.0)
     with pytest.raises(ValueError, match=r"plan_blend: bits has shape \(3,\), want \(4,\), the sizes of keys, chance"):
@@ -382,11 +382,15 @@ def test_every_backend_reads_the_pieces_of_the_description(variant, operator, pr
 
 def test_opcheck():
     op, zeros = torch.ops.fastmix, torch.randint(2**63 - 1, (64,))
-    torch.library.opcheck(op.plan_blend.default, (zeros, gammas(5, 2), on(), 5, ALPHA, 0.5, True))
-    torch.library.opcheck(op.plan_paste.default, (zeros, gammas(5, 2), on(), None, 5, 8, 6, ALPHA, 0.5, True, False))
+    torch.library.opcheck(op.plan_blend.default, (zeros, gammas(5, 2), on(), 5, 5, 2, ALPHA, 0.5, True))
+    torch.library.opcheck(op.plan_paste.default, (zeros, gammas(5, 2), on(), None, 5, 5, 2, 8, 6, ALPHA, 0.5, True,
+                                                     False))
     torch.library.opcheck(op.plan_cutout.default, (zeros, on(), 5, 1, 8, 6, 3, 1.0, False))
     torch.library.opcheck(op.plan_crop.default, (zeros, torch.tensor(0.3), on(), 5, 8, 6, 10, 2.0, 0.1, 0.5))
     torch.library.opcheck(op.plan_patch.default, (zeros, gammas(1, 2), on(), 5, 3, 2, ALPHA, 1.0, False))
+    torch.library.opcheck(op.plan_blend.default, (zeros[:1], None, on(), 5, 1, 2, ALPHA, 0.5, True))
+    torch.library.opcheck(op.plan_paste.default, (zeros[:1], None, on(), None, 5, 5, 3, 8, 6, ALPHA, 0.5, True, False))
+    torch.library.opcheck(op.plan_patch.default, (zeros[:1], None, on(), 5, 3, 2, ALPHA, 1.0, False))
 
 
 def test_compiled_equals_eager(variant):
@@ -397,6 +401,7 @@ def test_compiled_equals_eager(variant):
                 *plan_paste(shares, active, 6, (8, 8), alpha=ALPHA, peaks=peaks, bits=bits),
                 plan_cutout(active, 6, 6, (8, 8), 3, bits=bits[:12]),
                 *plan_patch(shares[:1, :2], active, 6, levels=4, grids=2, alpha=ALPHA, bits=bits[:15]),
+                *plan_paste((6, 3), active, 6, (8, 8), alpha=ALPHA, bits=bits[:1]),
                 *plan_crop(shares[0, 0], active, 6, (8, 8), classes=10, power=2.0, chance=0.1, bits=bits[:12]))
 
     args = bits, shares, on(), peaks
