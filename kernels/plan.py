@@ -368,8 +368,8 @@ def plan_blend(bits: Tensor, shares: Tensor | None, active: Tensor, rows: int, d
     keys, ranked = _keys(bits, k, rows, seeded)
     launch(_plan_blend_kernel, _programs(rows), bits.device, index, weight, bits, keys, _given(shares, weight),
            active.view(torch.uint8), rows, draws, k, chances, _word(alpha), _word(prob), DRAWN=alpha != 0,
-           DECIDES=decides, RANKED=ranked, SEEDED=seeded, KP=next_power_of_2(k), BLOCK=CONFIG.block, ENTRIES=CONFIG.entries,
-           **OPTIONS)
+           DECIDES=decides, RANKED=ranked, SEEDED=seeded, KP=next_power_of_2(k), BLOCK=CONFIG.block,
+           ENTRIES=CONFIG.entries, **OPTIONS)
     return index, weight
 
 
@@ -382,10 +382,10 @@ def plan_paste(bits: Tensor, shares: Tensor | None, active: Tensor, peaks: Tenso
     chances, decides = _chances(rows, prob, each)
     keys, ranked = _keys(bits, k, rows, seeded)
     kind = CENTRED if centred else NESTED if peaks is None else PEAKS
-    launch(_plan_paste_kernel, _programs(rows), bits.device, index, boxes, weight, bits, keys,
-           _given(shares, weight), active.view(torch.uint8), bits if peaks is None else peaks.contiguous(), rows, draws, k, chances, height,
-           width, _word(alpha), _word(prob), KIND=kind, DRAWN=alpha != 0, DECIDES=decides, RANKED=ranked,
-           SEEDED=seeded, KP=next_power_of_2(k), BLOCK=CONFIG.block, ENTRIES=CONFIG.entries, **OPTIONS)
+    launch(_plan_paste_kernel, _programs(rows), bits.device, index, boxes, weight, bits, keys, _given(shares, weight),
+           active.view(torch.uint8), bits if peaks is None else peaks.contiguous(), rows, draws, k, chances, height,
+           width, _word(alpha), _word(prob), KIND=kind, DRAWN=alpha != 0, DECIDES=decides, RANKED=ranked, SEEDED=seeded,
+           KP=next_power_of_2(k), BLOCK=CONFIG.block, ENTRIES=CONFIG.entries, **OPTIONS)
     return index, boxes, weight
 
 

@@ -189,8 +189,9 @@ def _view_patch_mix_kernel(
 
 
 def _warps(tiles: Tiles, out: Tensor, sources: int, boxed: bool = False) -> int:
-    """The more elements a thread has, the more of them share what a row or a column needs: of one source 32, or 64 where
-    columns are channels too, of two 32 (instructions a byte, sm_90, bfloat16: 24 -> 20, 35 -> 18, 45 -> 35, 56 -> 42).
+    """The more elements a thread has, the more of them share what a row or a column needs: of one source 32, or 64
+    where columns are channels too, of two 32 (instructions a byte, sm_90, bfloat16: 24 -> 20, 35 -> 18, 45 -> 35, 56 ->
+    42).
     16 of more sources, for the registers, and of wider types, which are bound by their memory and need the loads of
     more threads. 8 where sources are boxed one after the other, whose masks and addresses
     of single bytes took up to 181 registers."""

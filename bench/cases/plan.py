@@ -47,7 +47,8 @@ def _blend(n: int, k: int) -> Case:
 def _nested(n: int, k: int, quick: bool = False) -> Case:
     return case("nested", plan_stream.paste(n, k, n, ALPHA, 1.0, False, False, False), n, k,
                 lambda b, s, a: plan.plan_paste(s, a, n, SIZE, alpha=ALPHA, bits=b),
-                lambda b, s, a: reference.plan_paste(b, s, a, None, n, n, k, *SIZE, ALPHA, 1.0, False, False), quick=quick)
+                lambda b, s, a: reference.plan_paste(b, s, a, None, n, n, k, *SIZE, ALPHA, 1.0, False, False),
+                quick=quick)
 
 
 def _centred(n: int) -> Case:

@@ -26,7 +26,6 @@ from .operator import Operator
 from .plan_stream import Stream
 from .random import random_bits
 
-
 Draws = tuple[int, int]  # (R, K)
 
 

@@ -24,7 +24,9 @@ ATTEMPTS = 8
 def philox(seed: Tensor, counter: Tensor, stream: int) -> list[Tensor]:
     """Philox4x32-10: four int64 in [0, 2^32) like counter.
 
-    Args: seed: (1,) int64, the key. counter: int64, its low and high words are the block's first two; stream: the third.
+    Args:
+        seed: (1,) int64, the key.
+        counter: int64, the first two words of the block; stream: the third.
     """
     low, high = seed & MASK, seed >> 32 & MASK
     a, b, c, d = counter & MASK, counter >> 32 & MASK, torch.full_like(counter, stream), torch.zeros_like(counter)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from fastmix import Compose, CutMix, Cutout, DCutMix, DMixup, ManifoldMixup, Mixup, RLMix, RMix, SaliencyDCutMix
-from fastmix.mixers import boxes, sampling
+from fastmix.mixers import boxes
 
 from .support import seeded
 
@@ -50,4 +50,5 @@ def same(a, b):
 def given_shares(monkeypatch, phi):
     """CutMix and DCutMix draw everything but the shares, which are phi (N, K)."""
     plan_paste = boxes.plan_paste
-    monkeypatch.setattr(boxes, "plan_paste", lambda _, *args, **options: plan_paste(phi, *args, **{**options, "alpha": 0.0}))
+    monkeypatch.setattr(boxes, "plan_paste",
+                        lambda _, *args, **options: plan_paste(phi, *args, **{**options, "alpha": 0.0}))
