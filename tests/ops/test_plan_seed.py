@@ -30,8 +30,8 @@ PLANS = {
               lambda shares, bits, **how: plan_paste(shares, ON, ROWS, SIZE, bits=bits,
                                                      peaks=torch.arange(2 * ROWS).view(ROWS, 2) % 18, **how)),
     "patch": (lambda k, r, alpha, prob, each: plan_stream.patch(ROWS, alpha, prob, each),
-              lambda shares, bits, each, **how: plan_patch(None if isinstance(shares, tuple) else shares, ON, ROWS, levels=7,
-                                                           grids=2, flip=each, bits=bits, **how))}
+              lambda shares, bits, each, **how: plan_patch(None if isinstance(shares, tuple) else shares, ON, ROWS,
+                                                           levels=7, grids=2, flip=each, bits=bits, **how))}
 SHAPES = {"blend": ((3, 20), (1, 1), (2, 1)), "nested": ((5, 20),), "centred": ((2, 20), (2, 1)), "peaks": ((3, 20),),
           "patch": ((2, 1),)}
 
