@@ -12,6 +12,7 @@ from torch.utils import _pytree as pytree
 from torch.utils.data._utils.collate import default_collate_fn_map
 
 from .ops import checks as check
+from .reference._common import in_vmap
 
 # The label that counts nothing, as in torch.
 IGNORED = -100
@@ -69,6 +70,15 @@ class SoftTarget:
             return cls(y.unsqueeze(1), p.unsqueeze(1))
         base = (1 - p) / (num_classes - 1)
         return cls(y.unsqueeze(1), (p - base).unsqueeze(1), base)
+
+    @classmethod
+    def of_fields(cls, op: str, fields: tuple[Any, ...]) -> SoftTarget:
+        """(index, weight) or (index, weight, base), as code without this class passes them on."""
+        if len(fields) not in (2, 3) or not all(isinstance(field, Tensor) for field in fields[:2]) or not (
+                len(fields) == 2 or fields[2] is None or isinstance(fields[2], Tensor)):
+            raise TypeError(f"{op}: target is a tuple of {', '.join(type(field).__name__ for field in fields)}, want "
+                            "(index, weight) or (index, weight, base), tensors")
+        return cls(*fields)
 
     # ------------------------------------------------------------ rows
 
@@ -142,14 +152,17 @@ class SoftTarget:
         """The (N, J) float32 matrix, (N, J, ...) of pixels. Indices outside [0, J), as the ignored label, match no
         class."""
         index, weight, base = self.index, self.weight, self.base
-        valid = (index >= 0) & (index < num_classes)
-        out = torch.zeros((*index.shape[:-1], num_classes), dtype=torch.float32, device=index.device)
-        if base is not None:
-            out = out + base.unsqueeze(-1)
-        weight = torch.where(valid, weight.to(torch.float32), 0.0)
-        # One class more than asked for takes the weights that match none, so that J = 0 and 1 need no branch.
-        out = torch.nn.functional.pad(out, (0, 1))
-        out = out.scatter_add(-1, torch.where(valid, index, num_classes), weight)[..., :num_classes]
+        size = (*index.shape[:-1], num_classes)
+        if base is None:
+            out = torch.zeros(size, dtype=torch.float32, device=index.device)
+        else:
+            out = base.to(torch.float32).unsqueeze(-1).expand(size).clone(memory_format=torch.contiguous_format)
+        if num_classes > 0:
+            # What matches no class adds 0 to one.
+            known = index.clamp(0, num_classes - 1)
+            weight = torch.where(known == index, weight, 0.0).to(torch.float32)
+            add = torch.scatter_add if in_vmap() else Tensor.scatter_add_
+            out = add(out, -1, known, weight)
         return out if out.ndim == 2 else out.movedim(-1, 1)
 
     def confidence(self) -> Tensor:
@@ -206,9 +219,45 @@ class SoftTarget:
 
     # ------------------------------------------------------------ devices
 
-    def to(self, device: torch.device | str | int, non_blocking: bool = False) -> SoftTarget:
-        """The same target on another device."""
-        return self._map(lambda field: field.to(device, non_blocking=non_blocking))
+    @property
+    def device(self) -> torch.device:
+        """Where the fields are."""
+        return self.index.device
+
+    @property
+    def shape(self) -> torch.Size:
+        """Of the rows: (N,), of pixels (N, ...)."""
+        return self.index.shape[:-1]
+
+    def size(self, dim: int | None = None) -> Any:
+        """`shape`, or its entry."""
+        return self.shape if dim is None else self.shape[dim]
+
+    def to(self, *args: Any, **kwargs: Any) -> SoftTarget:
+        """The same target on another device; arguments as of ``Tensor.to``.
+
+        A dtype changes nothing: indices are int64, weights float32, as what casts a whole batch has to leave them.
+        """
+        device, _, non_blocking, _ = torch._C._nn._parse_to(*args, **kwargs)
+        return self if device is None else self._map(lambda field: field.to(device, non_blocking=non_blocking))
+
+    def cpu(self) -> SoftTarget:
+        """The same target in the host's memory."""
+        return self.to("cpu")
+
+    def cuda(self, device: torch.device | str | int | None = None, non_blocking: bool = False) -> SoftTarget:
+        """The same target on a GPU; None: the current one."""
+        return self._map(lambda field: field.cuda(device, non_blocking=non_blocking))
+
+    def split(self, rows: int | Sequence[int]) -> tuple[SoftTarget, ...]:
+        """Targets of so many rows each, or of these numbers, as of ``Tensor.split``."""
+        parts = [None if field is None else field.split(rows) for field in self]
+        assert parts[0] is not None and parts[1] is not None
+        return tuple(SoftTarget(index, weight, None if parts[2] is None else parts[2][n])
+                     for n, (index, weight) in enumerate(zip(parts[0], parts[1], strict=True)))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return SoftTarget, (self.index, self.weight, self.base)
 
     def pin_memory(self) -> SoftTarget:
         """The same target in page-locked memory: what a DataLoader with ``pin_memory=True`` calls."""
@@ -233,3 +282,4 @@ def _stacked(batch: Sequence[SoftTarget], *, collate_fn_map: Any = None) -> Soft
 
 
 default_collate_fn_map[SoftTarget] = _stacked
+torch.serialization.add_safe_globals([SoftTarget])  # tensors and nothing else: torch.load(..., weights_only=True)

@@ -11,6 +11,8 @@ confidence of every image.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Generator, Tensor
 
@@ -49,6 +51,13 @@ class SoftAugmentation(Mixer):
         with torch.inference_mode(False):
             self.register_buffer("_scale", torch.zeros((), dtype=torch.float32), persistent=False)
         self.sigma = sigma
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> SoftAugmentation:
+        """``module.half()`` and the like move sigma, and leave it float32."""
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        if self._scale.dtype != torch.float32:
+            self._scale = torch.full_like(self._scale, self._sigma, dtype=torch.float32)
+        return self
 
     @property
     def sigma(self) -> float:

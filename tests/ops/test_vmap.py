@@ -101,3 +101,14 @@ def test_plans_differ_by_batch():
     same = torch.randn(1, N, 3, 8, 8).expand(8, N, 3, 8, 8)
     mixed = vmap(lambda x: fastmix.DCutMix().plan(x).apply(x), randomness="different")(same)
     assert not all(torch.equal(mixed[0], other) for other in mixed[1:])
+
+
+def test_dense_targets():
+    """Batched or not, each field; contiguous, as what torch would scatter into."""
+    index, weight, base = torch.randint(5, (3, 4, 2)), torch.rand(3, 4, 2), torch.rand(3, 4)
+    for where in ((0, 0, 0), (0, None, None), (None, 0, None), (None, None, 0)):
+        fields = [field if at == 0 else field[0] for field, at in zip((index, weight, base), where, strict=True)]
+        found = vmap(lambda *t: SoftTarget(*t).dense(5), in_dims=where)(*fields)
+        each = [SoftTarget(*(f[n] if at == 0 else f for f, at in zip(fields, where, strict=True))).dense(5)
+                for n in range(3)]
+        assert torch.equal(found, torch.stack(each)) and each[0].is_contiguous()
