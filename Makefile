@@ -47,7 +47,7 @@ results: setup  ## docs/results.md from finished runs of every method: make resu
 COMPILED := $(if $(filter tests,$(TESTS)),$(wildcard $(addprefix tests/backends/test_,simt.py triton_aot.py triton_sizes.py cuda_*.py)))
 ASIDE := $(if $(filter tests,$(TESTS)),$(COMPILED) tests/house)
 SLOWEST := --durations=20 --durations-min=2
-test: setup  ## the whole test suite, and the operators again on Triton's interpreter
+test: setup $(VENV)/.peers  ## the whole test suite, and the operators again on Triton's interpreter
 	@mkdir -p build; \
 	$(BIN)/python -m pytest $(TESTS) $(addprefix --ignore=,$(ASIDE)) $(SLOWEST) $(ARGS) > build/tests.log 2>&1 & rest=$$!; \
 	TRITON_INTERPRET=1 $(BIN)/python -m pytest $(TESTS) $(SLOWEST) $(ARGS); interpreted=$$?; aside=0; \
@@ -78,7 +78,7 @@ device-package:  ## what bench/device/check.sh takes to a borrowed card, into bu
 	$(TORCH_PYTHON) bench/device/prepared.py
 
 $(VENV)/.peers: $(VENV)/.requirements bench/requirements.txt
-	@echo "setup: the libraries that the bench compares with"
+	@echo "setup: the libraries that tests and bench compare with"
 	@$(PIP) install --no-deps -r bench/requirements.txt
 	@touch $@
 

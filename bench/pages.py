@@ -35,7 +35,7 @@ from .harness.blocks import rewritten
 from .harness.command_line import RESULTS
 from .harness.entries import Entry
 
-PAGES = ("README.md", "docs/benchmarks.md", "docs/gpu.md", "docs/operators.md", "docs/results.md")
+PAGES = ("README.md", "docs/benchmarks.md", "docs/compat.md", "docs/gpu.md", "docs/operators.md", "docs/results.md")
 BENCHMARKS = "docs/benchmarks.md"
 KINDS = {report.FORMAT: "operators", steps.FORMAT: "steps", growth.FORMAT: "scale", host_table.FORMAT: "host",
          measured.FORMAT: "goals"}
@@ -47,6 +47,7 @@ MEASURED: dict[str, Callable[[dict[str, benchmark_tables.Found]], str]] = {
     "step": lambda found: benchmark_tables.steps(found["steps"]),
     "scale": lambda found: benchmark_tables.scale(found["scale"]),
     "host": lambda found: benchmark_tables.host(found["host"]),
+    "compat": lambda found: benchmark_tables.compat(found.get("compat", [])),
 }
 
 
@@ -72,6 +73,12 @@ def _whole(result: Entry) -> bool:
     return not settings["quick"] and settings.get("ops") is None and settings.get("providers") is None
 
 
+def _kind(result: Entry) -> str:
+    """A run of the drop-ins alone is a kind of its own."""
+    kind = KINDS[result["format"]]
+    return "compat" if kind == "operators" and result["settings"].get("ops") == ["compat"] else kind
+
+
 def newest(results: Path) -> Files:
     """The files that the pages are made of, under a folder of results; steps in the order of their dates."""
     runs: dict[str, list[tuple[str, Path, Entry]]] = {kind: [] for kind in KINDS.values()}
@@ -80,9 +87,9 @@ def newest(results: Path) -> Files:
             result = report.load(path, KINDS)
         except ValueError:
             continue  # an older format
-        kind = KINDS[result["format"]]
+        kind = _kind(result)
         if kind != "operators" or _whole(result):
-            runs[kind].append((result["date"], path, result))
+            runs.setdefault(kind, []).append((result["date"], path, result))
     for found in runs.values():
         found.sort(key=lambda run: run[0])
     last = {kind: [found[-1][1]] if found else [] for kind, found in runs.items()}
@@ -99,7 +106,7 @@ def linked(text: str, folder: Path) -> Files:
     found: Files = {kind: [] for kind in KINDS.values()}
     for link in dict.fromkeys(re.findall(r"\]\(([^)]+\.json)\)", text)):
         path = (folder / link).resolve()
-        found[KINDS[report.load(path, KINDS)["format"]]].append(path)
+        found.setdefault(_kind(report.load(path, KINDS)), []).append(path)
     return found
 
 

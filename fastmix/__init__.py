@@ -45,8 +45,8 @@ __version__ = "0.1.0"
 __all__ = ["Compose", "CutMix", "Cutout", "DCutMix", "DMixup", "FocalLoss", "ISDACovariance", "ISDALoss",
            "ManifoldMixup", "Mixup", "RLMix", "RMix", "RandomChoice", "Refinement", "RiskGap", "SaliencyDCutMix",
            "SoftBCE", "SoftCrop", "SoftCrossEntropy", "SoftNoise", "SoftResizedCrop", "SoftTarget", "SoftTargetKL",
-           "View", "backend", "functional", "input_saliency", "isda_strength", "patch", "risk_gap", "set_debug", "subsample",
-           "uncertainty", "unpatch"]
+           "View", "backend", "functional", "input_saliency", "isda_strength", "patch", "risk_gap", "set_debug",
+           "subsample", "uncertainty", "unpatch"]
 
 _MOVED = ("confidence", "pair_iou", "pair_weight", "visibility")
 

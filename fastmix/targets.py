@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import Tensor
@@ -72,7 +72,7 @@ class SoftTarget:
         return cls(y.unsqueeze(1), (p - base).unsqueeze(1), base)
 
     @classmethod
-    def of_fields(cls, op: str, fields: tuple[Any, ...]) -> SoftTarget:
+    def _of_fields(cls, op: str, fields: tuple[Any, ...]) -> SoftTarget:
         """(index, weight) or (index, weight, base), as code without this class passes them on."""
         if len(fields) not in (2, 3) or not all(isinstance(field, Tensor) for field in fields[:2]) or not (
                 len(fields) == 2 or fields[2] is None or isinstance(fields[2], Tensor)):
@@ -229,17 +229,29 @@ class SoftTarget:
         """Of the rows: (N,), of pixels (N, ...)."""
         return self.index.shape[:-1]
 
-    def size(self, dim: int | None = None) -> Any:
+    @overload
+    def size(self) -> torch.Size: ...
+
+    @overload
+    def size(self, dim: int) -> int: ...
+
+    def size(self, dim: int | None = None) -> torch.Size | int:
         """`shape`, or its entry."""
         return self.shape if dim is None else self.shape[dim]
 
-    def to(self, *args: Any, **kwargs: Any) -> SoftTarget:
+    def to(self, device: torch.device | str | int | torch.dtype | Tensor | None = None,
+           dtype: torch.dtype | bool | None = None, non_blocking: bool = False) -> SoftTarget:
         """The same target on another device; arguments as of ``Tensor.to``.
 
         A dtype changes nothing: indices are int64, weights float32, as what casts a whole batch has to leave them.
         """
-        device, _, non_blocking, _ = torch._C._nn._parse_to(*args, **kwargs)
-        return self if device is None else self._map(lambda field: field.to(device, non_blocking=non_blocking))
+        if isinstance(dtype, bool):  # to(device, non_blocking) of earlier versions
+            non_blocking = dtype
+        if isinstance(device, Tensor):
+            device = device.device
+        if device is None or isinstance(device, torch.dtype):
+            return self
+        return self._map(lambda field: field.to(device, non_blocking=non_blocking))
 
     def cpu(self) -> SoftTarget:
         """The same target in the host's memory."""

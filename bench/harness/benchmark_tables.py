@@ -109,6 +109,21 @@ def speed(found: Found) -> str:
             f"Above 1x fastmix is faster.\n\n{markdown(rows)}\n\n{' '.join(notes)}")
 
 
+def compat(found: Found) -> str:
+    """Every drop-in beside the class that it stands for."""
+    if not found:
+        return _missing("python -m fastmix bench --op compat")
+    (source, results), = found
+    rows = [["class and batch", "fastmix", "the original", "fastmix is"]]
+    for case in results["cases"]:
+        if ours(case) and peers(case):
+            name, theirs = ours(case)[0], peers(case)[0]
+            rows.append([case["case"], duration(median(case, name)), duration(median(case, theirs)),
+                         _ratio(speedup(case, name, theirs))])
+    return (f"Measured on {_machine(results)}; medians of interleaved repeats in one process, from {_link(source)}; "
+            f"losses with their gradients. Above 1x fastmix is faster.\n\n{markdown(rows)}")
+
+
 def steps(found: Found) -> str:
     """A table per model."""
     if not found:

@@ -56,7 +56,7 @@ def patch(*libraries: str) -> Patched:
     done: list[Place] = []
     for library in libraries or CLASSES:
         try:
-            ours = importlib.import_module(f"fastmix.compat.{library}")
+            ours = importlib.import_module(f".{library}", __package__)
         except ImportError:
             if libraries:
                 raise

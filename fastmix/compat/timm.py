@@ -13,13 +13,14 @@ from torch import Tensor
 
 from .. import functional
 from ..targets import SoftTarget
-from ._pairs import blended, is_mixed_here, mixed_labels, partners, pasted, shares
+from ._pairs import blended, is_mixed_here, mixed_labels, partners, shares
 
 try:
     from timm import loss as timm_loss
     from timm.data import mixup as timm_mixup
-except ImportError as error:
-    raise ImportError("fastmix.compat.timm stands for classes of timm and needs it: pip install timm") from error
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(f"fastmix.compat.timm stands for classes of timm and needs it: {error}; pip install "
+                              "timm", name=error.name) from error
 
 __all__ = ["BinaryCrossEntropy", "LabelSmoothingCrossEntropy", "Mixup", "SoftTargetCrossEntropy"]
 
@@ -27,9 +28,9 @@ __all__ = ["BinaryCrossEntropy", "LabelSmoothingCrossEntropy", "Mixup", "SoftTar
 class Mixup(timm_mixup.Mixup):  # type: ignore[misc]  # timm has no types
     """``timm.data.Mixup``: arguments, ``mixup_enabled`` and draws (NumPy's) are timm's, so a seed mixes the same.
 
-    It differs in three things. Images are not written into: the mixed batch is a new tensor. A batch may be odd (in
-    mode "pair" the image in the middle stays). With ``sparse=True`` the target is a `SoftTarget`, which the losses of
-    this module and of fastmix take, and no (N, J) matrix is built.
+    It differs in three things. Images are written into by CutMix in mode "batch" alone, else the mixed batch is a new
+    tensor. A batch may be odd (in mode "pair" the image in the middle stays). With ``sparse=True`` the target is a
+    `SoftTarget`, which the losses of this module and of fastmix take, and no (N, J) matrix is built.
 
     Args: as of timm's class; sparse: False. Images x are (N, C, H, W) floats, targets (N,) integers, or with
     ``multi_label`` (N, J).
@@ -44,10 +45,7 @@ class Mixup(timm_mixup.Mixup):  # type: ignore[misc]  # timm has no types
     def __call__(self, x: Tensor, target: Tensor) -> tuple[Tensor, Tensor | SoftTarget]:
         if not isinstance(x, Tensor) or not is_mixed_here(x, 4):
             return super().__call__(x, target)  # type: ignore[no-any-return]
-        if self.mode in ("elem", "pair"):
-            mixed, own = self._mixed_by_image(x)
-        else:
-            mixed, own = self._mixed_alike(x)
+        mixed, own = self._mixed_by_image(x) if self.mode in ("elem", "pair") else self._mixed_alike(x)
         return mixed, self._target(target, own)
 
     def _box(self, x: Tensor, lam: float) -> tuple[tuple[int, int, int, int], float]:
@@ -62,8 +60,10 @@ class Mixup(timm_mixup.Mixup):  # type: ignore[misc]  # timm has no types
             return x, 1.0
         if not use_cutmix:
             return blended(x, "flip", lam), lam
-        box, lam = self._box(x, lam)
-        return pasted(x, "flip", box), lam
+        (top, left, height, width), lam = self._box(x, lam)
+        box = x[:, :, top:top + height, left:left + width]
+        box.copy_(box.flip(0))  # as timm, in place: nothing outside the box moves
+        return x, lam
 
     def _mixed_by_image(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(the images, own shares (N,) float32)"""
@@ -142,9 +142,9 @@ class BinaryCrossEntropy(timm_loss.BinaryCrossEntropy):  # type: ignore[misc]
         plain = self.pos_weight is None and self.target_threshold is None and x.ndim == 2
         if isinstance(target, Tensor) and target.shape != x.shape and plain:
             target = SoftTarget.from_labels(target.long().view(-1)).smooth(self.smoothing, x.shape[-1])
-        sparse = isinstance(target, SoftTarget)
-        if not plain or (not sparse and (self.smooth_dense or target.requires_grad)) or (
-                self.reduction == "none" and not self.sum_classes):
+        if isinstance(target, Tensor):
+            plain = plain and not self.smooth_dense and not target.requires_grad
+        if not plain or (self.reduction == "none" and not self.sum_classes):
             dense = target.dense(x.shape[-1]).to(x.dtype) if isinstance(target, SoftTarget) else target
             return super().forward(x, dense)  # type: ignore[no-any-return]
         reduction = "none" if self.sum_classes else self.reduction

@@ -14,9 +14,9 @@ from ._pairs import blended, is_mixed_here, mixed_labels, pasted
 try:
     from torchvision import tv_tensors
     from torchvision.transforms import v2
-except ImportError as error:
-    raise ImportError("fastmix.compat.torchvision stands for classes of torchvision and needs it: pip install "
-                      "torchvision") from error
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError("fastmix.compat.torchvision stands for classes of torchvision and needs it: "
+                              f"{error}; pip install torchvision", name=error.name) from error
 
 __all__ = ["CutMix", "MixUp"]
 

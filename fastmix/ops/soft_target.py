@@ -185,7 +185,7 @@ def _call(op: str, loss: Loss, logits: Tensor, target: SoftTarget | Tensor, redu
     if ignore_index.__class__ is not int or ignore_index != IGNORED:
         ignore_index = check.integer(op, "ignore_index", ignore_index)
     if isinstance(target, tuple):
-        target = SoftTarget.of_fields(op, target)
+        target = SoftTarget._of_fields(op, target)
     if confidence is sample_weight is class_weight is None and isinstance(logits, Tensor) and logits.ndim == 2:
         named = target if type(target) is SoftTarget and target.weight is not None else (target, None, None)
         index, weight, base = named
@@ -363,7 +363,7 @@ def soft_target_kl(logits: Tensor, target: SoftTarget | Tensor, confidence: Tens
     if not isinstance(weighting, str) or weighting not in WEIGHTINGS:
         check.choice(op, "weighting", weighting, WEIGHTINGS)
     if isinstance(target, tuple):
-        target = SoftTarget.of_fields(op, target)
+        target = SoftTarget._of_fields(op, target)
     if isinstance(target, SoftTarget):
         if confidence is not None:
             raise TypeError(f"{op}: confidence is given, want None: a SoftTarget has its own")

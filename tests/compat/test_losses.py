@@ -18,7 +18,8 @@ def gradients(criterion, logits, target):
 @pytest.mark.parametrize("shape", [(6, 5), (4, 5, 3), (2, 5, 3, 4)])
 @pytest.mark.parametrize("options", [
     {}, {"reduction": "sum"}, {"reduction": "none"}, {"label_smoothing": 0.2}, {"ignore_index": 1},
-    {"weight": torch.rand(5) + 0.5}, {"weight": torch.rand(5) + 0.5, "label_smoothing": 0.1, "ignore_index": 2}], ids=str)
+    {"weight": torch.rand(5) + 0.5}, {"weight": torch.rand(5) + 0.5, "label_smoothing": 0.1, "ignore_index": 2}],
+    ids=lambda options: "-".join(options) or "plain")
 @pytest.mark.parametrize("kind", ["labels", "probabilities"])
 def test_values_and_gradients(shape, options, kind):
     logits = torch.randn(shape)

@@ -86,6 +86,7 @@ def test_what_the_loop_and_the_loader_ask_for():
     before = x.clone()
     mixup.mixup_enabled = True
     mixup(x, y)
+    ours.Mixup(1.0, 1.0, mode="elem", num_classes=CLASSES)(x, y)
     assert torch.equal(x, before)
 
 
@@ -93,7 +94,8 @@ def test_multi_label():
     x, _ = batch()
     y = torch.randint(2, (6, CLASSES))
     for mode in ("batch", "elem"):
-        (x1, t1), (x2, t2) = both(lambda m, mode=mode: m.Mixup(mode=mode, num_classes=CLASSES, multi_label=True), 5, x, y)
+        (x1, t1), (x2, t2) = both(lambda m, mode=mode: m.Mixup(mode=mode, num_classes=CLASSES, multi_label=True), 5, x,
+                                  y)
         torch.testing.assert_close(x2, x1)
         torch.testing.assert_close(t2, t1.to(t2.dtype))
 
@@ -116,7 +118,8 @@ def gradients(criterion, logits, target):
 
 @pytest.mark.parametrize("name,options,kind", [
     ("SoftTargetCrossEntropy", {}, "dense"), ("SoftTargetCrossEntropy", {}, "sparse"),
-    ("LabelSmoothingCrossEntropy", {"smoothing": 0.1}, "labels"), ("LabelSmoothingCrossEntropy", {"smoothing": 0.0}, "labels"),
+    ("LabelSmoothingCrossEntropy", {"smoothing": 0.1}, "labels"),
+    ("LabelSmoothingCrossEntropy", {"smoothing": 0.0}, "labels"),
     *(("BinaryCrossEntropy", options, kind)
       for options in ({}, {"smoothing": 0.0}, {"target_threshold": 0.2}, {"sum_classes": True}, {"reduction": "sum"},
                       {"reduction": "none"}, {"pos_weight": 2.0}, {"weight": torch.rand(CLASSES) + 0.5},
@@ -128,7 +131,8 @@ def test_losses(name, options, kind):
     target = {"labels": y, "dense": sparse.dense(CLASSES), "sparse": sparse}[kind]
     if kind == "sparse" and options.get("smooth_dense"):
         pytest.skip("timm has no sparse targets, whose smoothing could be compared")
-    wanted = gradients(getattr(timm_loss, name)(**options), logits, sparse.dense(CLASSES) if kind == "sparse" else target)
+    dense = sparse.dense(CLASSES) if kind == "sparse" else target
+    wanted = gradients(getattr(timm_loss, name)(**options), logits, dense)
     found = gradients(getattr(ours, name)(**options), logits, target)
     for a, b in zip(found, wanted, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)

@@ -33,7 +33,8 @@ NOT_COMPUTED = {
 # Public names that are no paper's, and why.
 OWN = {
     "fastmix": {"Compose": "mixers in a row", "RandomChoice": "timm's switch_prob", "View": "the loader's bytes",
-                "backend": "which kernel", "set_debug": "checks", "functional": "a module"},
+                "backend": "which kernel", "set_debug": "checks", "functional": "a module",
+                "patch": "drop-ins", "unpatch": "drop-ins"},
     "fastmix.functional": {},
     "fastmix.app.evaluation": {"WeightLoss": "a function to probe", "filter_normalised": "Li et al. 2018",
                          "iou": "of boxes", "largest_box": "of a heat map"},

@@ -85,10 +85,15 @@ print(json.dumps(shadowed(sys.argv[1])))
 """
 
 
+# PyPI's torchvision does not import by itself beside a CPU build of torch.
+PREPARED = "from fastmix.app import import_torchvision; import_torchvision.prepare()"
+
+
 def shadowed(package: str, cwd) -> tuple[list[str], list[str], int]:
     """Modules whose name means something else in their package, what could not be imported, number of packages."""
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", SHADOWED, package], capture_output=True, text=True,
-                          cwd=cwd)
+    prepared = PREPARED if cwd == ROOT else ""
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", prepared + SHADOWED, package], capture_output=True,
+                          text=True, cwd=cwd)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 

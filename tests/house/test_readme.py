@@ -14,6 +14,7 @@ import torch
 from helpers import ROOT
 
 import fastmix
+from fastmix.app import import_torchvision
 from fastmix.app.cli import evaluate as evaluate_command
 from fastmix.app.cli import presets, preview
 from fastmix.app.cli import report as report_command
@@ -63,7 +64,14 @@ RUNNABLE = [page for page in PAGES if blocks("python", page)
 
 @pytest.mark.parametrize("page", RUNNABLE, ids=lambda page: page.name)
 def test_python_blocks_run_in_order(page):
-    names = run_in_order(page)
+    import_torchvision.prepare()
+    for library in ("timm.data", "torchvision.transforms.v2"):
+        if f"fastmix.compat.{library.split('.')[0]}" in page.read_text():
+            pytest.importorskip(library, exc_type=ImportError)
+    try:
+        names = run_in_order(page)
+    finally:
+        fastmix.unpatch()
     if page != README:
         return
     assert names["loss"].isfinite() and names["images"].shape == names["x"].shape
