@@ -66,8 +66,8 @@ class ISDALoss(nn.Module):
 
     ``estimator`` is an `EstimatorCV`, there from the first call on (with a kind, from the beginning); it moves with the
     module and is in its state_dict, which the released one is not. fc may be wrapped (DataParallel): its first
-    parameter is the weight. Of pixels, labels (N, H, W) are resized to the features' by nearest neighbours, and the result is
-    (N, J, h, w), for the loss of the program.
+    parameter is the weight. Of pixels, labels (N, H, W) are resized to the features' by nearest neighbours, and the
+    result is (N, J, h, w), for the loss of the program.
     Source: ISDA Eq. 7, Algorithm 1, Sec. 6.4; the released ISDALoss.
     """
 
