@@ -8,7 +8,7 @@ OUT ?= runs
 TESTS ?= tests
 ARGS ?=
 
-.PHONY: help setup train train-fashion results test kill budgets triton-version device-package bench bench-all lint \
+.PHONY: help setup train train-fashion results test test-all kill budgets triton-version device-package bench bench-all lint \
 	format clean
 .DELETE_ON_ERROR:
 
@@ -47,13 +47,18 @@ results: setup  ## docs/results.md from finished runs of every method: make resu
 COMPILED := $(if $(filter tests,$(TESTS)),$(wildcard $(addprefix tests/backends/test_,simt.py triton_aot.py triton_sizes.py cuda_*.py)))
 ASIDE := $(if $(filter tests,$(TESTS)),$(COMPILED) tests/house)
 SLOWEST := --durations=20 --durations-min=2
-test: setup $(VENV)/.peers  ## the whole test suite, and the operators again on Triton's interpreter
+# Of each backend but the processor's own half of the parameters (tests/conftest.py); `make test-all`: all of them.
+HALVES ?= --halves
+test: setup $(VENV)/.peers  ## the test suite, and the operators again on Triton's interpreter
 	@mkdir -p build; \
-	$(BIN)/python -m pytest $(TESTS) $(addprefix --ignore=,$(ASIDE)) $(SLOWEST) $(ARGS) > build/tests.log 2>&1 & rest=$$!; \
-	TRITON_INTERPRET=1 $(BIN)/python -m pytest $(TESTS) $(SLOWEST) $(ARGS); interpreted=$$?; aside=0; \
+	$(BIN)/python -m pytest $(TESTS) $(addprefix --ignore=,$(ASIDE)) $(SLOWEST) $(HALVES) $(ARGS) > build/tests.log 2>&1 & rest=$$!; \
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest $(TESTS) $(SLOWEST) $(HALVES) $(ARGS); interpreted=$$?; aside=0; \
 	test -z "$(ASIDE)" || { $(BIN)/python -m pytest $(ASIDE) $(SLOWEST) $(ARGS); aside=$$?; }; \
 	tail -n +1 -f --pid=$$rest build/tests.log; \
 	wait $$rest && { test $$interpreted = 0 || test $$interpreted = 5; } && { test $$aside = 0 || test $$aside = 5; }
+
+test-all:  ## the same with every parameter on every backend: half as long again
+	$(MAKE) test HALVES=
 
 N ?= 20
 SEED ?= 0

@@ -52,6 +52,8 @@ def pytest_addoption(parser):
                      help="where tests make their tensors, by torch's default device")
     parser.addoption("--backend", choices=BACKENDS, help="only tests of this backend, of those that take a variant")
     parser.addoption("--once", action="store_true", help="of every test function one set of parameters: the first")
+    parser.addoption("--halves", action="store_true", help="each backend but the processor's own runs every second set "
+                     "of a test function's parameters, alternating between the backends")
 
 
 def pytest_configure(config):
@@ -135,8 +137,31 @@ def pytest_generate_tests(metafunc):
         metafunc.parametrize("variant", _variants(metafunc.config.getoption("--device")), indirect=True)
 
 
+def _in_its_half(items: list[pytest.Item]) -> list[pytest.Item]:
+    """All of the processor's own instruction set, and of every other backend half of the sets of parameters.
+
+    The instruction sets are compiled from one source, and the emulated backends take minutes for what their kernels do
+    in microseconds: two of them on the same parameters mostly prove the same. Neighbours take turns, so that the
+    portable and the AVX2 code, or the interpreter and the CUDA code on threads, see each set once between them.
+    """
+    turns = {"reference": 0, "cpu-portable": 0, "cpu-avx2": 1, "cpu-avx512": 0, "simt": 1, "triton": 0}
+    own = next((name for name in reversed(_variants("cpu")) if name.startswith("cpu-")), None)
+    by_function: dict[tuple[str, str], list[pytest.Item]] = {}
+    for item in items:
+        variant = item.callspec.params.get("variant") if hasattr(item, "callspec") else None
+        if variant is not None and variant != own:
+            by_function.setdefault((item.nodeid.partition("[")[0], variant), []).append(item)
+    left_out = {item for (_, variant), sets in by_function.items() if len(sets) > 3
+                for item in sets[1 - turns[variant]::2]}
+    return [item for item in items if item not in left_out]
+
+
 def pytest_collection_modifyitems(config, items):
     """TRITON_INTERPRET=1 pytest runs what takes a variant; with FASTMIX_BACKEND=triton as well, every test."""
+    if config.getoption("--halves"):
+        kept = _in_its_half(items)
+        config.hook.pytest_deselected(items=[item for item in items if item not in set(kept)])
+        items[:] = kept
     only, once = config.getoption("--backend"), config.getoption("--once")
     if only is None and not once and (not INTERPRETED or os.environ.get("FASTMIX_BACKEND", "auto") != "auto"):
         return
@@ -159,7 +184,7 @@ def pytest_collection_modifyitems(config, items):
         return str(parameters.get("variant", "")).partition("-")[0] == only
 
     kept = [item for item in items if wanted(item)]
-    config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+    config.hook.pytest_deselected(items=[item for item in items if item not in set(kept)])
     items[:] = kept
 
 
