@@ -33,6 +33,8 @@ NOT_COMPUTED = {
 # Public names that are no paper's, and why.
 OWN = {
     "fastmix": {"Compose": "mixers in a row", "RandomChoice": "timm's switch_prob", "View": "the loader's bytes",
+                "Mixer": "what mixers share", "ComposePlan": "plans in a row", "Labels": "a type", "Plan": "a type",
+                "Target": "a type",
                 "backend": "which kernel", "set_debug": "checks", "functional": "a module"},
     "fastmix.functional": {},
     "fastmix.app.evaluation": {"WeightLoss": "a function to probe", "filter_normalised": "Li et al. 2018",
