@@ -91,7 +91,7 @@ class ISDACovariance(nn.Module):
     forward = update
 
     if TYPE_CHECKING:  # torch types the call of a module as (...) -> Any
-        __call__ = forward
+        def __call__(self, features: Tensor, labels: Tensor, ignore_index: int | None = IGNORED) -> None: ...
 
     def extra_repr(self) -> str:
         return f"num_classes={self.num_classes}, num_features={self.num_features}, kind={self.kind!r}"
@@ -162,7 +162,8 @@ class ISDALoss(nn.Module):
         return loss, logits
 
     if TYPE_CHECKING:  # torch types the call of a module as (...) -> Any
-        __call__ = forward
+        def __call__(self, features: Tensor, fc: nn.Module, labels: Tensor, strength: Tensor | float, *,
+                     logits: Tensor | None = None, update: bool | None = None) -> tuple[Tensor, Tensor]: ...
 
     def consistency(self, logits: Tensor, fc: nn.Module, strength: Tensor | float) -> Tensor:
         """The consistency loss of unlabelled samples, whose logits (N, J) the classifier gave, under the covariances as

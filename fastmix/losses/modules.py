@@ -55,7 +55,8 @@ class SoftCrossEntropy(_Loss):
                                              ignore_index=self.ignore_index, reduction=self.reduction)
 
     if TYPE_CHECKING:  # torch types the call of a module as (...) -> Any
-        __call__ = forward
+        def __call__(self, logits: Tensor, target: SoftTarget | Tensor,
+                     sample_weight: Tensor | None = None) -> Tensor: ...
 
 
 class SoftTargetKL(_Loss):
@@ -84,7 +85,7 @@ class SoftTargetKL(_Loss):
                                          reduction=self.reduction)
 
     if TYPE_CHECKING:  # torch types the call of a module as (...) -> Any
-        __call__ = forward
+        def __call__(self, logits: Tensor, target: SoftTarget | Tensor, confidence: Tensor | None = None) -> Tensor: ...
 
 
 class SoftBCE(_Loss):
@@ -106,7 +107,8 @@ class SoftBCE(_Loss):
                                    ignore_index=self.ignore_index, reduction=self.reduction)
 
     if TYPE_CHECKING:  # torch types the call of a module as (...) -> Any
-        __call__ = forward
+        def __call__(self, logits: Tensor, target: SoftTarget | Tensor,
+                     sample_weight: Tensor | None = None) -> Tensor: ...
 
 
 class FocalLoss(_Loss):
@@ -160,4 +162,4 @@ class FocalLoss(_Loss):
         return loss.sum() if self.reduction == "sum" else loss.sum() / torch.where(total == 0, 1.0, total)
 
     if TYPE_CHECKING:  # torch types the call of a module as (...) -> Any
-        __call__ = forward
+        def __call__(self, logits: Tensor, label: Tensor) -> Tensor: ...

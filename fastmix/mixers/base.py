@@ -111,7 +111,8 @@ class Mixer(nn.Module):
         return self.plan(x, saliency).mix(x, y, view)
 
     if TYPE_CHECKING:  # torch types the call of a module as (...) -> Any
-        __call__ = forward
+        def __call__(self, x: Tensor, y: Labels, saliency: Tensor | None = None,
+                     view: View | None = None) -> tuple[Tensor, Target]: ...
 
     @contextmanager
     def applied(self, model: nn.Module, x: Tensor, y: Labels, saliency: Tensor | None = None,

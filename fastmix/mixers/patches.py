@@ -109,5 +109,5 @@ class RLMix(RMix):
         return self.plan(x, saliency, q=q).mix(x, y, view)
 
     if TYPE_CHECKING:  # torch types the call of a module as (...) -> Any
-        __call__ = forward
-
+        def __call__(self, x: Tensor, y: Labels, saliency: Tensor | None = None, view: View | None = None, *,
+                     q: Tensor | None = None) -> tuple[Tensor, Target]: ...

@@ -1,5 +1,6 @@
 """What a user's type checker and `help` say of the public names."""
 
+import ast
 import inspect
 import re
 
@@ -16,6 +17,25 @@ def test_a_users_program_passes_mypy_strict():
     out, err, status = api.run(["--config-file", str(ROOT / "pyproject.toml"), "--cache-dir", str(ROOT / ".mypy_cache"),
                                 "--no-error-summary", str(ROOT / "tests" / "helpers" / "typed_user.py")])
     assert (out, err, status) == ("", "", 0)
+
+
+def calls(text: str):
+    """(class, what a type checker takes for its call, its forward) of a file."""
+    for found in ast.walk(ast.parse(text)):
+        if isinstance(found, ast.ClassDef):
+            own = {each.name: each for each in found.body if isinstance(each, ast.FunctionDef)}
+            typed = [each for part in found.body if isinstance(part, ast.If) for each in part.body
+                     if ast.unparse(part.test) == "TYPE_CHECKING" and isinstance(each, ast.FunctionDef)]
+            for call in typed:
+                both = call, own.get("forward") or own["update"]
+                yield found.name, *(f"{ast.unparse(each.args)} -> {ast.unparse(each.returns)}" for each in both)
+
+
+def test_calls_are_typed_as_forward_is():
+    found = [call for folder in ("mixers", "losses") for path in (ROOT / "fastmix" / folder).glob("*.py")
+             for call in calls(path.read_text())]
+    assert len(found) >= 8 and [name for name, call, forward in found if call != forward] == []
+    assert {name for name, *_ in found} >= {"Mixer", "ISDALoss", *(name for name in MODULES if name.endswith("Loss"))}
 
 
 MODULES = {name: found for name in fastmix.__all__ if inspect.isclass(found := getattr(fastmix, name))
