@@ -145,3 +145,26 @@ def test_the_version_stands_in_one_place():
     assert re.search(rf"^## {re.escape(version)}\b", (ROOT / "CHANGELOG.md").read_text(), re.M)
     for file in ("pyproject.toml", "CITATION.cff", "setup.py"):
         assert version not in (ROOT / file).read_text()
+
+
+WORKFLOW = ROOT / ".github" / "workflows" / "ci.yml"
+
+
+@pytest.mark.skipif(not WORKFLOW.exists(), reason="a source archive, which has no workflow")
+def test_the_workflow_runs_what_is_there():
+    text, makefile = WORKFLOW.read_text(), (ROOT / "Makefile").read_text()
+    runs = re.findall(r"^ *- run: (.+)$", text, re.M)
+    assert ".ci/run" in runs and os.access(ROOT / ".ci" / "run", os.X_OK)
+    targets = [run.split()[1] for run in runs if run.startswith("make ")]
+    assert targets == ["wheel", "try-wheel"] and all(re.search(rf"^{target}:", makefile, re.M) for target in targets)
+    grep = re.search(r"grep -Fx \"(.+)\" (\S+)$", text, re.M)
+    line = grep[1].replace("\\", "").replace("${GITHUB_REF_NAME#v}", build_script().version())
+    assert line in (ROOT / grep[2]).read_text().splitlines()
+    minimum = re.search(r'"torch>=([\d.]+)"', (ROOT / "pyproject.toml").read_text())[1]
+    assert f'torch: "{minimum}.0"' in text and re.findall(r'python: (\[.+\])', text) == ['["3.10", "3.12", "3.13"]']
+
+
+@pytest.mark.skipif(shutil.which("actionlint") is None or not WORKFLOW.exists(), reason="no actionlint")
+def test_the_workflow_is_well_formed():
+    done = subprocess.run(["actionlint", str(WORKFLOW)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
