@@ -48,7 +48,7 @@ class DCutMix(DMixup):
 
     Args:
         k: images mixed into one, >= 1.
-        alpha: > 0; None: 1 / k.
+        alpha: > 0, of the Dirichlet distribution; the smaller, the more of an image is one of the k. None: 1 / k.
         prob: probability that a batch is mixed, in [0, 1]; else its plan is the identity.
         generator: torch.Generator on the device of the images; None: torch's own, which torch.compile and CUDA graphs
             want. A DataLoader worker seeds it anew, for itself and the epoch.
@@ -76,7 +76,7 @@ class SaliencyDCutMix(DCutMix):
 
     Args:
         k: images mixed into one, >= 1.
-        alpha: > 0; None: 1 / k.
+        alpha: > 0, of the Dirichlet distribution; the smaller, the more of an image is one of the k. None: 1 / k.
         prob: probability that a batch is mixed, in [0, 1]; else its plan is the identity.
         generator: torch.Generator on the device of the images; None: torch's own, which torch.compile and CUDA graphs
             want. A DataLoader worker seeds it anew, for itself and the epoch.

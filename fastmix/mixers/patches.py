@@ -27,7 +27,7 @@ class RMix(Mixer):
     mask lies on the least common grid of all patches, which must divide the image's sides.
 
     Args:
-        alpha: > 0; 1.0 for CIFAR, 0.2 for ImageNet.
+        alpha: > 0, of lam; 1.0 for CIFAR, 0.2 for ImageNet.
         patches: the patches per side to choose from.
         levels: number of percentiles, >= 1.
         pairing: "random", a permutation, or "flip", the batch reversed.
@@ -85,7 +85,7 @@ class RLMix(RMix):
     Without q they are drawn as in R-Mix. `fastmix.app.policy` (extra ``rl``) holds the environment and the policy.
 
     Args:
-        alpha: > 0; 1.0 for CIFAR, 0.2 for ImageNet.
+        alpha: > 0, of lam; 1.0 for CIFAR, 0.2 for ImageNet.
         patches: patches per side, one number, since a policy's input has a fixed size; divides the image's sides.
         levels: number of percentiles, >= 1.
         pairing: "random", a permutation, or "flip", the batch reversed.
