@@ -136,6 +136,7 @@ class NinjaBuild(build_ext):
         if cxx is None or torch is None:
             missing = "no C++ compiler (set CXX)" if cxx is None else "no torch headers"
             print(f"fastmix: {missing}: installing without the C++ kernels, the reference serves", file=sys.stderr)
+            ext.optional = True  # --inplace and editable installs copy what is not
             return
         target = Path(self.get_ext_fullpath(ext.name)).resolve()
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -66,13 +66,27 @@ def test_the_source_archive_holds_what_git_tracks(source):
     assert names(source) - made == tracked
 
 
-def test_a_build_without_sources_fails(tmp_path):
-    shutil.copytree(ROOT / "fastmix", tmp_path / "fastmix", ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+def built_in_place(root, **variables):
+    """The build, as an editable install runs it, of a tree that holds these files and what was put there before."""
+    shutil.copytree(ROOT / "fastmix", root / "fastmix", ignore=shutil.ignore_patterns("*.so", "__pycache__"))
     for file in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / file, tmp_path)
-    done = subprocess.run([sys.executable, "setup.py", "-q", "build_ext"], cwd=tmp_path, capture_output=True, text=True)
+        shutil.copy(ROOT / file, root)
+    return subprocess.run([sys.executable, "setup.py", "-q", "build_ext", "--inplace"], cwd=root, capture_output=True,
+                          text=True, env=os.environ | variables)
+
+
+def test_a_build_without_sources_fails(tmp_path):
+    done = built_in_place(tmp_path)
     assert done.returncode == 1
     assert f"{tmp_path / 'csrc' / 'cpu'} holds no sources: the archive or checkout is incomplete" in done.stderr
+
+
+def test_a_build_without_a_compiler_is_one_without_kernels(tmp_path):
+    (tmp_path / "csrc" / "cpu").mkdir(parents=True)
+    (tmp_path / "csrc" / "cpu" / "blend.cpp").write_text("")
+    done = built_in_place(tmp_path, CXX="no-such-compiler", FASTMIX_CUDA="0")
+    assert done.returncode == 0 and "no C++ compiler (set CXX)" in done.stderr
+    assert not list((tmp_path / "fastmix").glob("*.so"))
 
 
 @pytest.mark.slow
