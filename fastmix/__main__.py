@@ -7,7 +7,7 @@ import sys
 
 from . import __version__
 from .app.command_line import meant
-from .app.console import UsageError, run
+from .app.console import USAGE, UsageError, run
 from .app.tables import terminal_width, wrapped
 
 COMMANDS = {
@@ -33,18 +33,15 @@ def usage() -> str:
 
 def _command(argv: list[str]) -> int:
     name, *rest = argv or [""]
-    if name in ("-h", "--help", "help"):
+    if name in ("", "-h", "--help", "help"):
         print(usage())
-        return 0
+        return 0 if name else USAGE
     if name in ("-V", "--version"):
         print(f"fastmix {__version__}")
         return 0
     if name not in COMMANDS:
-        what = f"unknown command {name!r}" if name else "no command"
-        near = meant(name, COMMANDS)
-        if near:
-            raise UsageError(f"{what}{near}")
-        raise UsageError(f"{what}\n{usage()}")
+        near = meant(name, COMMANDS) or f", want {', '.join(COMMANDS)}"
+        raise UsageError(f"unknown command {name!r}{near}")
     return importlib.import_module(COMMANDS[name][0]).main(rest)
 
 

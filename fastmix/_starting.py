@@ -1,4 +1,5 @@
-"""How a process that is ``python -m fastmix`` begins: what must be in place before torch is imported, and its signals.
+"""How a process that is the program (``python -m fastmix``, ``fastmix``) begins: what must be in place before torch is
+imported, and its signals.
 
 Importing torch takes a second or more. An interrupt meanwhile, a wrong variable of the environment and a library that
 does not load end in one line, as all that a person can cause does later (`fastmix.app.console`). A process that imports
@@ -26,6 +27,7 @@ USAGE, FAILURE, INTERRUPTED = 2, 1, 130
 SIGNALS = {getattr(signal, name): word for name, word in
            (("SIGINT", "interrupted"), ("SIGTERM", "terminated"), ("SIGHUP", "the terminal was closed"))
            if hasattr(signal, name)}
+_PACKAGE = __name__.partition(".")[0]
 TWICE = 1.0  # seconds: `timeout` sends its signal to the process and to its group
 SHOW_CURSOR = b"\x1b[?25h"
 
@@ -147,13 +149,15 @@ def signals_raised() -> Iterator[None]:
 # Before torch
 
 def _is_program() -> bool:
-    """Whether Python was started with -m fastmix, which it looks for now."""
+    """Whether Python was started with -m fastmix, which it looks for now, or with the script ``fastmix``."""
+    if sys.argv and os.path.basename(sys.argv[0]) == _PACKAGE and sys.argv[0] in sys.orig_argv[1:]:
+        return True  # not in a process that multiprocessing spawned: its argv is its parent's, its orig_argv is not
     names = (re.fullmatch(r"-[bBdEhiIOPqRsSuvVx]*m(.*)", word) for word in sys.orig_argv[1:])
     at, found = next(((i, found) for i, found in enumerate(names, 1) if found), (0, None))
     if found is None or sys.argv[:1] != ["-m"]:
         return False
     name = found[1] or "".join(sys.orig_argv[at + 1:at + 2])
-    return name.partition(".")[0] == __name__.partition(".")[0]
+    return name.partition(".")[0] == _PACKAGE
 
 
 def _open_streams() -> None:

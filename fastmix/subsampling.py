@@ -181,7 +181,8 @@ def uncertainty(model: nn.Module, dataset: MapDataset | BatchReader, anchor: flo
         model: (N, C, H, W) to (N, J) logits.
         dataset: a map-style torch Dataset of (image (C, H, W) float as the model takes it, label), or an object with
             ``len`` and ``batches(indices)`` yielding (x (N, C, H, W) float, y (N,) int64) for index tensors.
-        anchor: share of the image itself, in (0, 1). others, alpha: see `AnchoredDCutMix`.
+        anchor: share of the image itself, in (0, 1).
+        others: images beside it, >= 1. alpha: > 0, of the Dirichlet draw of their shares.
         samples: M, the number of mixtures of every image, >= 2.
         batch_size: most images of a batch, whose other images are its partners; >= 2.
         device: of a map-style dataset's batches; None takes that of the model's first parameter.

@@ -7,6 +7,7 @@ Source: ISDA Sec. 4 and 5. The operators under them are in `fastmix.functional`:
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
@@ -25,11 +26,13 @@ class ISDACovariance(nn.Module):
     """Running mean and covariance of every class, in buffers that checkpoint and move with the model.
 
     Args:
-        num_classes, num_features: J and A.
+        num_classes: J, >= 1.
+        num_features: A, >= 1.
         kind: "full" (J, A, A); "diag" (J, A); "shared", one (A, A) around the mean of all features; "identity",
             nothing estimated.
         process_group: where torch.distributed is initialised, the ranks whose batches are one batch; None: all.
-        dtype: float32 (default) or float64, whatever the features are; ``.half()`` and the like leave it.
+        dtype: of the buffers, float32 or float64, whatever the features are; ``.half()`` and the like leave it.
+        device: of the buffers; None: torch's default.
     Attributes:
         count (J,) int64, mean (J, A), cov: as `functional.covariance_update_`. skipped: 0-d int64, rows left out so
         far because a feature was NaN or infinite.
@@ -87,6 +90,9 @@ class ISDACovariance(nn.Module):
 
     forward = update
 
+    if TYPE_CHECKING:  # torch types the call of a module as (...) -> Any
+        def __call__(self, features: Tensor, labels: Tensor, ignore_index: int | None = IGNORED) -> None: ...
+
     def extra_repr(self) -> str:
         return f"num_classes={self.num_classes}, num_features={self.num_features}, kind={self.kind!r}"
 
@@ -95,12 +101,16 @@ class ISDALoss(nn.Module):
     """Cross-entropy of ISDA's augmented logits: ``loss, logits = criterion(features, fc, labels, strength)``.
 
     Args:
-        num_features, num_classes: A and J.
-        kind: of the covariance, as `ISDACovariance`.
+        num_features: A, >= 1.
+        num_classes: J, >= 1.
+        kind: of the covariances: "full" (J, A, A); "diag" (J, A); "shared", one (A, A) around the mean of all features;
+            "identity", nothing estimated.
         label_smoothing: eps in [0, 1] of the cross-entropy.
         class_weight: (J,) float of the cross-entropy, as in torch; None: 1.
         ignore_index: labels that count nothing, in the loss and in the covariances.
-        process_group, dtype, device: as `ISDACovariance`.
+        process_group: where torch.distributed is initialised, the ranks whose batches are one batch; None: all.
+        dtype: of the covariances, float32 or float64, whatever the features are.
+        device: of the covariances and class weights; None: torch's default.
 
     The mean is over the rows (pixels) that count, with class weights divided by their sum; without one the loss is
     0.
@@ -150,6 +160,10 @@ class ISDALoss(nn.Module):
         loss = functional.soft_cross_entropy(augmented, labels, class_weight=self.class_weight,
                                              label_smoothing=self.label_smoothing, ignore_index=self.ignore_index)
         return loss, logits
+
+    if TYPE_CHECKING:  # torch types the call of a module as (...) -> Any
+        def __call__(self, features: Tensor, fc: nn.Module, labels: Tensor, strength: Tensor | float, *,
+                     logits: Tensor | None = None, update: bool | None = None) -> tuple[Tensor, Tensor]: ...
 
     def consistency(self, logits: Tensor, fc: nn.Module, strength: Tensor | float) -> Tensor:
         """The consistency loss of unlabelled samples, whose logits (N, J) the classifier gave, under the covariances as

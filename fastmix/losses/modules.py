@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor, nn
 
@@ -32,6 +34,13 @@ class _Loss(nn.Module):
 class SoftCrossEntropy(_Loss):
     """`functional.soft_cross_entropy` as a module: ``criterion(logits, target)``.
 
+    Args:
+        class_weight: (J,) float, c. The mean of labels then divides by the sum of their class weights, that of soft
+            targets by the number of rows, as in torch. None: 1.
+        label_smoothing: eps in [0, 1]; the target becomes ``(1 - eps) t + eps / J``.
+        ignore_index: the label that counts nothing, in any slot of a target; a row (pixel) of such slots has loss 0,
+            gradient 0, and is not counted.
+        reduction: "mean" over the rows (pixels) that count, "sum" or "none".
     Source: K-image mixing Eq. 8.
     """
 
@@ -45,10 +54,22 @@ class SoftCrossEntropy(_Loss):
                                              class_weight=self.class_weight, label_smoothing=self.label_smoothing,
                                              ignore_index=self.ignore_index, reduction=self.reduction)
 
+    if TYPE_CHECKING:  # torch types the call of a module as (...) -> Any
+        def __call__(self, logits: Tensor, target: SoftTarget | Tensor,
+                     sample_weight: Tensor | None = None) -> Tensor: ...
+
 
 class SoftTargetKL(_Loss):
     """`functional.soft_target_kl` as a module: ``criterion(logits, target)``, or with labels and their confidence.
 
+    Args:
+        weighting: "sample" ``mean_n p_n KL_n``, "none" ``mean_n KL_n``, "weight" ``mean_n -p_n log softmax_y``, or
+            "batch_mean" ``mean(p) * mean(KL)``, as the published listing has it; p is the confidence.
+        class_weight: (J,) float, c. The mean of labels then divides by the sum of their class weights, that of soft
+            targets by the number of rows, as in torch. None: 1.
+        ignore_index: the label that counts nothing, in any slot of a target; a row (pixel) of such slots has loss 0,
+            gradient 0, and is not counted.
+        reduction: "mean" over the rows (pixels) that count, "sum" or "none".
     Source: Soft Augmentation Eq. 4-6, 15, 17 and 18, Listing 2.
     """
 
@@ -63,10 +84,17 @@ class SoftTargetKL(_Loss):
                                          class_weight=self.class_weight, ignore_index=self.ignore_index,
                                          reduction=self.reduction)
 
+    if TYPE_CHECKING:  # torch types the call of a module as (...) -> Any
+        def __call__(self, logits: Tensor, target: SoftTarget | Tensor, confidence: Tensor | None = None) -> Tensor: ...
+
 
 class SoftBCE(_Loss):
     """`functional.soft_bce` as a module: ``criterion(logits, target)``.
 
+    Args:
+        class_weight: (J,) float, the factors of the classes' losses; None: 1.
+        ignore_index: the label that counts nothing, in any slot of a target; the other slots count in their shares.
+        reduction: "mean" over N * J (of the rows that count), "sum", or "none": the (N,) sums over the classes.
     Source: R-Mix Sec. 3, after Eq. 7.
     """
 
@@ -78,6 +106,10 @@ class SoftBCE(_Loss):
         return functional.soft_bce(logits, target, sample_weight=sample_weight, class_weight=self.class_weight,
                                    ignore_index=self.ignore_index, reduction=self.reduction)
 
+    if TYPE_CHECKING:  # torch types the call of a module as (...) -> Any
+        def __call__(self, logits: Tensor, target: SoftTarget | Tensor,
+                     sample_weight: Tensor | None = None) -> Tensor: ...
+
 
 class FocalLoss(_Loss):
     """``-c_y (1 - p_y)^gamma log p_y`` with p = softmax(logits): samples that are right already count little.
@@ -87,8 +119,11 @@ class FocalLoss(_Loss):
     not ignored (0 of them: 0), weighted by their class weights as in torch. In plain torch: a baseline, not an operator
     of ours. A label outside [0, J) is an IndexError on a CPU, NaN on a GPU.
 
-    Args: gamma: >= 0; 0 is cross-entropy. class_weight: (J,) c, the paper's alpha; None: 1. ignore_index: of labels
-        that count nothing. reduction: "mean", "sum" or "none".
+    Args:
+        gamma: >= 0; 0 is cross-entropy.
+        class_weight: (J,) float, c, the paper's alpha; None: 1.
+        ignore_index: the label that counts nothing.
+        reduction: "mean", "sum" or "none".
     Source: focal loss (Lin et al. 2017, Eq. 4, 5); a baseline of Soft Augmentation Table 1, which calls gamma alpha.
     """
 
@@ -125,3 +160,6 @@ class FocalLoss(_Loss):
             return loss
         total = torch.where(counts, weight, 0.0).sum()
         return loss.sum() if self.reduction == "sum" else loss.sum() / torch.where(total == 0, 1.0, total)
+
+    if TYPE_CHECKING:  # torch types the call of a module as (...) -> Any
+        def __call__(self, logits: Tensor, label: Tensor) -> Tensor: ...

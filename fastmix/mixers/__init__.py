@@ -11,10 +11,23 @@ whose replays draw new plans. `RandomChoice` alone decides on the host.
 from .base import Mixer
 from .boxes import CutMix, Cutout, DCutMix, SaliencyDCutMix
 from .groups import Compose, RandomChoice
+from .labels import Labels, Target
 from .manifold import ManifoldMixup
 from .pairs import DMixup, Mixup
 from .patches import RLMix, RMix
+from .plans import (
+    BlendPlan,
+    ComposePlan,
+    CropPlan,
+    CutoutPlan,
+    NoisePlan,
+    PastePlan,
+    PatchPlan,
+    Plan,
+    ResizedCropPlan,
+)
 from .soft import SoftCrop, SoftNoise, SoftResizedCrop
 
-__all__ = ["Compose", "CutMix", "Cutout", "DCutMix", "DMixup", "ManifoldMixup", "Mixer", "Mixup", "RLMix", "RMix",
-           "RandomChoice", "SaliencyDCutMix", "SoftCrop", "SoftNoise", "SoftResizedCrop"]
+__all__ = ["BlendPlan", "Compose", "ComposePlan", "CropPlan", "CutMix", "Cutout", "CutoutPlan", "DCutMix", "DMixup",
+           "Labels", "ManifoldMixup", "Mixer", "Mixup", "NoisePlan", "PastePlan", "PatchPlan", "Plan", "RLMix", "RMix",
+           "RandomChoice", "ResizedCropPlan", "SaliencyDCutMix", "SoftCrop", "SoftNoise", "SoftResizedCrop", "Target"]

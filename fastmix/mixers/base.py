@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Generator, Tensor, nn
@@ -109,6 +109,10 @@ class Mixer(nn.Module):
         labels their mixture, dense).
         """
         return self.plan(x, saliency).mix(x, y, view)
+
+    if TYPE_CHECKING:  # torch types the call of a module as (...) -> Any
+        def __call__(self, x: Tensor, y: Labels, saliency: Tensor | None = None,
+                     view: View | None = None) -> tuple[Tensor, Target]: ...
 
     @contextmanager
     def applied(self, model: nn.Module, x: Tensor, y: Labels, saliency: Tensor | None = None,

@@ -16,10 +16,14 @@ class CutMix(Mixer):
     """A box of another image pasted onto each image; the label counts the pixels.
 
     lam ~ Beta(alpha, alpha); the box has side ``int(side * sqrt(1 - lam))`` per axis, is centred uniformly and clipped
-    at the border. The partner is a random permutation of the batch. mode "batch" draws one lam and box, "elem" one per
-    sample.
+    at the border. The partner is a random permutation of the batch.
 
-    Args: alpha: > 0 (1). prob, mode, generator: see `Mixer`.
+    Args:
+        alpha: > 0; small, and boxes are mostly nothing or nearly all; 1, and every lam is as likely.
+        prob: probability that a batch (mode "elem": an image) is mixed, in [0, 1]; else its plan is the identity.
+        mode: "batch", one lam and box for the whole batch, or "elem", one per image, as in timm.
+        generator: torch.Generator on the device of the images; None: torch's own, which torch.compile and CUDA graphs
+            want. A DataLoader worker seeds it anew, for itself and the epoch.
     Source: CutMix (Yun et al. 2019); refined data augmentation Eq. 2.
     """
 
@@ -38,9 +42,14 @@ class DCutMix(DMixup):
     """k images in nested boxes whose areas follow phi ~ Dirichlet(alpha, ..., alpha), by stick breaking.
 
     Box j lies inside box j - 1, with side ``round(previous side * sqrt(1 - v_j))`` per axis, at a uniform position.
-    Every source is the untouched batch, the label counts the visible pixels. prob is drawn per batch.
+    Every source is the untouched batch, the label counts the visible pixels.
 
-    Args: as `DMixup`.
+    Args:
+        k: images mixed into one, >= 1.
+        alpha: > 0, of the Dirichlet distribution; the smaller, the more of an image is one of the k. None: 1 / k.
+        prob: probability that a batch is mixed, in [0, 1]; else its plan is the identity.
+        generator: torch.Generator on the device of the images; None: torch's own, which torch.compile and CUDA graphs
+            want. A DataLoader worker seeds it anew, for itself and the epoch.
     Source: K-image mixing Eq. 1, 3-5, and its supplement's Algorithm 1 as the released code has it: the printed one
         cuts boxes out of images that are mixed already, and loses the last label at k = 2.
     """
@@ -63,7 +72,12 @@ class SaliencyDCutMix(DCutMix):
     as little as needed, to lie inside box j - 1. The sides are those of `DCutMix`; the label counts the visible pixels.
     Only the peak of the saliency matters, not its scale.
 
-    Args: as `DMixup`.
+    Args:
+        k: images mixed into one, >= 1.
+        alpha: > 0, of the Dirichlet distribution; the smaller, the more of an image is one of the k. None: 1 / k.
+        prob: probability that a batch is mixed, in [0, 1]; else its plan is the identity.
+        generator: torch.Generator on the device of the images; None: torch's own, which torch.compile and CUDA graphs
+            want. A DataLoader worker seeds it anew, for itself and the epoch.
     Source: K-image mixing Eq. 3-4 and its supplement, Saliency-DCutMix (the centre, after SaliencyMix); Table 3. Moving
         a box into the one before is our choice, the paper does not say; so is the map, R-Mix Eq. 2 instead of that of
         SaliencyMix.
@@ -81,7 +95,10 @@ class Cutout(Mixer):
 
     Args:
         length: side of the square in pixels, >= 0; None: half the images' height.
-        mode: "elem" (default), a position per sample, or "batch", one for all. prob, generator: see `Mixer`.
+        prob: probability that an image (mode "batch": a batch) gets a square, in [0, 1].
+        mode: "elem", a position per image, or "batch", one for all.
+        generator: torch.Generator on the device of the images; None: torch's own, which torch.compile and CUDA graphs
+            want. A DataLoader worker seeds it anew, for itself and the epoch.
     Source: Cutout (DeVries and Taylor 2017); a baseline of K-image mixing Table 1 and of Soft Augmentation Tables 1
         and 5 (there length 8).
     """

@@ -42,7 +42,9 @@ class Compose(_Group):
 
     Args:
         mixers: one or more. Only the first may need saliency: a gradient belongs to the images it was taken at.
-        prob, generator: see `Mixer`; the generator draws the group's own prob only.
+        prob: probability that a batch is mixed at all, in [0, 1]; the mixers' own come on top.
+        generator: torch.Generator on the device of the images, for prob alone (each mixer has its own); None: torch's
+            own.
     """
 
     def __init__(self, *mixers: Mixer, prob: float = 1.0, generator: Generator | None = None) -> None:
@@ -66,7 +68,7 @@ class RandomChoice(_Group):
     Args:
         mixers: one or more.
         weights: relative frequencies, >= 0, not all 0; None: equal.
-        prob: drawn per batch on the device, see `Mixer`.
+        prob: probability that a batch is mixed at all, in [0, 1], drawn on the device; the mixers' own come on top.
         generator: a CPU generator for the choice; None: torch's own. With ``prob`` below 1 on another device leave
             it None.
     """

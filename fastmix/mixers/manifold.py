@@ -40,7 +40,10 @@ class ManifoldMixup(Mixup):
             that end the first and the second third (`units`). Or a sequence of names as in ``model.get_submodule``,
             modules, or numbers: "input" or 0 is the input, i > 0 is the i-th of `units`. The layer must return one
             tensor whose rows are the samples, and run once in a forward pass.
-        prob, mode, generator: see `Mixup`.
+        prob: probability that a batch (mode "elem": an image) is mixed, in [0, 1]; else its plan is the identity.
+        mode: "batch", one lam for the whole batch, or "elem", one per image, as in timm.
+        generator: torch.Generator on the device of the images; None: torch's own, which torch.compile and CUDA graphs
+            want. A DataLoader worker seeds it anew, for itself and the epoch.
     Source: Manifold Mixup (Verma et al. 2019); R-Mix Sec. 2.1; refined data augmentation, before Eq. 2; a baseline of
         K-image mixing Table 1.
     """

@@ -13,9 +13,14 @@ from .plans import BlendPlan, Plan
 class Mixup(Mixer):
     """Weighted sums of two images: ``lam x + (1 - lam) x[partner]``, lam ~ Beta(alpha, alpha).
 
-    The partner is a random permutation of the batch. mode "batch" draws one lam, "elem" one per sample.
+    The partner is a random permutation of the batch.
 
-    Args: alpha: > 0 (1). prob, mode, generator: see `Mixer`.
+    Args:
+        alpha: > 0; small, and most images stay nearly whole; 1, and every lam is as likely.
+        prob: probability that a batch (mode "elem": an image) is mixed, in [0, 1]; else its plan is the identity.
+        mode: "batch", one lam for the whole batch, or "elem", one per image, as in timm.
+        generator: torch.Generator on the device of the images; None: torch's own, which torch.compile and CUDA graphs
+            want. A DataLoader worker seeds it anew, for itself and the epoch.
     Source: Mixup (Zhang et al. 2018); refined data augmentation Eq. 1, where alpha is gamma; R-Mix Sec. 2.1.
     """
 
@@ -33,9 +38,14 @@ class Mixup(Mixer):
 class DMixup(Mixer):
     """Weighted sums of k images with shares phi ~ Dirichlet(alpha, ..., alpha), drawn per sample.
 
-    Image 0 is the sample itself, image j > 0 comes from a permutation of its own. prob is drawn per batch.
+    Image 0 is the sample itself, image j > 0 comes from a permutation of its own.
 
-    Args: k: images mixed into one, >= 1 (3). alpha: > 0; None: 1 / k. prob, generator: see `Mixer`.
+    Args:
+        k: images mixed into one, >= 1.
+        alpha: > 0, of the Dirichlet distribution; the smaller, the more of an image is one of the k. None: 1 / k.
+        prob: probability that a batch is mixed, in [0, 1]; else its plan is the identity.
+        generator: torch.Generator on the device of the images; None: torch's own, which torch.compile and CUDA graphs
+            want. A DataLoader worker seeds it anew, for itself and the epoch.
     Source: K-image mixing Eq. 1-2, the label l_c of Eq. 6; k and alpha: Table 1.
     """
 

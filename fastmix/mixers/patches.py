@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Generator, Tensor
@@ -22,14 +23,16 @@ class RMix(Mixer):
 
     A mask holds the patches of an image whose saliency is at or above the q-th percentile: q per image from
     ``linspace(0, 0.99, levels)``, the grid p x p per batch from ``patches``, lam ~ Beta(alpha, alpha) per batch. The
-    mask lies on the least common grid of all patches, which must divide the image's sides. prob is drawn per batch.
+    mask lies on the least common grid of all patches, which must divide the image's sides.
 
     Args:
-        alpha: > 0; 1.0 for CIFAR, 0.2 for ImageNet.
+        alpha: > 0, of lam; 1.0 for CIFAR, 0.2 for ImageNet.
         patches: the patches per side to choose from.
-        levels: number of percentiles.
+        levels: number of percentiles, >= 1.
         pairing: "random", a permutation, or "flip", the batch reversed.
-        prob, generator: see `Mixer`.
+        prob: probability that a batch is mixed, in [0, 1]; else its plan is the identity.
+        generator: torch.Generator on the device of the images; None: torch's own, which torch.compile and CUDA graphs
+            want. A DataLoader worker seeds it anew, for itself and the epoch.
     Source: R-Mix Eq. 2-7; alpha, patches and levels: Sec. 4, Tables 7 and 8.
     """
 
@@ -79,7 +82,14 @@ class RLMix(RMix):
 
     Without q they are drawn as in R-Mix. `fastmix.app.policy` (extra ``rl``) holds the environment and the policy.
 
-    Args: as `RMix`; patches: patches per side, one number, since a policy's input has a fixed size.
+    Args:
+        alpha: > 0, of lam; 1.0 for CIFAR, 0.2 for ImageNet.
+        patches: patches per side, one number, since a policy's input has a fixed size; divides the image's sides.
+        levels: number of percentiles, >= 1.
+        pairing: "random", a permutation, or "flip", the batch reversed.
+        prob: probability that a batch is mixed, in [0, 1]; else its plan is the identity.
+        generator: torch.Generator on the device of the images; None: torch's own, which torch.compile and CUDA graphs
+            want. A DataLoader worker seeds it anew, for itself and the epoch.
     Source: R-Mix Sec. 5.2 (p = 8), Table 9.
     """
 
@@ -96,3 +106,6 @@ class RLMix(RMix):
         """As `Mixer.forward`; q as in `plan`."""
         return self.plan(x, saliency, q=q).mix(x, y, view)
 
+    if TYPE_CHECKING:  # torch types the call of a module as (...) -> Any
+        def __call__(self, x: Tensor, y: Labels, saliency: Tensor | None = None, view: View | None = None, *,
+                     q: Tensor | None = None) -> tuple[Tensor, Target]: ...

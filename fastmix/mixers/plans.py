@@ -163,6 +163,7 @@ class CutoutPlan(NamedTuple):
 
     Fields:
         boxes: (N, 1, 4) int32 (top, left, height, width), inside the image.
+    Source: Cutout (DeVries and Taylor 2017); a baseline of K-image mixing Table 1.
     """
 
     boxes: Tensor
@@ -275,7 +276,9 @@ class ResizedCropPlan(NamedTuple):
 
     Fields:
         boxes: (N, 4) float32 (top, left, height, width) in pixels; may leave the image.
-        confidence, base, fill: as in `CropPlan`.
+        confidence: (N,) float32, what the label's class gets.
+        base: (N,) float32, what every other class gets.
+        fill: the background: a number, or (N, C) float32.
         size: (height, width) of the output.
     Source: Soft Augmentation B.3.
     """
@@ -314,7 +317,8 @@ class NoisePlan(NamedTuple):
     Fields:
         noise: (N, C, H, W) float32, a standard pattern per image.
         amount: (N,) float32, its factor.
-        confidence, base: as in `CropPlan`.
+        confidence: (N,) float32, what the label's class gets.
+        base: (N,) float32, what every other class gets.
     Source: Soft Augmentation Table 6.
     """
 

@@ -35,8 +35,7 @@ class SoftAugmentation(Mixer):
             a decay over the last epochs (B.1 divides it by 1000) recompiles and rebuilds nothing.
 
     Args:
-        num_classes: J. k: > 0, the power of Eq. 7. chance: the confidence where nothing is visible; None: 1 / J.
-        prob: drawn per image. generator: see `Mixer`.
+        num_classes, sigma, k, chance, prob, generator: as the subclasses say.
     """
 
     _scale: Tensor
@@ -101,10 +100,16 @@ class SoftCrop(SoftAugmentation):
     (``|t| >= side``), then truncated towards zero; visibility and confidence: `visibility`, `confidence`.
 
     Args:
-        num_classes: J. sigma: 0.3 (the released recipe for CIFAR: 12 of 32 pixels, 0.375). k: 2. chance: None: 1 / J.
+        num_classes: J, >= 1.
+        sigma: >= 0, the standard deviation of a shift in longer sides (the released recipe for CIFAR: 12 of 32 pixels,
+            0.375). It may be set between steps.
+        k: > 0, the power of Eq. 7: the larger, the longer a label stays sure.
+        chance: the confidence where nothing is visible, in [0, 1]; None: 1 / J.
         fill: the background in the units of x: a number, or "random": 0.01 times a normal number per image and channel,
             the faint background of the released recipe.
-        prob, generator: see `SoftAugmentation`.
+        prob: probability that an image is moved, in [0, 1]; else it stays, and its label is hard.
+        generator: torch.Generator on the device of the images; None: torch's own, which torch.compile and CUDA graphs
+            want. A DataLoader worker seeds it anew, for itself and the epoch.
     Source: Soft Augmentation Sec. 4.1, Eq. 7, Listing 1.
     """
 
@@ -129,10 +134,16 @@ class SoftResizedCrop(SoftAugmentation):
     (``|t| >= (L + l) / 2``). Visibility is the share of the image that the window shows; the paper defines none.
 
     Args:
-        num_classes: J. size: (height, width) or the side of the output; None: the images' own.
-        sigma: 0.3. min_size: Lm in pixels, at most the image's sides; None: half of each.
-        k, chance, fill, prob, generator: as in `SoftCrop`. Where ``prob`` or ``enabled`` rule it out, the whole image
-            is resized.
+        num_classes: J, >= 1.
+        size: (height, width) or the side of the output; None: the images' own.
+        sigma: >= 0, of the window's size and place as above. It may be set between steps.
+        min_size: Lm in pixels, at most the image's sides; None: half of each.
+        k: > 0, the power of Eq. 7: the larger, the longer a label stays sure.
+        chance: the confidence where nothing is visible, in [0, 1]; None: 1 / J.
+        fill: the background in the units of x: a number, or "random": 0.01 times a normal number per image and channel.
+        prob: probability that an image is cut, in [0, 1]; else the whole image is resized, and its label is hard.
+        generator: torch.Generator on the device of the images; None: torch's own, which torch.compile and CUDA graphs
+            want. A DataLoader worker seeds it anew, for itself and the epoch.
     Source: Soft Augmentation B.3; confidence: Eq. 7.
     """
 
@@ -173,9 +184,14 @@ class SoftNoise(SoftAugmentation):
     sigma decays; the paper defines none.
 
     Args:
-        num_classes: J. sigma: of a (0.1), in the units of x. k: 1. chance: None: 1 / J.
-        noise_sigma: of a pixel (0.1), as Table 6 has it.
-        prob, generator: see `SoftAugmentation`.
+        num_classes: J, >= 1.
+        sigma: > 0, the standard deviation of a, in the units of x. It may be set between steps, also to 0.
+        k: > 0, the power of Eq. 7: the larger, the longer a label stays sure.
+        chance: the confidence where the noise is strongest, in [0, 1]; None: 1 / J.
+        noise_sigma: > 0, the standard deviation of a pixel's noise, as Table 6 has it.
+        prob: probability that an image is disturbed, in [0, 1]; else it stays, and its label is hard.
+        generator: torch.Generator on the device of the images; None: torch's own, which torch.compile and CUDA graphs
+            want. A DataLoader worker seeds it anew, for itself and the epoch.
     Source: Soft Augmentation Table 6; confidence: Eq. 7.
     """
 

@@ -270,7 +270,11 @@ def isda_consistency(logits: Tensor, weight: Tensor, cov: Tensor | None, strengt
 
     Args:
         logits: (N, J) of the unlabelled samples, any float dtype.
-        weight, cov, strength, kind: as `isda_logits`; the covariances are those of the labelled samples.
+        weight: (J, A), of the classifier that gave the logits.
+        cov: symmetric covariances of the labelled samples: (J, A, A) full, (J, A) diagonal, (A, A) shared, None or (0,)
+            identity; float32 or float64.
+        strength: lambda, a float or a 0-d tensor on the logits' device.
+        kind: needed only where J = A makes diag and shared look alike.
         reduction: "mean", "sum" or "none" (N,).
     Returns: float32 (float64 for float64 logits). Gradients flow to logits, weight, and to cov if it requires one.
         Memory: one J x J table a thread, two with a gradient.
@@ -301,7 +305,9 @@ def explicit_sda(features: Tensor, weight: Tensor, bias: Tensor | None, cov: Ten
 
     Args:
         features: (N, A). weight: (J, A). bias: (J,) or None. labels: (N,) int64.
-        cov, strength, kind: as `isda_logits`. samples: copies of every row.
+        cov: symmetric covariances: (J, A, A) full, (J, A) diagonal, (A, A) shared, None or (0,) identity.
+        strength: lambda, a float or a 0-d tensor, >= 0. samples: copies of every row.
+        kind: needed only where J = A makes diag and shared look alike.
         generator: of the draws. ignore_index: rows with this label are left out.
     Returns: 0-d float32 (float64 for float64 features), differentiable in features, weight and bias.
     Raises: ValueError for shapes and devices, and for more samples than half of the memory has room for; TypeError for

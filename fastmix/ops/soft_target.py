@@ -333,7 +333,14 @@ def soft_kl(logits: Tensor, target: SoftTarget | Tensor, *, sample_weight: Tenso
             reduction: str = "mean") -> Tensor:
     """KL(t || softmax(z)): soft_cross_entropy plus ``sum_j c_j t_nj log t_nj`` (0 log 0 = 0).
 
-    Arguments, result and errors as `soft_cross_entropy`; same gradient, another value.
+    Same gradient as `soft_cross_entropy`, another value; errors as there.
+
+    Args:
+        logits: (N, J), or (N, J, ...) of pixels, any float dtype.
+        target: a SoftTarget, labels (N,), (N, ...) int64, or a dense float matrix like logits.
+        sample_weight: (N,), (N, ...), multiplies a row's loss. class_weight: (J,), c; the mean divides as there.
+        label_smoothing: eps in [0, 1]. ignore_index: a slot that holds it counts nothing.
+        reduction: "mean" over the rows that count, "sum" or "none".
     Source: Soft Augmentation Eq. 12-13, where w is sample_weight.
     """
     return _call("soft_kl", Loss.KL, logits, target, reduction, sample_weight=sample_weight, class_weight=class_weight,
@@ -354,8 +361,8 @@ def soft_target_kl(logits: Tensor, target: SoftTarget | Tensor, confidence: Tens
             "weight" the one-hot loss ``mean_n -p_n log softmax_y`` (Eq. 5, 17; of a mixture, its classes in their
             proportions); "batch_mean" ``mean(p) * mean(KL)``, what Listing 2 computes because an (N, 1) weight meets an
             (N,) loss.
-        class_weight, ignore_index: as `soft_cross_entropy`.
-        reduction: "mean", "sum" or "none".
+        class_weight: (J,), c of a class's terms. ignore_index: a slot that holds it counts nothing.
+        reduction: "mean" over the rows that count, "sum" or "none".
     Raises: ValueError for shapes and options, TypeError for dtypes and for labels without a confidence.
     Source: Soft Augmentation Eq. 4-6, Appendix C (Eq. 15, 17, 18), Listing 2; compared in Fig. 3.
     """
@@ -385,8 +392,9 @@ def soft_bce(logits: Tensor, target: SoftTarget | Tensor, *, sample_weight: Tens
 
     Args:
         logits: (N, J), or (N, J, ...) of pixels.
-        target, sample_weight, class_weight: as for `soft_cross_entropy`.
-        ignore_index: as there. Of a row with ignored slots the other slots' losses count, in their shares of it.
+        target: a SoftTarget, labels (N,), (N, ...) int64, or a dense float matrix like logits, also multi-hot.
+        sample_weight: (N,), (N, ...), multiplies a row's loss. class_weight: (J,), c.
+        ignore_index: a slot that holds it counts nothing; the other slots' losses count in their shares of the row.
         reduction: "mean" over N * J (of the rows that count), "sum", or "none": the (N,) sums over the classes.
     Source: R-Mix Sec. 3, after Eq. 7 (the paper names a multi-label BCE; its released code uses soft cross-entropy).
     """

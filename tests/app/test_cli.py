@@ -185,6 +185,7 @@ def test_a_missing_extra_names_the_command(tmp_path, capsys, monkeypatch):
 def test_the_program_lists_its_commands(capsys, arguments, status, text):
     code, out, err = call(capsys, *arguments)
     assert code == status and text in out + err and all(name in out + err for name in program.COMMANDS)
+    assert "\\n" not in out + err and (err == "" or err.count("\n") == 1)
 
 
 @pytest.mark.parametrize("command", program.COMMANDS)

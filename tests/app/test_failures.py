@@ -167,6 +167,21 @@ def test_what_comes_while_torch_is_imported(tmp_path, content, status, text):
     assert done.returncode == status and text in one_line(done.stderr)
 
 
+def test_the_installed_script_begins_as_the_module_does(tmp_path, monkeypatch):
+    script = tmp_path / "fastmix"
+    script.write_text("import sys\nfrom fastmix.__main__ import main\nsys.exit(main())\n")
+    (tmp_path / "torch.py").write_text("raise KeyboardInterrupt")
+    path = os.pathsep.join([str(tmp_path), training.environment()["PYTHONPATH"]])
+    done = training.run([sys.executable, script, "info"], env=environment(PYTHONPATH=path))
+    assert done.returncode == INTERRUPTED and "interrupted" in one_line(done.stderr)
+    for argv, started, program in (([str(script), "train"], [str(script), "train"], True),
+                                   ([str(script)], ["-c", "from multiprocessing.spawn import spawn_main"], False),
+                                   (["fastmix.py"], ["fastmix.py"], False), (["-m"], ["-m", "fastmix", "info"], True)):
+        monkeypatch.setattr(sys, "argv", argv)
+        monkeypatch.setattr(sys, "orig_argv", [sys.executable, *started])
+        assert _starting._is_program() is program, argv
+
+
 def test_the_library_in_a_program_of_others_is_left_alone():
     code = ("import signal, sys, warnings; before = sys.excepthook, signal.getsignal(2), list(warnings.filters);"
             "import fastmix; assert before[:2] == (sys.excepthook, signal.getsignal(2));"

@@ -89,7 +89,8 @@ def test_an_option_that_is_none(name, option):
 
 def test_every_public_class_and_loss_is_here():
     """A new one comes with its options, or with the reason why it has none that could be wrong."""
-    without = {"Compose", "View", "SoftTarget", "ManifoldMixup", "AnchoredDCutMix", "ISDACovariance", "SaliencyDCutMix"}
+    without = {"Mixer", "Compose", "View", "SoftTarget", "ManifoldMixup", "AnchoredDCutMix", "ISDACovariance",
+               "SaliencyDCutMix"}
     for name in fastmix.__all__:
         found = getattr(fastmix, name)
         if inspect.isclass(found) and issubclass(found, torch.nn.Module):

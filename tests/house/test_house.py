@@ -2,17 +2,16 @@
 
 import ast
 import importlib.util
-import json
 import os
 import re
 import shutil
 import subprocess
 import sys
-import zipfile
 
 import pytest
 import torch
 from helpers import ROOT
+from helpers.packages import build_script
 
 import fastmix
 from fastmix.ops import library
@@ -20,13 +19,6 @@ from fastmix.ops.dispatch import OPERATORS
 
 LIBRARY = next(iter(sorted((ROOT / "fastmix").glob("_C.*so"))), None)
 needs_library = pytest.mark.skipif(LIBRARY is None, reason="the C++ library is not built")
-
-
-def build_script():
-    spec = importlib.util.spec_from_file_location("fastmix_setup", ROOT / "setup.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.mark.parametrize("op", OPERATORS)
@@ -159,41 +151,6 @@ def test_a_library_of_other_sources_is_an_error(tmp_path, old, new, text):
                           env={**os.environ, "PYTHONPATH": str(tmp_path)})
     assert done.returncode == 1
     assert "ImportError" in done.stderr and text in done.stderr and "Build it again" in done.stderr
-
-
-@pytest.mark.slow
-def test_wheel_holds_every_package(tmp_path):
-    source = tmp_path / "source"
-    shutil.copytree(ROOT, source, ignore=shutil.ignore_patterns("*.so", "__pycache__", ".venv", ".git", "build", "runs",
-                                                                "*.egg-info"))
-    subprocess.run([sys.executable, "-m", "pip", "wheel", "-q", "--no-build-isolation", "--no-deps", "-w", tmp_path,
-                    source], check=True)
-    wheel, = tmp_path.glob("*.whl")
-    assert "-cp310-abi3-" in wheel.name
-    names = set(zipfile.ZipFile(wheel).namelist())
-    for folder, package in (("fastmix", "fastmix"), ("kernels", "fastmix/kernels"), ("bench", "fastmix/bench")):
-        for file in (ROOT / folder).rglob("*.py"):
-            assert f"{package}/{file.relative_to(ROOT / folder)}" in names, f"{file} is not in the wheel"
-    assert "fastmix/ops/schemas.def" in names and "fastmix/py.typed" in names
-    assert any(re.fullmatch(r"fastmix/_C\.abi3\.so", name) for name in names) or shutil.which("c++") is None
-    assert not [name for name in names if name.startswith("fastmix/bench/") and not name.endswith(".py")]
-    the_wheel_times_an_operator(wheel, tmp_path)
-
-
-def the_wheel_times_an_operator(wheel, tmp_path):
-    """Unpacked beside no checkout, by the command that a user types; the result goes to the working directory."""
-    zipfile.ZipFile(wheel).extractall(tmp_path / "site")
-    work = tmp_path / "work"
-    work.mkdir()
-    done = subprocess.run([sys.executable, "-m", "fastmix", "bench", "--op", "soft_target", "--quick", "--seconds", "0",
-                           "--providers", "cpu", "--machine", "here", "--no-plots"], capture_output=True, text=True,
-                          cwd=work, env={**os.environ, "PYTHONPATH": str(tmp_path / "site"), "OMP_NUM_THREADS": "1"})
-    assert done.returncode == 0, done.stderr
-    result, = (work / "bench-results" / "here").glob("*.json")
-    found = json.loads(result.read_text())
-    assert found["machine"]["commit"] is None and f"wrote {result.relative_to(work)}" in done.stdout
-    assert {case["op"] for case in found["cases"]} == {"soft_target"}
-    assert all("median_us" in case["providers"]["cpu"] or shutil.which("c++") is None for case in found["cases"])
 
 
 def test_backend_choice():

@@ -33,8 +33,9 @@ NOT_COMPUTED = {
 # Public names that are no paper's, and why.
 OWN = {
     "fastmix": {"Compose": "mixers in a row", "RandomChoice": "timm's switch_prob", "View": "the loader's bytes",
-                "backend": "which kernel", "set_debug": "checks", "functional": "a module",
-                "patch": "drop-ins", "unpatch": "drop-ins"},
+                "Mixer": "what mixers share", "ComposePlan": "plans in a row", "Labels": "a type", "Plan": "a type",
+                "Target": "a type", "patch": "drop-ins", "unpatch": "drop-ins",
+                "backend": "which kernel", "set_debug": "checks", "functional": "a module"},
     "fastmix.functional": {},
     "fastmix.app.evaluation": {"WeightLoss": "a function to probe", "filter_normalised": "Li et al. 2018",
                          "iou": "of boxes", "largest_box": "of a heat map"},

@@ -13,7 +13,8 @@ from fastmix import SoftTarget, mixers
 # What a mixer cannot know by itself, and members.
 ARGUMENTS = {"Compose": ([fastmix.Mixup()], {}), "RandomChoice": ([[fastmix.Mixup(), fastmix.CutMix()]], {}),
              "SoftCrop": ([5], {}), "SoftResizedCrop": ([5], {}), "SoftNoise": ([5], {})}
-NAMES = sorted(set(mixers.__all__) - {"Mixer"})
+NAMES = sorted(name for name in mixers.__all__ if inspect.isclass(found := getattr(mixers, name))
+               and issubclass(found, mixers.Mixer) and found is not mixers.Mixer)
 
 
 def make(name):
