@@ -59,6 +59,7 @@ class Environment:
     def pip(self, *arguments, **variables):
         """pip of the environment that runs the tests, on this one."""
         command = [sys.executable, "-m", "pip", "--python", self.bin / "python", "-q", *arguments]
-        done = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=os.environ | variables)
+        own = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+        done = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=own | variables)
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
         return done.stdout
