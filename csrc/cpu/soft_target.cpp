@@ -37,7 +37,8 @@ Count count_rows(const SoftTargetArgs& a, int64_t rows) {
     }
     if (!counts) continue;
     ++counted;
-    if (a.class_weight != nullptr) weight += weight_of_class(named, 0);
+    // Of labels, which are the first slot; that of a mixture may be ignored, and then names no class.
+    if (a.class_weight != nullptr && is_counted(named, 0)) weight += weight_of_class(named, 0);
     if (a.weighting != kByBatchMean) continue;
     if (a.confidence != nullptr) {
       confidence += static_cast<double>(a.confidence[n]);
