@@ -8,7 +8,7 @@ OUT ?= runs
 TESTS ?= tests
 ARGS ?=
 
-.PHONY: help setup train train-fashion results test kill budgets triton-version device-package bench bench-all lint \
+.PHONY: help setup train train-fashion results test kill asan ubsan tsan budgets triton-version device-package bench bench-all lint \
 	format clean
 .DELETE_ON_ERROR:
 
@@ -44,7 +44,7 @@ results: setup  ## docs/results.md from finished runs of every method: make resu
 
 # Two chains share the cores, of about the same length: the interpreter's run, then what waits for compilers, then the
 # house's tests; beside it all the rest, whose output follows, its summary last. 5: nothing to run.
-COMPILED := $(if $(filter tests,$(TESTS)),$(wildcard $(addprefix tests/backends/test_,simt.py triton_aot.py triton_sizes.py cuda_*.py)))
+COMPILED := $(if $(filter tests,$(TESTS)),$(wildcard $(addprefix tests/backends/test_,simt.py sanitizers.py triton_aot.py triton_sizes.py cuda_*.py)))
 ASIDE := $(if $(filter tests,$(TESTS)),$(COMPILED) tests/house)
 SLOWEST := --durations=20 --durations-min=2
 test: setup  ## the whole test suite, and the operators again on Triton's interpreter
@@ -59,6 +59,13 @@ N ?= 20
 SEED ?= 0
 kill: setup  ## N kills at random instants, resumed to the same bits, methods in turn, and torchrun: make kill N=100 SEED=1
 	PYTHONPATH=.:tests $(BIN)/python -m helpers.kills --kills $(N) --seed $(SEED) $(ARGS)
+
+# ARGS: pytest's, in place of tests/ops and tests/mixers. AddressSanitizer and UBSan are one build.
+asan ubsan: setup  ## operators' tests with the CPU library under AddressSanitizer and UBSan, every instruction set
+	PYTHONPATH=.:tests $(BIN)/python -m helpers.sanitizers address $(ARGS)
+
+tsan: setup  ## the same under ThreadSanitizer
+	PYTHONPATH=.:tests $(BIN)/python -m helpers.sanitizers thread $(ARGS)
 
 budgets: setup  ## what every compiled GPU kernel uses: writes tests/backends/*.json, which the tests hold (ARGS: operators)
 	PYTHONPATH=tests $(BIN)/python -m helpers.triton_aot $(ARGS)
