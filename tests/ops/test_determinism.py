@@ -85,10 +85,9 @@ def planned(make):
 
 
 ROWS, ON = 20_000, torch.tensor(True)
-BOTH = {"blend", "blend_backward"}
 # Name -> operators that it calls, its tensors, the call, and how many of the first tensors have gradients.
 CASES = {
-    "blend": (BOTH, lambda: (images(), index(), torch.rand(N, K)), F.blend, 1),
+    "blend": ({"blend", "blend_backward"}, lambda: (images(), index(), torch.rand(N, K)), F.blend, 1),
     "paste": ({"paste", "paste_backward"}, lambda: (images(), index(), boxes()), F.paste, 1),
     "patch_mix": ({"patch_mix", "patch_mix_backward"}, lambda: (images(), *cells()), F.patch_mix, 1),
     "crop": ({"crop"}, lambda: (images(), torch.randint(-70, 70, (N, 2))), F.crop, 1),

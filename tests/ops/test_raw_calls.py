@@ -152,7 +152,7 @@ def forms(variant, name):
 
 
 def test_every_operator_has_a_case():
-    assert list(CASES) == list(library.schemas())
+    assert set(CASES) == set(library.schemas())
 
 
 def wrong_tensors(t):
