@@ -48,14 +48,16 @@ FLAGS = ["-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-fno-math-errno",
 
 ONE_LEVEL = os.environ.get("FASTMIX_INSTRUCTION_SET", "")
 if ONE_LEVEL:
+    if ONE_LEVEL not in X86_LEVELS:
+        raise SystemExit(f"fastmix: FASTMIX_INSTRUCTION_SET is {ONE_LEVEL!r}, want one of {', '.join(X86_LEVELS)}")
     X86_LEVELS = {ONE_LEVEL: X86_LEVELS[ONE_LEVEL]}
     FLAGS.append(f"-DFASTMIX_ONE_INSTRUCTION_SET={ONE_LEVEL}")
 SANITIZE = os.environ.get("FASTMIX_SANITIZE", "")  # what g++ and clang++ take after -fsanitize=
 if SANITIZE:
     # One error ends the process; faults planted for the tests of the tests come with it. -O0 compiles in a third of the
     # time of -O1, and runs as much longer: what a few tests want, and not all of them.
-    FLAGS += ["-O0" if ONE_LEVEL else "-O1", "-g1", "-fno-omit-frame-pointer", f"-fsanitize={SANITIZE}", "-fno-sanitize-recover=all",
-              "-D_GLIBCXX_ASSERTIONS"]
+    FLAGS += ["-O0" if ONE_LEVEL else "-O1", "-g1", "-fno-omit-frame-pointer", f"-fsanitize={SANITIZE}",
+              "-fno-sanitize-recover=all", "-D_GLIBCXX_ASSERTIONS"]
 
 NVCC_FLAGS = ["-std=c++17", "-O3", "--expt-relaxed-constexpr", "-Xcompiler=-fPIC,-fvisibility=hidden,-Wno-attributes",
               "-DNDEBUG", "-DUSE_CUDA"]

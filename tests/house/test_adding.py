@@ -56,6 +56,9 @@ def test_the_operator_passes_its_test(with_operator, environment, backends):
               **environment)
     for backend in backends:
         assert re.search(rf"test_value_and_gradient\[{backend}-.* PASSED", out), out[-3000:]
+    if not environment:
+        for test in ("a_wrong_tensor", "the_same_bits_for_any_number_of_threads"):
+            assert re.search(rf"test_{test}\[cpu-portable-gain\] PASSED", out), out[-3000:]
     assert "failed" not in out
 
 
