@@ -61,8 +61,10 @@ kill: setup  ## N kills at random instants, resumed to the same bits, methods in
 	PYTHONPATH=.:tests $(BIN)/python -m helpers.kills --kills $(N) --seed $(SEED) $(ARGS)
 
 # ARGS: pytest's, in place of tests/ops and tests/mixers. AddressSanitizer and UBSan are one build.
-asan ubsan: setup  ## operators' tests with the CPU library under AddressSanitizer and UBSan, every instruction set
+asan: setup  ## operators' tests with the CPU library under AddressSanitizer and UBSan, every instruction set
 	PYTHONPATH=.:tests $(BIN)/python -m helpers.sanitizers address $(ARGS)
+
+ubsan: asan  ## the same
 
 tsan: setup  ## the same under ThreadSanitizer
 	PYTHONPATH=.:tests $(BIN)/python -m helpers.sanitizers thread $(ARGS)
