@@ -102,7 +102,7 @@ def build(kind: str, instruction_set: str | None = None) -> Path:
 def python(kind: str, library: Path, *arguments: object) -> subprocess.CompletedProcess:
     """A Python process under the sanitizer."""
     return subprocess.run([sys.executable, *map(str, arguments)], cwd=ROOT, capture_output=True, text=True,
-                          env=environment(kind, library))
+                          timeout=1800, env=environment(kind, library))
 
 
 def main(kind: str, *arguments: str) -> int:
