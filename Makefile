@@ -8,8 +8,8 @@ OUT ?= runs
 TESTS ?= tests
 ARGS ?=
 
-.PHONY: help setup train train-fashion results test test-all kill budgets triton-version device-package bench bench-all \
-	lint format wheel try-wheel clean
+.PHONY: help setup train train-fashion results test test-all kill asan ubsan tsan budgets triton-version device-package \
+	bench bench-all lint format wheel try-wheel clean
 .DELETE_ON_ERROR:
 
 help:  ## this list
@@ -44,7 +44,7 @@ results: setup  ## docs/results.md from finished runs of every method: make resu
 
 # Two chains share the cores, of about the same length: the interpreter's run, then what waits for compilers, then the
 # house's tests; beside it all the rest, whose output follows, its summary last. 5: nothing to run.
-COMPILED := $(if $(filter tests,$(TESTS)),$(wildcard $(addprefix tests/backends/test_,simt.py triton_aot.py triton_sizes.py cuda_*.py)))
+COMPILED := $(if $(filter tests,$(TESTS)),$(wildcard $(addprefix tests/backends/test_,simt.py sanitizers.py triton_aot.py triton_sizes.py cuda_*.py)))
 ASIDE := $(if $(filter tests,$(TESTS)),$(COMPILED) tests/house)
 SLOWEST := --durations=20 --durations-min=2
 # Of each backend but the processor's own half of the parameters (tests/conftest.py); `make test-all`: all of them.
@@ -64,6 +64,15 @@ N ?= 20
 SEED ?= 0
 kill: setup  ## N kills at random instants, resumed to the same bits, methods in turn, and torchrun: make kill N=100 SEED=1
 	PYTHONPATH=.:tests $(BIN)/python -m helpers.kills --kills $(N) --seed $(SEED) $(ARGS)
+
+# ARGS: pytest's, in place of tests/ops and tests/mixers. AddressSanitizer and UBSan are one build.
+asan: setup  ## operators' tests with the CPU library under AddressSanitizer and UBSan, every instruction set
+	PYTHONPATH=.:tests $(BIN)/python -m helpers.sanitizers address $(ARGS)
+
+ubsan: asan  ## the same
+
+tsan: setup  ## the same under ThreadSanitizer
+	PYTHONPATH=.:tests $(BIN)/python -m helpers.sanitizers thread $(ARGS)
 
 budgets: setup  ## what every compiled GPU kernel uses: writes tests/backends/*.json, which the tests hold (ARGS: operators)
 	PYTHONPATH=tests $(BIN)/python -m helpers.triton_aot $(ARGS)

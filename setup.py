@@ -9,6 +9,10 @@ FASTMIX_CUDA=auto|1|0: auto builds the CUDA library where nvcc is found and the 
 from its version file: a build machine need not have a GPU); 1 builds it for any torch or fails; 0 never.
 TORCH_CUDA_ARCH_LIST chooses the architectures (default 8.0;9.0;10.0+PTX), CUDA_HOME the toolkit. CXXFLAGS come after
 the build's own flags of C++.
+
+FASTMIX_SANITIZE=address,undefined|undefined|thread: the CPU library under those sanitizers, for tests
+(tests/helpers/sanitizers.py builds it beside the package and runs them). FASTMIX_INSTRUCTION_SET=portable|avx2|avx512:
+a library of that one alone, which takes a third of the time.
 """
 
 import functools
@@ -45,6 +49,19 @@ X86_LEVELS = {"portable": [], "avx2": ["-march=x86-64-v3"],
 FLAGS = ["-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math",
          "-ffp-contract=fast", "-fopenmp-simd", "-Wall", "-Wextra", "-Wno-unknown-pragmas",
          "-Wno-maybe-uninitialized", "-DNDEBUG"]
+
+ONE_LEVEL = os.environ.get("FASTMIX_INSTRUCTION_SET", "")
+if ONE_LEVEL:
+    if ONE_LEVEL not in X86_LEVELS:
+        raise SystemExit(f"fastmix: FASTMIX_INSTRUCTION_SET is {ONE_LEVEL!r}, want one of {', '.join(X86_LEVELS)}")
+    X86_LEVELS = {ONE_LEVEL: X86_LEVELS[ONE_LEVEL]}
+    FLAGS.append(f"-DFASTMIX_ONE_INSTRUCTION_SET={ONE_LEVEL}")
+SANITIZE = os.environ.get("FASTMIX_SANITIZE", "")  # what g++ and clang++ take after -fsanitize=
+if SANITIZE:
+    # One error ends the process; faults planted for the tests of the tests come with it. -O0 compiles in a third of the
+    # time of -O1, and runs as much longer: what a few tests want, and not all of them.
+    FLAGS += ["-O0" if ONE_LEVEL else "-O1", "-g1", "-fno-omit-frame-pointer", f"-fsanitize={SANITIZE}",
+              "-fno-sanitize-recover=all", "-D_GLIBCXX_ASSERTIONS"]
 
 NVCC_FLAGS = ["-std=c++17", "-O3", "--expt-relaxed-constexpr", "-Xcompiler=-fPIC,-fvisibility=hidden,-Wno-attributes",
               "-DNDEBUG", "-DUSE_CUDA"]
@@ -197,11 +214,13 @@ class NinjaBuild(build_ext):
             "  depfile = $out.d",
             "  deps = gcc",
             "rule link",
-            f"  command = {cxx} -shared $in -o $out {word('-L', torch / 'lib')} -ltorch -ltorch_cpu -Wl,--as-needed -s",
+            f"  command = {cxx} -shared $in -o $out {word('-L', torch / 'lib')} -ltorch -ltorch_cpu -Wl,--as-needed "
+            f"{f'-fsanitize={SANITIZE}' if SANITIZE else '-s'}",
         ]
         objects = []
         x86 = platform.machine() in ("x86_64", "AMD64")
-        for source in [ROOT / "csrc" / "ops.cpp", *sources("cpu", ".cpp")]:
+        for source in [ROOT / "csrc" / "ops.cpp", *sources("cpu", ".cpp"),
+                       *([ROOT / "tests" / "backends" / "sanitizers" / "faults.cpp"] if SANITIZE else [])]:
             levels = {"": []}
             if source.name.endswith(".simd.cpp"):
                 levels = X86_LEVELS if x86 else {"portable": []}
@@ -259,7 +278,7 @@ if __name__ == "__main__":
         project_urls={"Source": REPOSITORY, "Documentation": f"{REPOSITORY}/tree/v{version()}/docs",
                       "Changelog": f"{REPOSITORY}/blob/v{version()}/CHANGELOG.md", "Issues": f"{REPOSITORY}/issues"},
         ext_modules=[Extension(f"fastmix.{name}", sources=[], py_limited_api=True)
-                 for name in (["_C", "_C_cuda"] if wants_cuda(torch_folder()) else ["_C"])],
+                 for name in (["_C", "_C_cuda"] if wants_cuda(torch_folder()) and not SANITIZE else ["_C"])],
         cmdclass={"build_ext": NinjaBuild, "bdist_wheel": StableWheel},
         setup_requires=[] if torch_folder() is not None else ["torch>=2.10"],
         packages=[*find_packages(include=["fastmix*"]),

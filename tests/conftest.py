@@ -80,8 +80,9 @@ def _variants(device: str) -> list[str]:
     if device == "cuda":
         return [*names, "triton", "cuda"]
     if library.missing is None:
-        best = torch.ops.fastmix._cpu_isa(-1)
-        names += [f"cpu-{isa}" for isa, level in ISA.items() if level <= best]
+        # A library that was built for one of them (FASTMIX_INSTRUCTION_SET) stays with it.
+        names += [f"cpu-{isa}" for isa, level in ISA.items() if torch.ops.fastmix._cpu_isa(level) == level]
+        torch.ops.fastmix._cpu_isa(-2)
         if simt_build.missing() is None:
             names.append("simt")  # the CUDA kernels, compiled for the CPU
     return names

@@ -33,6 +33,9 @@ FASTMIX_INLINE void plan_weights(const T* gamma, const int64_t* bits, int64_t st
   }
 }
 
+// Pixels as a whole number; 0 where shares that are no numbers give none.
+FASTMIX_INLINE int64_t whole_pixels(double v) { return v > -0x1p31 && v < 0x1p31 ? static_cast<int64_t>(v) : 0; }
+
 // One axis of a box: start and extent in pixels.
 struct Side {
   int64_t start, extent;
@@ -52,6 +55,7 @@ FASTMIX_INLINE Side nested_side(Side outer, int64_t extent, int64_t bits) {
 
 // `extent` pixels around `centre`, moved as little as needed to lie inside `outer`.
 FASTMIX_INLINE Side peak_side(Side outer, int64_t extent, int64_t centre) {
+  centre = clamp_between(centre, outer.start, outer.start + outer.extent);
   const int64_t start = clamp_between(centre - extent / 2, outer.start, outer.start + outer.extent - extent);
   return {start, extent};
 }

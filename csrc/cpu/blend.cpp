@@ -6,6 +6,7 @@
 #include "cpu/lib/grouping.h"
 #include "cpu/lib/memory.h"
 #include "torch/layout.h"
+#include "torch/operator_checks.h"
 
 namespace fastmix {
 namespace {
@@ -32,16 +33,8 @@ Tensor run(const char* op, const Tensor& x, BlendArgs a, int64_t additions) {
   return rows.result();
 }
 
-void check_arguments(const Tensor& x, const Tensor& index, const Tensor& weight) {
-  float_type("blend", x);
-  STD_TORCH_CHECK(x.dim() >= 1 && index.dim() == 2 && index.size(1) >= 1,
-                  "blend: want x (N, ...) and index (N, K) with K >= 1");
-  check_argument("index", index, x, {x.size(0), index.size(1)}, ScalarType::Long);
-  check_argument("weight", weight, x, {x.size(0), index.size(1)}, ScalarType::Float);
-}
-
 Tensor blend_cpu(const Tensor& x, const Tensor& index_in, const Tensor& weight_in) {
-  check_arguments(x, index_in, weight_in);
+  check_blend("blend", "x", x, index_in, weight_in);
   const Tensor index = as_contiguous(index_in), weight = as_contiguous(weight_in);
   BlendArgs a{};
   a.source = static_cast<const int64_t*>(index.const_data_ptr());
@@ -54,7 +47,7 @@ Tensor blend_cpu(const Tensor& x, const Tensor& index_in, const Tensor& weight_i
 
 // dx[m] = sum of weight[n, k] * grad[n] over the (n, k) with index[n, k] = m, in their order.
 Tensor blend_backward_cpu(const Tensor& grad, const Tensor& index_in, const Tensor& weight_in) {
-  check_arguments(grad, index_in, weight_in);
+  check_blend("blend_backward", "grad", grad, index_in, weight_in);
   const Tensor index = as_contiguous(index_in), weight = as_contiguous(weight_in);
   const int64_t size = grad.size(0), k = index.size(1);
   Groups by = by_source("blend_backward", static_cast<const int64_t*>(index.const_data_ptr()), size, k);

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "cpu/lib/grouping.h"
+#include "torch/operator_checks.h"
 
 namespace fastmix {
 namespace {
@@ -53,7 +54,7 @@ class Update {
     }
     if (used > 0) {
       for (int64_t a = 0; a < width; ++a) mean_[c * width + a] = static_cast<T>(s.mean[a]);
-      count_[c] += used;
+      add(count_[c], used);
     }
     return skipped;
   }
@@ -85,7 +86,7 @@ class Update {
           const double old = static_cast<double>(mean);
           mean = static_cast<T>(old + (s.sums[static_cast<size_t>(a)] / m - old) * (m / (seen + m)));
         }
-        count_[c] += size;
+        add(count_[c], size);
         if (cov_ == nullptr) continue;
         prepare(s, size, n, n + m);
         const int64_t tiles = (width + 7) / 8, members = size + (n > 0);
@@ -101,6 +102,11 @@ class Update {
 
  private:
   static constexpr int kType = sizeof(T) == 8;
+
+  // Without undefined behaviour, whatever number the caller's state holds.
+  static void add(int64_t& count, int64_t rows) {
+    count = static_cast<int64_t>(static_cast<uint64_t>(count) + static_cast<uint64_t>(rows));
+  }
 
   // Gathers the rows and their sums; rows that are not finite are taken out of the list (size shrinks).
   int64_t load(int64_t* rows, int64_t& size, Workspace& s) {
@@ -180,8 +186,7 @@ int64_t update(const FeatureRows& f, FloatType storage, const Tensor& count, con
 
 Tensor covariance_update_cpu(const Tensor& count, const Tensor& mean, const Tensor& cov, const Tensor& features,
                              const Tensor& labels_in, std::optional<int64_t> ignore_index, int64_t kind) {
-  STD_TORCH_CHECK(count.is_contiguous() && mean.is_contiguous() && cov.is_contiguous(),
-                  "covariance_update_: count, mean and cov must be contiguous");
+  check_covariance_update(count, mean, cov, features, labels_in, kind);
   const Tensor labels = as_contiguous(labels_in);
   FeatureRows f{};
   f.features = features.const_data_ptr();

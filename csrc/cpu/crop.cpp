@@ -9,6 +9,7 @@
 #include "cpu/lib/binding.h"
 #include "cpu/lib/image_tensors.h"
 #include "cpu/lib/memory.h"
+#include "torch/operator_checks.h"
 
 namespace fastmix {
 namespace {
@@ -49,6 +50,7 @@ struct Background {
 };
 
 Tensor crop_cpu(const Tensor& x, const Tensor& shift_in, const std::optional<Tensor>& fill, double value) {
+  check_crop(x, shift_in, fill);
   RowsLike rows = rows_like(x, RowOrder::kImage);
   const Tensor shift = as_contiguous(shift_in);
   CropArgs a{};
@@ -130,10 +132,10 @@ struct WorkingMemory {
 };
 
 // One of the kernels, by dtype, writes every row of the output.
-Tensor run_resized(const Tensor& x, const Tensor& box_in, int64_t height, int64_t width, const CropRows* kernels,
-                   const std::optional<Tensor>& fill, double value) {
-  const FloatType type = float_type("resized_crop", x);
-  STD_TORCH_CHECK(x.size(2) > 0 && x.size(3) > 0, "resized_crop: want images with pixels");
+Tensor run_resized(const char* op, const char* name, const Tensor& x, const Tensor& box_in, int64_t height,
+                   int64_t width, const CropRows* kernels, const std::optional<Tensor>& fill, double value) {
+  check_resized_crop(op, name, x, box_in, height, width, fill);
+  const FloatType type = float_type(op, x);
   const Resized r = resized_like(x, height, width);
   const Tensor box = as_contiguous(box_in);
   CropArgs a{};
@@ -154,11 +156,12 @@ Tensor run_resized(const Tensor& x, const Tensor& box_in, int64_t height, int64_
 
 Tensor resized_crop_cpu(const Tensor& x, const Tensor& box, int64_t height, int64_t width,
                         const std::optional<Tensor>& fill, double value) {
-  return run_resized(x, box, height, width, FASTMIX_KERNELS(crop).resize, fill, value);
+  return run_resized("resized_crop", "x", x, box, height, width, FASTMIX_KERNELS(crop).resize, fill, value);
 }
 
 Tensor resized_crop_backward_cpu(const Tensor& grad, const Tensor& box, int64_t height, int64_t width) {
-  return run_resized(grad, box, height, width, FASTMIX_KERNELS(crop).resize_adjoint, {}, 0.0);
+  return run_resized("resized_crop_backward", "grad", grad, box, height, width, FASTMIX_KERNELS(crop).resize_adjoint,
+                     {}, 0.0);
 }
 
 }  // namespace

@@ -6,6 +6,7 @@
 
 #include "cpu/lib/grouping.h"
 #include "cpu/lib/memory.h"
+#include "torch/operator_checks.h"
 
 namespace fastmix {
 namespace {
@@ -169,6 +170,7 @@ Tensor readable(const Tensor& x) { return x.dim() == 2 ? as_contiguous_rows(x) :
 
 Tensor isda_logits_cpu(const Tensor& logits_in, const Tensor& weight_in, const Tensor& cov_in, const Tensor& labels_in,
                        const std::optional<Tensor>& strength, double scale, int64_t ignore_index, int64_t kind) {
+  check_isda("isda_logits", "logits", logits_in, weight_in, cov_in, &labels_in, strength, kind);
   const Tensor logits = readable(logits_in), weight = as_contiguous(weight_in), cov = as_contiguous(cov_in),
                labels = as_contiguous(labels_in);
   const Labels y(labels, weight.size(0), ignore_index);
@@ -237,6 +239,7 @@ void backward(const Tensor& grad, const Tensor& weight, const Tensor& cov, const
 Tensor isda_logits_backward_cpu(const Tensor& grad_in, const Tensor& weight_in, const Tensor& cov_in,
                                 const Tensor& labels_in, const std::optional<Tensor>& strength, double scale,
                                 int64_t ignore_index, int64_t kind) {
+  check_isda("isda_logits_backward", "grad", grad_in, weight_in, cov_in, &labels_in, strength, kind);
   const Tensor grad = readable(grad_in), weight = as_contiguous(weight_in), cov = as_contiguous(cov_in),
                labels = as_contiguous(labels_in);
   const Labels y(labels, weight.size(0), ignore_index);

@@ -10,6 +10,7 @@
 #include "cpu/isda.h"
 #include "cpu/lib/grouping.h"
 #include "cpu/lib/memory.h"
+#include "torch/operator_checks.h"
 
 namespace fastmix {
 namespace {
@@ -181,6 +182,7 @@ std::tuple<Tensor, Tensor, Tensor> isda_consistency_cpu(const Tensor& logits_in,
                                                         const Tensor& cov_in, const std::optional<Tensor>& strength_in,
                                                         const std::optional<Tensor>& row_grad_in, double scale,
                                                         int64_t reduction, int64_t kind, bool need_grad) {
+  check_isda_consistency(logits_in, weight_in, cov_in, strength_in, row_grad_in, reduction, kind);
   const Tensor logits = as_contiguous_rows(logits_in), weight = as_contiguous(weight_in), cov = as_contiguous(cov_in);
   const auto row_grad = as_contiguous(row_grad_in);
   const int64_t n = logits.size(0), j = logits.size(1), width = weight.size(1);

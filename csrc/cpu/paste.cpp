@@ -6,6 +6,7 @@
 
 #include "cpu/lib/grouping.h"
 #include "cpu/lib/image_tensors.h"
+#include "torch/operator_checks.h"
 
 namespace fastmix {
 namespace {
@@ -28,16 +29,8 @@ Tensor run(const Tensor& x, const Tensor& boxes_in, PasteArgs a, PasteRows kerne
   return rows.result();
 }
 
-void check_arguments(const Tensor& x, const Tensor& index, const Tensor& boxes) {
-  float_type("paste", x);
-  STD_TORCH_CHECK(x.dim() == 4 && index.dim() == 2 && index.size(1) >= 1,
-                  "paste: want x (N, C, H, W) and index (N, K) with K >= 1");
-  check_argument("index", index, x, {x.size(0), index.size(1)}, ScalarType::Long);
-  check_argument("boxes", boxes, x, {x.size(0), index.size(1) - 1, 4}, ScalarType::Int);
-}
-
 Tensor paste_cpu(const Tensor& x, const Tensor& index_in, const Tensor& boxes) {
-  check_arguments(x, index_in, boxes);
+  check_paste("paste", "x", x, index_in, boxes);
   const Tensor index = as_contiguous(index_in);
   PasteArgs a{};
   a.index = static_cast<const int64_t*>(index.const_data_ptr());
@@ -48,7 +41,7 @@ Tensor paste_cpu(const Tensor& x, const Tensor& index_in, const Tensor& boxes) {
 
 // dx[m] = sum over the (n, k) with index[n, k] = m, in their order, of grad[n] where image k shows.
 Tensor paste_backward_cpu(const Tensor& grad, const Tensor& index_in, const Tensor& boxes) {
-  check_arguments(grad, index_in, boxes);
+  check_paste("paste_backward", "grad", grad, index_in, boxes);
   const Tensor index = as_contiguous(index_in);
   const FloatType type = float_type("paste_backward", grad);
   PasteArgs a{};

@@ -8,6 +8,7 @@
 #include "cpu/lib/image_tensors.h"
 #include "cpu/lib/memory.h"
 #include "torch/arguments.h"
+#include "torch/operator_checks.h"
 
 namespace fastmix {
 namespace {
@@ -28,8 +29,8 @@ PatchMixArgs arguments(const RowsLike& io, const Tensor& x, const Tensor& partne
 
 std::tuple<Tensor, Tensor> patch_mix_cpu(const Tensor& x, const Tensor& partner_in, const Tensor& mask_in,
                                          const Tensor& lam_in) {
+  check_patch_mix("patch_mix", "x", x, partner_in, mask_in, lam_in);
   const FloatType type = float_type("patch_mix", x);
-  check_cells(x, partner_in, mask_in, lam_in);
   const Tensor partner = as_contiguous(partner_in), mask = as_contiguous(mask_in), lam = as_contiguous(lam_in);
   RowsLike io = rows_like(x, RowOrder::kImage);
   PatchMixArgs a = arguments(io, x, partner, mask, lam);
@@ -52,8 +53,8 @@ std::tuple<Tensor, Tensor> patch_mix_cpu(const Tensor& x, const Tensor& partner_
 
 Tensor patch_mix_backward_cpu(const Tensor& grad, const Tensor& partner_in, const Tensor& mask_in,
                               const Tensor& lam_in) {
+  check_patch_mix("patch_mix_backward", "grad", grad, partner_in, mask_in, lam_in);
   const FloatType type = float_type("patch_mix_backward", grad);
-  check_cells(grad, partner_in, mask_in, lam_in);
   const Tensor partner = as_contiguous(partner_in), mask = as_contiguous(mask_in), lam = as_contiguous(lam_in);
   RowsLike io = rows_like(grad, RowOrder::kImage);
   PatchMixArgs a = arguments(io, grad, partner, mask, lam);

@@ -8,12 +8,15 @@
 
 #include <algorithm>
 #include <deque>
+#include <stdexcept>
+#include <string>
 #include <tuple>
 #include <utility>
 #include <vector>
 
 #include "core/counter.h"
 #include "cpu/lib/binding.h"
+#include "torch/operator_checks.h"
 
 namespace fastmix {
 namespace {
@@ -23,15 +26,15 @@ class Bits {
  public:
   Bits(const char* op, const Tensor& bits, bool seeded) : op_(op), bits_(as_contiguous(bits)), left_(bits_.numel()) {
     at_ = static_cast<const int64_t*>(bits_.const_data_ptr());
-    if (!seeded) return;
-    STD_TORCH_CHECK(left_ == 1, op_, ": want one number as bits, the seed, where shares are drawn");
-    seed_ = static_cast<uint64_t>(*at_);
+    if (seeded) seed_ = static_cast<uint64_t>(*at_);
   }
   std::optional<uint64_t> seed() const { return seed_; }
 
-  const int64_t* take(int64_t count) {
-    if (seed_.has_value()) return make(count);
-    STD_TORCH_CHECK(count <= left_, op_, ": too few bits");
+  // `each` numbers for each of `many`.
+  const int64_t* take(int64_t many, int64_t each = 1) {
+    if (seed_.has_value()) return make(many * each);
+    if (each > 0 && many > left_ / each) throw std::runtime_error(std::string(op_) + ": too few bits");
+    const int64_t count = many * each;
     const int64_t* piece = at_;
     at_ += count;
     left_ -= count;
@@ -125,22 +128,13 @@ struct Shares {
   int64_t draws, k;
   double alpha;
 
-  Shares(const char* op, const std::optional<Tensor>& shares, int64_t rows, int64_t draws_in, int64_t k_in,
-         double alpha_in)
+  Shares(const std::optional<Tensor>& shares, int64_t draws_in, int64_t k_in, double alpha_in)
       : tensor(as_contiguous(shares)), draws(draws_in), k(k_in), alpha(alpha_in) {
-    STD_TORCH_CHECK((draws == rows || draws == 1) && k >= 1, op, ": want shares (N, K) or (1, K)");
-    if (!tensor.has_value()) {
-      STD_TORCH_CHECK(alpha > 0, op, ": want an alpha above 0 where shares are drawn");
-      return;
-    }
-    STD_TORCH_CHECK(tensor->scalar_type() == ScalarType::Float && tensor->dim() == 2 && tensor->size(0) == draws &&
-                        tensor->size(1) == k,
-                    op, ": want float32 shares (", draws, ", ", k, ")");
-    given = static_cast<const float*>(tensor->const_data_ptr());
+    given = data_or_null<float>(tensor);
   }
   void take(Bits& from) {
-    if (alpha != 0) bits = from.take(k * draws);
-    if (given != nullptr || !from.seed().has_value()) return;
+    if (alpha != 0) bits = from.take(draws, k);
+    if (!from.seed().has_value()) return;
     made.resize(static_cast<size_t>(draws * k));
     // A variate takes as long as sixty elements of an image kernel.
     parallel_items(draws * k, 64, [&](int64_t begin, int64_t end) {
@@ -176,9 +170,10 @@ void for_rows(const Shares& shares, int64_t rows, const F& body) {
 std::tuple<Tensor, Tensor> plan_blend_cpu(const Tensor& bits_in, const std::optional<Tensor>& shares_in,
                                           const Tensor& active_in, int64_t rows, int64_t draws, int64_t k, double alpha,
                                           double prob, bool each) {
+  check_shares(check_plan("plan_blend", bits_in, active_in, rows), bits_in, shares_in, rows, draws, k, alpha);
   Bits bits("plan_blend", bits_in, !shares_in.has_value());
-  Shares shares("plan_blend", shares_in, rows, draws, k, alpha);
-  const int64_t* keys = bits.take((k - 1) * rows);
+  Shares shares(shares_in, draws, k, alpha);
+  const int64_t* keys = bits.take(rows, k - 1);
   const Active active(active_in, bits, rows, prob, each);
   shares.take(bits);
   Tensor out = allocate(bits_in, {rows, k}, ScalarType::Float);
@@ -214,11 +209,11 @@ void place_boxes(const BoxInputs& b, const Shares& shares, int64_t rows, int64_t
     const double wide = static_cast<double>(columns_side.extent) * scale;
     if (b.centred) {
       const int64_t draw = shares.draw(n);
-      rows_side = centred_side(static_cast<int64_t>(tall), b.height, b.bits[draw]);
-      columns_side = centred_side(static_cast<int64_t>(wide), b.width, b.bits[shares.draws + draw]);
+      rows_side = centred_side(whole_pixels(tall), b.height, b.bits[draw]);
+      columns_side = centred_side(whole_pixels(wide), b.width, b.bits[shares.draws + draw]);
     } else {
-      const int64_t new_tall = static_cast<int64_t>(std::nearbyint(tall));
-      const int64_t new_wide = static_cast<int64_t>(std::nearbyint(wide));
+      const int64_t new_tall = whole_pixels(std::nearbyint(tall));
+      const int64_t new_wide = whole_pixels(std::nearbyint(wide));
       if (b.peaks != nullptr) {
         const int64_t* peak = b.peaks + 2 * b.index[n * k + j];
         rows_side = peak_side(rows_side, new_tall, peak[0]);
@@ -244,21 +239,23 @@ std::tuple<Tensor, Tensor, Tensor> plan_paste_cpu(const Tensor& bits_in, const s
                                                   const Tensor& active_in, const std::optional<Tensor>& peaks_in,
                                                   int64_t rows, int64_t draws, int64_t k, int64_t height, int64_t width,
                                                   double alpha, double prob, bool each, bool centred) {
+  const Arguments are = check_plan("plan_paste", bits_in, active_in, rows, height, width);
+  check_shares(are, bits_in, shares_in, rows, draws, k, alpha);
+  are.require(centred ? k == 2 : draws == rows, "shares", "does not fit, want (N, K), or centred (N or 1, 2)");
+  are.tensor("peaks", peaks_in, {rows, 2}, ScalarType::Long);
   Bits bits("plan_paste", bits_in, !shares_in.has_value());
-  Shares shares("plan_paste", shares_in, rows, draws, k, alpha);
-  STD_TORCH_CHECK(centred ? k == 2 : shares.draws == rows, "plan_paste: want shares (N, K), centred (N or 1, 2)");
-  const int64_t* keys = bits.take((k - 1) * rows);
+  Shares shares(shares_in, draws, k, alpha);
+  const int64_t* keys = bits.take(rows, k - 1);
   const Active active(active_in, bits, rows, prob, each);
   shares.take(bits);
   Tensor index = partners(bits_in, keys, rows, k, active);
   const std::optional<Tensor> peaks = as_contiguous(peaks_in);
-  STD_TORCH_CHECK(!peaks.has_value() || peaks->numel() == 2 * rows, "plan_paste: want peaks (N, 2)");
   BoxInputs b{height, width, nullptr, data_or_null<int64_t>(peaks), static_cast<const int64_t*>(index.const_data_ptr()),
               centred};
   if (centred) {
-    b.bits = bits.take(2 * shares.draws);
+    b.bits = bits.take(shares.draws, 2);
   } else if (b.peaks == nullptr) {
-    b.bits = bits.take(2 * (k - 1) * rows);
+    b.bits = bits.take(rows, 2 * (k - 1));
   }
   Tensor boxes = allocate(bits_in, {rows, k - 1, 4}, ScalarType::Int),
          weights = allocate(bits_in, {rows, k}, ScalarType::Float);
@@ -280,10 +277,12 @@ std::tuple<Tensor, Tensor, Tensor> plan_paste_cpu(const Tensor& bits_in, const s
 
 Tensor plan_cutout_cpu(const Tensor& bits_in, const Tensor& active_in, int64_t rows, int64_t draws, int64_t height,
                        int64_t width, int64_t length, double prob, bool each) {
+  const Arguments are = check_plan("plan_cutout", bits_in, active_in, rows, height, width);
+  are.require(draws == rows || draws == 1, "draws", "is neither 1 nor the number of rows");
+  are.between("length", length, 0, int64_t{1} << 62);
   Bits bits("plan_cutout", bits_in, false);
-  STD_TORCH_CHECK(draws == rows || draws == 1, "plan_cutout: want one draw, or one for each image");
   const Active active(active_in, bits, rows, prob, each);
-  const int64_t* position = bits.take(2 * draws);
+  const int64_t* position = bits.take(draws, 2);
   Tensor boxes = allocate(bits_in, {rows, 1, 4}, ScalarType::Int);
   int32_t* box = static_cast<int32_t*>(boxes.mutable_data_ptr());
   for (int64_t n = 0; n < rows; ++n, box += 4) {
@@ -302,8 +301,10 @@ Tensor plan_cutout_cpu(const Tensor& bits_in, const Tensor& active_in, int64_t r
 std::tuple<Tensor, Tensor, Tensor, Tensor> plan_patch_cpu(const Tensor& bits_in, const std::optional<Tensor>& shares_in,
                                                           const Tensor& active_in, int64_t rows, int64_t levels,
                                                           int64_t grids, double alpha, double prob, bool flip) {
+  const Arguments are = check_plan("plan_patch", bits_in, active_in, rows);
+  check_shares(are, bits_in, shares_in, rows, 1, 2, alpha);
   Bits bits("plan_patch", bits_in, !shares_in.has_value());
-  Shares shares("plan_patch", shares_in, 1, 1, 2, alpha);
+  Shares shares(shares_in, 1, 2, alpha);
   std::vector<int64_t> reversed;
   for (int64_t n = rows; flip && n > 0; --n) reversed.push_back(n - 1);
   const int64_t* keys = flip ? reversed.data() : bits.take(rows);
@@ -327,13 +328,14 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> plan_patch_cpu(const Tensor& bits_in,
 std::tuple<Tensor, Tensor, Tensor> plan_crop_cpu(const Tensor& bits_in, const Tensor& sigma, const Tensor& active_in,
                                                  int64_t rows, int64_t height, int64_t width, int64_t classes,
                                                  double power, double chance, double prob) {
+  const Arguments are = check_plan("plan_crop", bits_in, active_in, rows, height, width);
+  are.tensor("sigma", sigma, {}, ScalarType::Float);
   Bits bits("plan_crop", bits_in, false);
   const Active active(active_in, bits, rows, prob, true);
-  STD_TORCH_CHECK(sigma.scalar_type() == ScalarType::Float && sigma.numel() == 1, "plan_crop: want a float32 sigma");
   const double longer = static_cast<double>(std::max(height, width));
   const double spread = *static_cast<const float*>(sigma.const_data_ptr()) * longer * std::sqrt(2.0);
   const int64_t sides[] = {height, width};
-  const int64_t* drawn = bits.take(2 * rows);
+  const int64_t* drawn = bits.take(rows, 2);
   double within[2];
   for (int axis = 0; axis < 2; ++axis) within[axis] = std::erf(static_cast<double>(sides[axis]) / spread);
   Tensor shift = allocate(bits_in, {rows, 2}, ScalarType::Long),
@@ -353,7 +355,7 @@ std::tuple<Tensor, Tensor, Tensor> plan_crop_cpu(const Tensor& bits_in, const Te
       }
       const double hidden = (1 - chance) * std::pow(1 - shown, power);
       own[n] = static_cast<float>(1 - hidden);
-      others[n] = static_cast<float>(hidden / static_cast<double>(std::max<int64_t>(classes - 1, 1)));
+      others[n] = static_cast<float>(hidden / static_cast<double>(std::max<int64_t>(classes, 2) - 1));
     }
   });
   return {shift, confidence, base};

@@ -3,11 +3,11 @@
 #include "cpu/saliency.h"
 
 #include <memory>
-#include <numeric>
 #include <vector>
 
 #include "cpu/lib/binding.h"
 #include "torch/layout.h"
+#include "torch/operator_checks.h"
 
 namespace fastmix {
 namespace {
@@ -43,6 +43,7 @@ Tensor run(SaliencyArgs& a, SaliencyImages images, const Tensor& out, int64_t el
 }
 
 Tensor saliency_map_cpu(const Tensor& grad_in, int64_t h, int64_t w) {
+  check_saliency("saliency_map", grad_in, h, w, nullptr);
   const FloatType type = float_type("saliency_map", grad_in);
   const Rows grad = read_rows(grad_in, RowOrder::kImage);
   SaliencyArgs a = of_grad(grad, h, w);
@@ -51,6 +52,7 @@ Tensor saliency_map_cpu(const Tensor& grad_in, int64_t h, int64_t w) {
 }
 
 Tensor saliency_mask_cpu(const Tensor& grad_in, int64_t h, int64_t w, const Tensor& q_in) {
+  check_saliency("saliency_mask", grad_in, h, w, &q_in);
   const FloatType type = float_type("saliency_mask", grad_in);
   const Rows grad = read_rows(grad_in, RowOrder::kImage);
   const Tensor q = as_contiguous(q_in);
@@ -64,9 +66,8 @@ Tensor saliency_mask_cpu(const Tensor& grad_in, int64_t h, int64_t w, const Tens
 Tensor saliency_mask_of_grid_cpu(const Tensor& grad_in, std::vector<int64_t> patches, const Tensor& grid,
                                  const Tensor& q) {
   const char* op = "saliency_mask_of_grid";
+  const int64_t side = check_saliency_grids(grad_in, patches, grid, q);
   const int64_t number = *static_cast<const int64_t*>(grid.const_data_ptr());
-  int64_t side = 1;
-  for (const int64_t p : patches) side = std::lcm(side, p);
   STD_TORCH_CHECK(number >= 0 && number < static_cast<int64_t>(patches.size()), op, ": grid is ", number,
                   ", want a value in [0, ", patches.size(), ")");
   const int64_t p = patches[static_cast<size_t>(number)], times = side / p, images = grad_in.size(0);
@@ -82,6 +83,7 @@ Tensor saliency_mask_of_grid_cpu(const Tensor& grad_in, std::vector<int64_t> pat
 }
 
 Tensor saliency_peak_cpu(const Tensor& grad_in) {
+  check_saliency("saliency_peak", grad_in, 1, 1, nullptr);
   const FloatType type = float_type("saliency_peak", grad_in);
   const Rows grad = read_rows(grad_in, RowOrder::kImage);
   SaliencyArgs a = of_grad(grad, 1, 1);
@@ -90,9 +92,9 @@ Tensor saliency_peak_cpu(const Tensor& grad_in) {
 }
 
 Tensor percentile_mask_cpu(const Tensor& map_in, const Tensor& q_in) {
+  check_percentile(map_in, q_in);
   const Tensor map = as_contiguous(map_in), q = as_contiguous(q_in);
   const SaliencyImages images = FASTMIX_KERNELS(saliency).percentile[float_type("percentile_mask", map)];
-  STD_TORCH_CHECK(images != nullptr, "percentile_mask: want a float32 or float64 map");
   SaliencyArgs a{};
   a.grad = map.const_data_ptr();
   a.h = map.size(1);

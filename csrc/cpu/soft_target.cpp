@@ -7,6 +7,7 @@
 
 #include "cpu/lib/binding.h"
 #include "torch/arguments.h"
+#include "torch/operator_checks.h"
 
 namespace fastmix {
 namespace {
@@ -36,7 +37,8 @@ Count count_rows(const SoftTargetArgs& a, int64_t rows) {
     }
     if (!counts) continue;
     ++counted;
-    if (a.class_weight != nullptr) weight += weight_of_class(named, 0);
+    // Of labels, which are the first slot; that of a mixture may be ignored, and then names no class.
+    if (a.class_weight != nullptr && is_counted(named, 0)) weight += weight_of_class(named, 0);
     if (a.weighting != kByBatchMean) continue;
     if (a.confidence != nullptr) {
       confidence += static_cast<double>(a.confidence[n]);
@@ -89,7 +91,8 @@ std::tuple<Tensor, Tensor> soft_target_cpu(const Tensor& logits_in, const Tensor
                                            const std::optional<Tensor>& row_grad_in, double smoothing,
                                            int64_t ignore_index, int64_t loss, int64_t weighting, int64_t reduction,
                                            bool need_grad) {
-  check_named_classes(logits_in, index_in, weight_in, base_in, confidence_in, sample_weight_in, class_weight_in);
+  check_soft_target(logits_in, index_in, weight_in, base_in, confidence_in, sample_weight_in, class_weight_in,
+                    row_grad_in, loss, weighting, reduction);
   const Tensor logits = readable_logits(logits_in), index = as_contiguous(index_in);
   const auto weight = as_contiguous(weight_in), base = as_contiguous(base_in),
              confidence = as_contiguous(confidence_in), sample_weight = as_contiguous(sample_weight_in),
@@ -108,6 +111,7 @@ std::tuple<Tensor, Tensor> soft_target_dense_cpu(const Tensor& logits_in, const 
                                                  const std::optional<Tensor>& class_weight_in,
                                                  const std::optional<Tensor>& row_grad_in, double smoothing,
                                                  int64_t loss, int64_t reduction, bool need_grad) {
+  check_soft_target_dense(logits_in, target_in, sample_weight_in, class_weight_in, row_grad_in, loss, reduction);
   const Tensor logits = readable_logits(logits_in);
   const Tensor target = dense_target(target_in, logits);
   const auto sample_weight = as_contiguous(sample_weight_in), class_weight = as_contiguous(class_weight_in),

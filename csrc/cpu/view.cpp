@@ -10,6 +10,7 @@
 #include "cpu/lib/image_tensors.h"
 #include "torch/arguments.h"
 #include "torch/layout.h"
+#include "torch/operator_checks.h"
 
 namespace fastmix {
 namespace {
@@ -99,6 +100,7 @@ class ViewCall {
 
 Tensor view_cpu(const Tensor& x, const Tensor& mean, const Tensor& std, const Optional& flip, const Optional& shift,
                 int64_t dtype, bool channels_last) {
+  check_view("view", x, mean, std, flip, shift, dtype);
   ViewCall call(x, mean, std, flip, shift, dtype, channels_last);
   call.run(FASTMIX_KERNELS(view).paste[call.type], 1);
   return call.out();
@@ -107,6 +109,7 @@ Tensor view_cpu(const Tensor& x, const Tensor& mean, const Tensor& std, const Op
 Tensor view_blend_cpu(const Tensor& x, const Tensor& index_in, const Tensor& weight_in, const Tensor& mean,
                       const Tensor& std, const Optional& flip, const Optional& shift, int64_t dtype,
                       bool channels_last) {
+  check_blended(check_view("view_blend", x, mean, std, flip, shift, dtype), x, index_in, weight_in);
   const Tensor index = as_contiguous(index_in), weight = as_contiguous(weight_in);
   const int64_t* rows = static_cast<const int64_t*>(index.const_data_ptr());
   check_rows("blend", "index", rows, x.size(0), index.size(1), x.size(0));
@@ -123,6 +126,7 @@ Tensor view_blend_cpu(const Tensor& x, const Tensor& index_in, const Tensor& wei
 Tensor view_paste_cpu(const Tensor& x, const Tensor& index_in, const Tensor& boxes_in, const Tensor& mean,
                       const Tensor& std, const Optional& flip, const Optional& shift, int64_t dtype,
                       bool channels_last) {
+  check_pasted(check_view("view_paste", x, mean, std, flip, shift, dtype), x, index_in, boxes_in);
   const Tensor index = as_contiguous(index_in);
   const int64_t* rows = static_cast<const int64_t*>(index.const_data_ptr());
   check_rows("paste", "index", rows, x.size(0), index.size(1), x.size(0));
@@ -139,6 +143,7 @@ std::tuple<Tensor, Tensor> view_patch_mix_cpu(const Tensor& x, const Tensor& par
                                               const Tensor& lam_in, const Tensor& mean, const Tensor& std,
                                               const Optional& flip, const Optional& shift, int64_t dtype,
                                               bool channels_last) {
+  check_cells(check_view("view_patch_mix", x, mean, std, flip, shift, dtype), x, partner_in, mask_in, lam_in);
   const Tensor partner = as_contiguous(partner_in), mask = as_contiguous(mask_in), lam = as_contiguous(lam_in);
   const int64_t* rows = static_cast<const int64_t*>(partner.const_data_ptr());
   check_rows("patch_mix", "partner", rows, x.size(0), 1, x.size(0));

@@ -1,18 +1,19 @@
 // Registration of isda_logits for CUDA: covariances that are diagonal or the identity.
 #include "cuda/isda.cuh"
 #include "cuda/lib/binding.h"
+#include "torch/operator_checks.h"
 
 namespace fastmix {
 namespace {
 
-struct Arguments {
+struct Call {
   Tensor in, weight, cov, labels;
   std::optional<Tensor> strength;
   Tensor present, slot, centre;
   IsdaParams a{};
 
-  Arguments(const Tensor& in_of, const Tensor& weight_of, const Tensor& cov_of, const Tensor& labels_of,
-            const std::optional<Tensor>& strength_of, double scale, int64_t ignore_index, int64_t kind)
+  Call(const Tensor& in_of, const Tensor& weight_of, const Tensor& cov_of, const Tensor& labels_of,
+       const std::optional<Tensor>& strength_of, double scale, int64_t ignore_index, int64_t kind)
       : in(as_contiguous_rows(in_of)),
         weight(as_contiguous(weight_of)),
         cov(as_contiguous(cov_of)),
@@ -22,9 +23,6 @@ struct Arguments {
         slot(allocate(in, {weight.size(0)}, ScalarType::Int)),
         centre(allocate(in, {weight.size(1)}, weight.scalar_type())) {
     const char* op = "isda_logits";
-    STD_TORCH_CHECK(kind == kDiag || kind == kIdentity, op, ": the CUDA kernels serve diag and identity, this is kind ",
-                    kind);
-    STD_TORCH_CHECK(weight.scalar_type() == accumulation_dtype(in), op, ": want the weight in the accumulation type");
     a.in = in.const_data_ptr();
     a.images = in.size(0);
     a.pixels = in.dim() == 3 ? in.size(2) : 1;
@@ -47,10 +45,18 @@ struct Arguments {
   }
 };
 
+void check(const char* op, const char* name, const Tensor& in, const Tensor& weight, const Tensor& cov,
+           const Tensor& labels, const std::optional<Tensor>& strength, int64_t kind) {
+  check_isda(op, name, in, weight, cov, &labels, strength, kind)
+      .require(kind == kDiag || kind == kIdentity, "kind",
+               "is none that the CUDA kernels serve, want diag or identity");
+}
+
 Tensor isda_logits_cuda(const Tensor& logits, const Tensor& weight, const Tensor& cov, const Tensor& labels,
                         const std::optional<Tensor>& strength, double scale, int64_t ignore_index, int64_t kind) {
+  check("isda_logits", "logits", logits, weight, cov, labels, strength, kind);
   const OnDevice device("isda_logits", logits);
-  Arguments given(logits, weight, cov, labels, strength, scale, ignore_index, kind);
+  Call given(logits, weight, cov, labels, strength, scale, ignore_index, kind);
   IsdaParams& a = given.a;
   Tensor out = logits.dim() == 3 ? allocate(logits, {a.images, a.classes, a.pixels}, logits.scalar_type())
                                  : allocate(logits, {a.images, a.classes}, logits.scalar_type());
@@ -67,8 +73,9 @@ Tensor isda_logits_cuda(const Tensor& logits, const Tensor& weight, const Tensor
 Tensor isda_logits_backward_cuda(const Tensor& grad, const Tensor& weight, const Tensor& cov, const Tensor& labels,
                                  const std::optional<Tensor>& strength, double scale, int64_t ignore_index,
                                  int64_t kind) {
+  check("isda_logits_backward", "grad", grad, weight, cov, labels, strength, kind);
   const OnDevice device("isda_logits_backward", grad);
-  Arguments given(grad, weight, cov, labels, strength, scale, ignore_index, kind);
+  Call given(grad, weight, cov, labels, strength, scale, ignore_index, kind);
   IsdaParams& a = given.a;
   Tensor out = allocate(grad, {a.classes, a.width}, given.weight.scalar_type());
   a.out = out.mutable_data_ptr();

@@ -1,6 +1,7 @@
 // Registration of paste for CUDA.
 #include "cuda/lib/source_links.h"
 #include "cuda/paste.cuh"
+#include "torch/operator_checks.h"
 
 namespace fastmix {
 namespace {
@@ -15,6 +16,7 @@ PasteParams params(const char* op, const RowsLike& rows, const Tensor& index, co
 }
 
 Tensor paste_cuda(const Tensor& x, const Tensor& index_in, const Tensor& boxes_in) {
+  check_paste("paste", "x", x, index_in, boxes_in);
   const OnDevice device("paste", x);
   const Tensor index = as_contiguous(index_in), boxes = as_contiguous(boxes_in);
   RowsLike rows = rows_like(x, RowOrder::kImage);
@@ -32,6 +34,7 @@ Tensor paste_cuda(const Tensor& x, const Tensor& index_in, const Tensor& boxes_i
 
 Tensor paste_backward_cuda(const Tensor& grad, const Tensor& index_in, const Tensor& boxes_in) {
   const char* op = "paste_backward";
+  check_paste(op, "grad", grad, index_in, boxes_in);
   const OnDevice device(op, grad);
   const Tensor index = as_contiguous(index_in), boxes = as_contiguous(boxes_in);
   RowsLike rows = rows_like(grad, RowOrder::kImage);

@@ -4,6 +4,7 @@
 #include "cuda/lib/source_links.h"
 #include "cuda/patch_mix.cuh"
 #include "torch/arguments.h"
+#include "torch/operator_checks.h"
 
 namespace fastmix {
 namespace {
@@ -19,6 +20,8 @@ PatchMixParams params(const char* op, const RowsLike& rows, const Tensor& partne
 
 std::tuple<Tensor, Tensor> patch_mix_cuda(const Tensor& x, const Tensor& partner_in, const Tensor& mask_in,
                                           const Tensor& lam_in) {
+  check_patch_mix("patch_mix", "x", x, partner_in, mask_in, lam_in);
+  check_pixels("patch_mix", "x", x);
   const OnDevice device("patch_mix", x);
   const Tensor partner = as_contiguous(partner_in), mask = as_contiguous(mask_in), lam = as_contiguous(lam_in);
   RowsLike rows = rows_like(x, RowOrder::kImage);
@@ -33,6 +36,7 @@ std::tuple<Tensor, Tensor> patch_mix_cuda(const Tensor& x, const Tensor& partner
 Tensor patch_mix_backward_cuda(const Tensor& grad, const Tensor& partner_in, const Tensor& mask_in,
                                const Tensor& lam_in) {
   const char* op = "patch_mix_backward";
+  check_patch_mix(op, "grad", grad, partner_in, mask_in, lam_in);
   const OnDevice device(op, grad);
   const Tensor partner = as_contiguous(partner_in), mask = as_contiguous(mask_in), lam = as_contiguous(lam_in);
   RowsLike rows = rows_like(grad, RowOrder::kImage);

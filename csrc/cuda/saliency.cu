@@ -1,9 +1,9 @@
 // Registration of saliency_map, saliency_mask, saliency_peak and percentile_mask for CUDA.
-#include <numeric>
 #include <vector>
 
 #include "cuda/lib/binding.h"
 #include "cuda/saliency.cuh"
+#include "torch/operator_checks.h"
 
 namespace fastmix {
 namespace {
@@ -30,6 +30,7 @@ Percentile percentile_of(const Tensor& q) {
 }
 
 Tensor run(const char* op, const Tensor& grad_in, int64_t h, int64_t w, const Tensor* q) {
+  check_saliency(op, grad_in, h, w, q);
   const OnDevice device(op, grad_in);
   const Rows grad = read_rows(grad_in, RowOrder::kImage);
   SaliencyParams a{};
@@ -67,17 +68,17 @@ Tensor saliency_mask_cuda(const Tensor& grad, int64_t h, int64_t w, const Tensor
 Tensor saliency_mask_of_grid_cuda(const Tensor& grad_in, std::vector<int64_t> patches, const Tensor& grid,
                                   const Tensor& q_in) {
   const char* op = "saliency_mask_of_grid";
+  const int64_t side = check_saliency_grids(grad_in, patches, grid, q_in);
   const OnDevice device(op, grad_in);
   const Rows grad = read_rows(grad_in, RowOrder::kImage);
   const Tensor q = as_contiguous(q_in);
-  STD_TORCH_CHECK(!patches.empty() && patches.size() <= kMostGrids, op, ": want 1 to ", kMostGrids, " grids");
+  STD_TORCH_CHECK(patches.size() <= kMostGrids, op, ": want 1 to ", kMostGrids, " grids");
   GridParams a{};
-  int64_t side = 1, most = 0;
+  int64_t most = 0;
   for (size_t i = 0; i < patches.size(); ++i) {
     const int64_t p = patches[i];
-    STD_TORCH_CHECK(p >= 1 && p * p <= kWholeCells, op, ": want 1 to ", kWholeCells, " cells on a grid");
+    STD_TORCH_CHECK(p * p <= kWholeCells, op, ": want 1 to ", kWholeCells, " cells on a grid");
     a.plans[i].side = static_cast<int>(p);
-    side = std::lcm(side, p);
     most = p > most ? p : most;
   }
   a.grids = static_cast<int>(patches.size());
@@ -106,6 +107,7 @@ Tensor saliency_mask_of_grid_cuda(const Tensor& grad_in, std::vector<int64_t> pa
 
 Tensor saliency_peak_cuda(const Tensor& grad_in) {
   const char* op = "saliency_peak";
+  check_saliency(op, grad_in, 1, 1, nullptr);
   const OnDevice device(op, grad_in);
   const Rows grad = read_rows(grad_in, RowOrder::kImage);
   Tensor out = allocate(grad_in, {grad_in.size(0), 2}, ScalarType::Long);
@@ -128,6 +130,7 @@ Tensor saliency_peak_cuda(const Tensor& grad_in) {
 
 Tensor percentile_mask_cuda(const Tensor& map_in, const Tensor& q_in) {
   const char* op = "percentile_mask";
+  check_percentile(map_in, q_in);
   const OnDevice device(op, map_in);
   const Tensor map = as_contiguous(map_in), q = as_contiguous(q_in);
   Tensor out = allocate(map, {map.size(0), map.size(1), map.size(2)}, ScalarType::Bool);
@@ -136,7 +139,6 @@ Tensor percentile_mask_cuda(const Tensor& map_in, const Tensor& q_in) {
   if (map.scalar_type() == ScalarType::Double) {
     percentile<double>(a, device.stream());
   } else {
-    STD_TORCH_CHECK(map.scalar_type() == ScalarType::Float, op, ": want a float32 or float64 map");
     percentile<float>(a, device.stream());
   }
   device.check();

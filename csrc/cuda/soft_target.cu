@@ -6,6 +6,7 @@
 #include "cuda/lib/scale_gradient.cuh"
 #include "cuda/soft_target.cuh"
 #include "torch/arguments.h"
+#include "torch/operator_checks.h"
 
 namespace fastmix {
 namespace {
@@ -49,6 +50,8 @@ std::tuple<Tensor, Tensor> soft_target_cuda(
     const std::optional<Tensor>& sample_weight_in, const std::optional<Tensor>& class_weight_in,
     const std::optional<Tensor>& row_grad_in, double smoothing, int64_t ignore_index, int64_t loss, int64_t weighting,
     int64_t reduction, bool need_grad) {
+  check_soft_target(logits_in, index_in, weight_in, base_in, confidence_in, sample_weight_in, class_weight_in,
+                    row_grad_in, loss, weighting, reduction);
   const Tensor logits = readable_logits(logits_in), index = as_contiguous(index_in);
   const auto weight = as_contiguous(weight_in), base = as_contiguous(base_in),
              confidence = as_contiguous(confidence_in), sample_weight = as_contiguous(sample_weight_in),
@@ -63,6 +66,7 @@ std::tuple<Tensor, Tensor> soft_target_dense_cuda(const Tensor& logits_in, const
                                                   const std::optional<Tensor>& class_weight_in,
                                                   const std::optional<Tensor>& row_grad_in, double smoothing,
                                                   int64_t loss, int64_t reduction, bool need_grad) {
+  check_soft_target_dense(logits_in, target_in, sample_weight_in, class_weight_in, row_grad_in, loss, reduction);
   const Tensor logits = readable_logits(logits_in);
   const Tensor target = dense_target(target_in, logits);
   const auto sample_weight = as_contiguous(sample_weight_in), class_weight = as_contiguous(class_weight_in),
@@ -73,14 +77,13 @@ std::tuple<Tensor, Tensor> soft_target_dense_cuda(const Tensor& logits_in, const
 }
 
 void scale_gradient_cuda(Tensor grad, const Tensor& g_in) {
-  const OnDevice device("scale_gradient", grad);
+  check_scale_gradient(grad, g_in);
+  const OnDevice device("scale_gradient_", grad);
   const Tensor g = as_contiguous(g_in);
-  STD_TORCH_CHECK(grad.is_contiguous() && g.scalar_type() == accumulation_dtype(grad),
-                  "scale_gradient: want a contiguous gradient and g in its accumulation type");
   const int64_t rows = g.dim() == 0 ? 1 : grad.size(0);
   const ScaleParams a{grad.mutable_data_ptr(), g.const_data_ptr(), rows, rows > 0 ? grad.numel() / rows : 0,
                       g.dim() != 0};
-  dispatch("scale_gradient", grad, [&](auto type) { scale_gradient<decltype(type)>(a, device.stream()); });
+  dispatch("scale_gradient_", grad, [&](auto type) { scale_gradient<decltype(type)>(a, device.stream()); });
   device.check();
 }
 

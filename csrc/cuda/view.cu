@@ -4,6 +4,7 @@
 #include "cuda/lib/images.h"
 #include "cuda/view.cuh"
 #include "torch/arguments.h"
+#include "torch/operator_checks.h"
 
 namespace fastmix {
 namespace {
@@ -71,12 +72,14 @@ class ViewCall {
 
 Tensor view_cuda(const Tensor& x, const Tensor& mean, const Tensor& std, const Optional& flip, const Optional& shift,
                  int64_t dtype, bool channels_last) {
+  check_view("view", x, mean, std, flip, shift, dtype);
   return ViewCall("view", x, mean, std, flip, shift, dtype, channels_last).run<ViewMix::kPaste>();
 }
 
 Tensor view_blend_cuda(const Tensor& x, const Tensor& index_in, const Tensor& weight_in, const Tensor& mean,
                        const Tensor& std, const Optional& flip, const Optional& shift, int64_t dtype,
                        bool channels_last) {
+  check_blended(check_view("view_blend", x, mean, std, flip, shift, dtype), x, index_in, weight_in);
   const Tensor index = as_contiguous(index_in), weight = as_contiguous(weight_in);
   ViewCall call("view_blend", x, mean, std, flip, shift, dtype, channels_last);
   call.index(index);
@@ -87,6 +90,7 @@ Tensor view_blend_cuda(const Tensor& x, const Tensor& index_in, const Tensor& we
 Tensor view_paste_cuda(const Tensor& x, const Tensor& index_in, const Tensor& boxes_in, const Tensor& mean,
                        const Tensor& std, const Optional& flip, const Optional& shift, int64_t dtype,
                        bool channels_last) {
+  check_pasted(check_view("view_paste", x, mean, std, flip, shift, dtype), x, index_in, boxes_in);
   const Tensor index = as_contiguous(index_in), boxes = as_contiguous(boxes_in);
   ViewCall call("view_paste", x, mean, std, flip, shift, dtype, channels_last);
   call.index(index);
@@ -98,6 +102,8 @@ std::tuple<Tensor, Tensor> view_patch_mix_cuda(const Tensor& x, const Tensor& pa
                                                const Tensor& lam_in, const Tensor& mean, const Tensor& std,
                                                const Optional& flip, const Optional& shift, int64_t dtype,
                                                bool channels_last) {
+  check_cells(check_view("view_patch_mix", x, mean, std, flip, shift, dtype), x, partner_in, mask_in, lam_in);
+  check_pixels("view_patch_mix", "x", x);
   const Tensor partner = as_contiguous(partner_in), mask = as_contiguous(mask_in), lam = as_contiguous(lam_in);
   ViewCall call("view_patch_mix", x, mean, std, flip, shift, dtype, channels_last);
   const Tensor shares = allocate(x, {x.size(0), 2}, ScalarType::Float);

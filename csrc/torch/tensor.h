@@ -96,24 +96,4 @@ const T* data_or_null(const std::optional<Tensor>& t) {
   return t.has_value() ? static_cast<const T*>(t->const_data_ptr()) : nullptr;
 }
 
-// What a kernel reads by its data pointer is where it runs, as long as it will be read, and of the type that it is
-// read as.
-inline void check_argument(const char* name, const Tensor& t, const Tensor& like, std::initializer_list<int64_t> sizes,
-                           ScalarType dtype) {
-  STD_TORCH_CHECK(
-      t.is_cpu() == like.is_cpu() && t.is_cuda() == like.is_cuda() && t.get_device_index() == like.get_device_index(),
-      name, " is on another device than the first argument");
-  STD_TORCH_CHECK(t.scalar_type() == dtype, name, " has another dtype than the kernels read");
-  STD_TORCH_CHECK(t.dim() == static_cast<int64_t>(sizes.size()), name, " has ", t.dim(), " dimensions, want ",
-                  sizes.size());
-  for (size_t i = 0; i < sizes.size(); ++i) {
-    const int64_t size = t.size(static_cast<int64_t>(i)), want = sizes.begin()[i];
-    STD_TORCH_CHECK(size == want, name, " has size ", size, " in dimension ", i, ", want ", want);
-  }
-}
-inline void check_argument(const char* name, const std::optional<Tensor>& t, const Tensor& like,
-                           std::initializer_list<int64_t> sizes, ScalarType dtype) {
-  if (t.has_value()) check_argument(name, *t, like, sizes, dtype);
-}
-
 }  // namespace fastmix

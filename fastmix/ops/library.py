@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import warnings
 from collections.abc import Callable
@@ -57,7 +58,9 @@ def _open(paths: list[Path], absent: str) -> str | None:
 
 
 def _load() -> str | None:
-    return _open(sorted(_PACKAGE.glob("_C.*so")) + sorted(_PACKAGE.glob("_C.*pyd")),
+    """The library of the package, or the one that FASTMIX_LIBRARY names, as builds under a sanitizer have to be."""
+    named = os.environ.get("FASTMIX_LIBRARY")
+    return _open([Path(named)] if named else sorted(_PACKAGE.glob("_C.*so")) + sorted(_PACKAGE.glob("_C.*pyd")),
                  "it was not built (no C++ compiler at install time, or the package was not installed)")
 
 

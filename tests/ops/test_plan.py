@@ -309,7 +309,7 @@ def test_too_few_bits_are_an_error():
     few = torch.zeros(3, dtype=torch.int64)
     with pytest.raises(RuntimeError, match="plan_blend: too few bits"):
         torch.ops.fastmix.plan_blend(few, torch.ones(4, 2), on(), 4, 4, 2, 0.0, 1.0, False)
-    with fastmix.backend("cpu"), pytest.raises(RuntimeError, match="plan_paste: want shares"):
+    with fastmix.backend("cpu"), pytest.raises(RuntimeError, match="plan_paste: shares does not fit, want"):
         plan_paste(torch.ones(1, 3), on(), 4, (4, 4), alpha=0.0)
     with pytest.raises(ValueError, match=r"plan_blend: bits has shape \(3,\), want \(4,\), the sizes of keys, chance"):
         plan_blend(torch.ones(4, 2), on(), 4, alpha=0.0, bits=few)

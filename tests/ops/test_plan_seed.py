@@ -139,9 +139,9 @@ def test_a_seed_is_one_number():
 
 @pytest.mark.skipif(library.missing is not None, reason="needs the C++ library")
 def test_the_operator_wants_a_seed_and_an_alpha_too():
-    with pytest.raises(RuntimeError, match="plan_blend: want one number as bits, the seed"):
+    with pytest.raises(RuntimeError, match="plan_blend: bits is not one number, want the seed"):
         torch.ops.fastmix.plan_blend(torch.zeros(3, dtype=torch.int64), None, ON, 4, 4, 2, 0.5, 1.0, False)
-    with pytest.raises(RuntimeError, match="plan_paste: want an alpha above 0 where shares are drawn"):
+    with pytest.raises(RuntimeError, match="plan_paste: alpha is not above 0, where shares are drawn"):
         torch.ops.fastmix.plan_paste(seed(), None, ON, None, 4, 4, 2, 8, 8, 0.0, 1.0, False, False)
 
 

@@ -41,7 +41,7 @@ Tensor allocate_strided(const Tensor&, Dims sizes, Dims strides, ScalarType dtyp
   // Strides are those of a tensor without gaps.
   const size_t bytes = static_cast<size_t>(t.numel()) * t.element_size();
   request_huge_pages(t.mutable_data_ptr(), bytes);
-  if (poisoned.load(std::memory_order_relaxed)) std::memset(t.mutable_data_ptr(), 0xff, bytes);
+  if (bytes > 0 && poisoned.load(std::memory_order_relaxed)) std::memset(t.mutable_data_ptr(), 0xff, bytes);
   return t;
 }
 

@@ -9,7 +9,13 @@
 namespace fastmix {
 namespace {
 
+// What "portable", "avx2" and "avx512" are, for a library that has one of them alone.
+[[maybe_unused]] constexpr InstructionSet portable = kPortable, avx2 = kAvx2, avx512 = kAvx512;
+
 InstructionSet best() {
+#if defined(FASTMIX_ONE_INSTRUCTION_SET)
+  return FASTMIX_ONE_INSTRUCTION_SET;
+#else
 #ifdef FASTMIX_X86
   __builtin_cpu_init();
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512cd") &&
@@ -19,6 +25,7 @@ InstructionSet best() {
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2")) return kAvx2;
 #endif
   return kPortable;
+#endif
 }
 
 std::atomic<int64_t>& active() {
@@ -29,7 +36,9 @@ std::atomic<int64_t>& active() {
 // request -1 only asks, -2 returns to the best; returns the one in use (never above the processor's).
 int64_t set_instruction_set(int64_t request) {
   if (request == -2) request = best();
+#ifndef FASTMIX_ONE_INSTRUCTION_SET
   if (request >= 0) active().store(std::min<int64_t>(request, best()), std::memory_order_relaxed);
+#endif
   return active_instruction_set();
 }
 

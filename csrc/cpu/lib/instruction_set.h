@@ -15,7 +15,13 @@ InstructionSet active_instruction_set();
 // A kernel for every storage type, in the order of FloatType.
 #define FASTMIX_BY_FLOAT_TYPE(kernel) {kernel<float>, kernel<bf16>, kernel<f16>, kernel<double>}
 
-#if defined(__x86_64__) || defined(_M_X64)
+#if defined(FASTMIX_ONE_INSTRUCTION_SET)  // setup.py: FASTMIX_INSTRUCTION_SET
+#define FASTMIX_DECLARE_KERNELS(type, name) \
+  namespace FASTMIX_ONE_INSTRUCTION_SET {   \
+  extern const type name;                   \
+  }
+#define FASTMIX_KERNELS(name) (::fastmix::FASTMIX_ONE_INSTRUCTION_SET::name)
+#elif defined(__x86_64__) || defined(_M_X64)
 #define FASTMIX_X86 1
 #define FASTMIX_DECLARE_KERNELS(type, name) \
   namespace portable {                      \
