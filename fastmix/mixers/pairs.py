@@ -10,6 +10,8 @@ from . import sampling
 from .base import Mixer
 from .plans import BlendPlan, Plan
 
+MOST_IMAGES = 1024  # in one; the papers mix 2 to 5
+
 
 class Mixup(Mixer):
     """Weighted sums of two images: ``lam x + (1 - lam) x[partner]``, lam ~ Beta(alpha, alpha).
@@ -37,7 +39,7 @@ class DMixup(Mixer):
 
     Image 0 is the sample itself, image j > 0 comes from a permutation of its own. prob is drawn per batch.
 
-    Args: k: images mixed into one, >= 1 (3). alpha: > 0; None: 1 / k. prob, generator: see `Mixer`.
+    Args: k: images mixed into one, 1 to 1024 (3). alpha: > 0; None: 1 / k. prob, generator: see `Mixer`.
     Source: K-image mixing Eq. 1-2, the label l_c of Eq. 6; k and alpha: Table 1.
     """
 
@@ -45,6 +47,9 @@ class DMixup(Mixer):
                  generator: Generator | None = None) -> None:
         super().__init__(prob=prob, generator=generator)
         self.k = check.at_least(self._name, "k", k, 1)
+        if self.k > MOST_IMAGES:
+            raise ValueError(f"{self._name}: k is {k}, want at most {MOST_IMAGES}: a batch takes time and "
+                             "memory in proportion")
         self.alpha = 1 / self.k if alpha is None else check.positive(self._name, "alpha", alpha)
 
     def _shares(self, x: Tensor) -> tuple[Tensor, float]:
