@@ -8,7 +8,7 @@ OUT ?= runs
 TESTS ?= tests
 ARGS ?=
 
-.PHONY: help setup train train-fashion results test kill budgets triton-version device-package bench bench-all lint \
+.PHONY: help setup train train-fashion results test kill fuzz budgets triton-version device-package bench bench-all lint \
 	format clean
 .DELETE_ON_ERROR:
 
@@ -59,6 +59,10 @@ N ?= 20
 SEED ?= 0
 kill: setup  ## N kills at random instants, resumed to the same bits, methods in turn, and torchrun: make kill N=100 SEED=1
 	PYTHONPATH=.:tests $(BIN)/python -m helpers.kills --kills $(N) --seed $(SEED) $(ARGS)
+
+fuzz: N = 10000
+fuzz: setup  ## N calls of every public name with good and bad values, on every backend: make fuzz N=1000000 SEED=1
+	PYTHONPATH=.:tests $(BIN)/python -m fuzz --calls $(N) --seed $(SEED) $(ARGS)
 
 budgets: setup  ## what every compiled GPU kernel uses: writes tests/backends/*.json, which the tests hold (ARGS: operators)
 	PYTHONPATH=tests $(BIN)/python -m helpers.triton_aot $(ARGS)
