@@ -168,7 +168,8 @@ def resized_crop(x: Tensor, box: Tensor, size: tuple[int, int], *, fill: float |
     check.no_grad_needed(op, "box", box)
     check.same_device(op, x=x, box=box)
     size = height, width = check.pair(op, "size", size, "(height, width)")
-    memory.check_size(op, "size", size, math.prod(x.shape[:-2]) * height * width * x.element_size(), "images", x.device)
+    planes = max(1, math.prod(x.shape[:-2]))  # strides of an empty batch have to be numbers too
+    memory.check_size(op, "size", size, planes * height * width * x.element_size(), "images", x.device)
     if mask:
         lines = [_nearest(*box.to(torch.float64)[:, axis::2].unbind(1), side) for axis, side in enumerate(size)]
         return gathered(x, *lines, mask_fill(op, "fill", fill, x))

@@ -91,6 +91,8 @@ def test_a_size_that_memory_has_no_room_for_is_refused(monkeypatch):
             (lambda: fastmix.ISDALoss(2048, 1000), r"ISDACovariance: num_classes, num_features"),
             (lambda: fastmix.functional.resized_crop(torch.rand(1, 3, 4, 4), torch.rand(1, 4), (2**20, 2**10)),
              r"resized_crop: size is \(1048576, 1024\), which comes to about 12.0 GiB of images"),
+            (lambda: fastmix.functional.resized_crop(torch.rand(0, 3, 4, 4), torch.rand(0, 4), (2**31, 2**31)),
+             "resized_crop: size is"),
             (lambda: fastmix.SoftResizedCrop(5, size=2**20)(torch.rand(1, 3, 4, 4), torch.tensor([0])),
              "resized_crop: size is")):
         with pytest.raises(ValueError, match=words):
