@@ -8,8 +8,8 @@ OUT ?= runs
 TESTS ?= tests
 ARGS ?=
 
-.PHONY: help setup train train-fashion results test test-all kill asan ubsan tsan budgets triton-version device-package \
-	bench bench-all lint format wheel try-wheel clean
+.PHONY: help setup train train-fashion results test test-all kill fuzz asan ubsan tsan budgets triton-version \
+	device-package bench bench-all lint format wheel try-wheel clean
 .DELETE_ON_ERROR:
 
 help:  ## this list
@@ -64,6 +64,10 @@ N ?= 20
 SEED ?= 0
 kill: setup  ## N kills at random instants, resumed to the same bits, methods in turn, and torchrun: make kill N=100 SEED=1
 	PYTHONPATH=.:tests $(BIN)/python -m helpers.kills --kills $(N) --seed $(SEED) $(ARGS)
+
+fuzz: N = 10000
+fuzz: setup  ## N calls of every public name with good and bad values, on every backend: make fuzz N=1000000 SEED=1
+	PYTHONPATH=.:tests $(BIN)/python -m fuzz --calls $(N) --seed $(SEED) $(ARGS)
 
 # ARGS: pytest's, in place of tests/ops and tests/mixers. AddressSanitizer and UBSan are one build.
 asan: setup  ## operators' tests with the CPU library under AddressSanitizer and UBSan, every instruction set

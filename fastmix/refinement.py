@@ -24,6 +24,7 @@ from .mixers import Mixer
 from .mixers.labels import Labels, Target, as_target
 from .ops import checks as check
 from .ops.soft_target import soft_cross_entropy
+from .targets import SoftTarget, check_target
 
 
 class Refinement(nn.Module):
@@ -77,6 +78,10 @@ class Refinement(nn.Module):
         """
         if not 1 <= check.integer("Refinement", "epoch", epoch) <= self.epochs:
             raise ValueError(f"Refinement: epoch is {epoch}, want 1 to {self.epochs}")
+        if mixer is not None and not isinstance(mixer, Mixer):
+            raise TypeError(f"Refinement: mixer is {check.shown(mixer)}, want a fastmix mixer or None")
+        if optimizer is not None and not isinstance(getattr(optimizer, "param_groups", None), list):
+            raise TypeError(f"Refinement: optimizer is {check.shown(optimizer)}, want a torch optimizer or None")
         self.refining = epoch >= self.first
         self._augmenting.fill_(not self.refining)
         if mixer is not None:
@@ -94,7 +99,15 @@ class Refinement(nn.Module):
 
         Args: target: (N,) int64, a SoftTarget of N rows, or a dense (N, J) matrix, which stays dense.
         """
-        target = as_target("Refinement.smooth", target, len(target))
+        op = "Refinement.smooth"
+        if isinstance(target, Tensor):
+            check.tensor(op, "target", target)
+        if not isinstance(target, (Tensor, SoftTarget)) or (isinstance(target, Tensor) and target.ndim == 0):
+            raise TypeError(f"{op}: target is {check.shown(target)}, want labels (N,), a SoftTarget or a dense matrix")
+        if isinstance(target, SoftTarget):
+            check_target(op, target, "target.")
+        eps, num_classes = check.share(op, "eps", eps), check.at_least(op, "num_classes", num_classes, 1)
+        target = as_target(op, target, len(target), "target")
         device = target.device if isinstance(target, Tensor) else target.index.device
         if self._augmenting.device != device:
             with torch.inference_mode(False):
@@ -136,9 +149,19 @@ def risk_gap(model: nn.Module, loader: Iterable[tuple[Tensor, Tensor]], mixer: M
         an entropy of its own, below which the augmented risk cannot fall.
     Source: refined data augmentation Table 2; the gap is what Eq. 5 bounds by epsilon_2.
     """
+    op = "risk_gap"
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"{op}: model is {check.shown(model)}, want a module")
+    if mixer is not None and not isinstance(mixer, Mixer):
+        raise TypeError(f"{op}: mixer is {check.shown(mixer)}, want a fastmix mixer or None")
+    if not isinstance(loader, Iterable):
+        raise TypeError(f"{op}: loader is {check.shown(loader)}, want batches (x, y)")
     sums = torch.zeros(3, dtype=torch.float64)
     with evaluating(model):
-        for x, y in loader:
+        for batch in loader:
+            if not isinstance(batch, (tuple, list)) or len(batch) != 2 or not all(isinstance(t, Tensor) for t in batch):
+                raise TypeError(f"{op}: loader gives {check.shown(batch)}, want batches (x, y) of tensors")
+            x, y = batch
             sums = sums.to(x.device)
             clean = soft_cross_entropy(model(x), y, reduction="sum")
             augmented = clean if mixer is None else mixed_loss(model, x, y, mixer)

@@ -89,6 +89,15 @@ def input_saliency(model: Callable[[Tensor], Tensor], x: Tensor, y: Tensor | Sof
     gradient. Raises: ValueError and TypeError for x.
     Source: R-Mix Sec. 3, the gradient in Eq. 2.
     """
+    op = "input_saliency"
+    if not callable(model):
+        raise TypeError(f"{op}: model is {check.shown(model)}, want a module or a function of the images")
+    if loss_fn is not None and not callable(loss_fn):
+        raise TypeError(f"{op}: loss_fn is {check.shown(loss_fn)}, want a function of logits and labels, or None")
+    create_graph = check.flag(op, "create_graph", create_graph)
+    update_stats = check.flag(op, "update_stats", update_stats)
+    if loss_fn is None and not isinstance(y, (Tensor, SoftTarget)):
+        raise TypeError(f"{op}: y is {check.shown(y)}, want labels (N,) or a SoftTarget")
     if is_clip(x):
         check.dtype("input_saliency", "x", x, *check.FLOATS)
     else:

@@ -23,13 +23,12 @@ from torch import Generator, Tensor, nn
 from .files import DamagedFile
 from .functional import soft_cross_entropy
 from .mixers import DCutMix, sampling
+from .mixers.pairs import MOST_IMAGES
 from .ops import checks as check
-from .ops import memory
 from .shuffling import derived_seed, training_steps
 from .states import misfit, read_state, write_state
 
 ORDER, MIXING = 0, 1  # streams of random numbers
-PARTNER_BYTES = 128  # of an image's partner: shares, index, box, label and weight, and their draws (68 measured)
 ROUND = 16  # batches of one process between two exchanges
 SAVE_SECONDS = 10.0
 Progress = Callable[[int, int, int], None]
@@ -70,13 +69,16 @@ class RunningMoments:
 class AnchoredDCutMix(DCutMix):
     """DCutMix in which image 0 has a fixed share and the others divide the rest by Dirichlet(alpha, ..., alpha).
 
-    Args: anchor: the share, in (0, 1). others: images beside the anchor, >= 1. alpha: > 0.
+    Args: anchor: the share, in (0, 1). others: images beside the anchor, 1 to 1023. alpha: > 0.
     Source: K-image mixing, text after Eq. 8.
     """
 
     def __init__(self, anchor: float = 0.5, others: int = 2, alpha: float = 2 / 9, *,
                  generator: Generator | None = None) -> None:
-        super().__init__(1 + check.at_least("AnchoredDCutMix", "others", others, 1), alpha, generator=generator)
+        if check.at_least("AnchoredDCutMix", "others", others, 1) >= MOST_IMAGES:
+            raise ValueError(f"{type(self).__name__}: others is {others}, want at most {MOST_IMAGES - 1}: a batch "
+                             "takes time and memory in proportion")
+        super().__init__(1 + others, alpha, generator=generator)
         anchor = check.number(self._name, "anchor", anchor, "a share between 0 and 1")
         if not 0.0 < anchor < 1.0:
             raise ValueError(f"{self._name}: anchor is {anchor}, want a share between 0 and 1")
@@ -116,7 +118,10 @@ class _Reader:
 
     def batches(self, indices: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
         lists: Any = [index.tolist() for index in indices]
-        for x, y in torch.utils.data.DataLoader(cast(Any, self._dataset), batch_sampler=lists):
+        for batch in torch.utils.data.DataLoader(cast(Any, self._dataset), batch_sampler=lists):
+            if not isinstance(batch, (tuple, list)) or len(batch) != 2 or not all(isinstance(t, Tensor) for t in batch):
+                raise TypeError(f"uncertainty: dataset gives {check.shown(batch)}, want (image, label)")
+            x, y = batch
             yield x.to(self._device), y.to(self._device)
 
 
@@ -190,22 +195,29 @@ def uncertainty(model: nn.Module, dataset: MapDataset | BatchReader, anchor: flo
             pass. If it exists it is continued, by any number of processes.
         progress: called as ``progress(pass counted from 0, batches done, batches of the pass)``.
     Returns: Uncertainty, in the order of the data set, on every process.
-    Raises: ValueError for arguments, among them more others than half of the memory has room for, and for a loss that
-        is not finite, `OtherSettings` for a state of other settings,
+    Raises: ValueError for arguments and for a loss that is not finite, `OtherSettings` for a state of other settings,
         `files.DamagedFile` for a state file that cannot be read.
     Source: K-image mixing Eq. 8; the defaults are the supplement's (anchor: its Fig. 3c).
     """
     op = "uncertainty"
     check.at_least(op, "samples", samples, 2)
     check.at_least(op, "batch_size", batch_size, 2)
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"{op}: model is {check.shown(model)}, want a module")
+    if not hasattr(dataset, "__len__") or not (hasattr(dataset, "batches") or hasattr(dataset, "__getitem__")):
+        raise TypeError(f"{op}: dataset is {check.shown(dataset)}, want a map-style Dataset or an object with batches")
+    if state is not None and not isinstance(state, Path):
+        raise TypeError(f"{op}: state is {check.shown(state)}, want a pathlib.Path or None")
+    if progress is not None and not callable(progress):
+        raise TypeError(f"{op}: progress is {check.shown(progress)}, want a function or None")
+    seed = check.at_least(op, "seed", seed, 0)
     rows = len(dataset)
     check.at_least(op, "len(dataset)", rows, 1)
     if device is None:
         device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    device = torch.device(device)
-    reader = cast(BatchReader, dataset) if hasattr(dataset, "batches") else _Reader(dataset, device)
+    device = check.device(op, "device", device)
+    reader = cast(BatchReader, dataset) if hasattr(dataset, "batches") else _Reader(cast(MapDataset, dataset), device)
     mixer = AnchoredDCutMix(anchor, others, alpha)
-    memory.check(op, "others", others, PARTNER_BYTES * min(batch_size, rows), "plans for a batch", device)
     parallel = dist.is_available() and dist.is_initialized()
     first = not parallel or dist.get_rank() == 0
     settings = {"rows": rows, "anchor": float(anchor), "others": others, "alpha": float(alpha), "samples": samples,
@@ -293,6 +305,7 @@ def subsample(cv: Tensor, labels: Tensor, ratio: float, interval: int = 1) -> Te
     """
     op = "subsample"
     check.ndim(op, "cv", cv, 1)
+    check.dtype(op, "cv", cv, *check.FLOATS)
     check.shape(op, "labels", labels, cv.shape, "(n,) like cv")
     check.dtype(op, "labels", labels, torch.int64)
     check.at_least(op, "interval", interval, 1)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, overload
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 from torch.utils.data._utils.collate import default_collate_fn_map
 
 from .ops import checks as check
+from .ops import memory
 from .reference._common import in_vmap
 
 # The label that counts nothing, as in torch.
@@ -90,16 +93,29 @@ class SoftTarget:
         return iter((self.index, self.weight, self.base))
 
     def __getitem__(self, rows: slice | Tensor | Sequence[int]) -> SoftTarget:
-        """The targets of some rows: a slice, a mask (N,) bool, or their numbers."""
+        """The targets of some rows: a slice, a mask (N,) bool, or their numbers. TypeError, IndexError for others."""
         if isinstance(rows, int) or (isinstance(rows, Tensor) and rows.ndim == 0):
             raise TypeError("SoftTarget: rows is a single number, want a slice (t[3:4]), a mask or several numbers; "
                             "fields have names (t.index)")
-        return self._map(lambda field: field[rows])
+        if torch.compiler.is_compiling():
+            return self._map(lambda field: field[rows])
+        want = f"a slice, a mask (N,) bool or numbers of {len(self)} rows"
+        if isinstance(rows, tuple):
+            rows = list(rows)  # of rows, not one of each dimension
+        if not isinstance(rows, (slice, list, np.ndarray, Tensor)):
+            raise TypeError(f"SoftTarget: rows is {check.shown(rows)}, want {want}")
+        try:
+            return self._map(lambda field: field[rows])
+        except (IndexError, TypeError, ValueError, RuntimeError) as error:
+            kind = IndexError if isinstance(error, IndexError) else TypeError
+            raise kind(f"SoftTarget: rows is {check.shown(rows)}, want {want}") from None
 
     def __eq__(self, other: object) -> bool:
         """Whether the fields are equal, as ``torch.equal`` says; waits for the device."""
         if not isinstance(other, SoftTarget):
             return NotImplemented
+        for target in (self, other):
+            check_target("SoftTarget ==", target)
         return all(a is b is None or (a is not None and b is not None and torch.equal(a, b))
                    for a, b in zip(self, other, strict=True))
 
@@ -116,8 +132,14 @@ class SoftTarget:
         Rows with fewer classes than the longest repeat their first with weight 0; a missing base is 0.
         """
         op = "SoftTarget.cat"
-        if not targets or not all(isinstance(t, SoftTarget) for t in targets):
-            raise TypeError(f"{op}: targets is {targets!r}, want one or more SoftTargets")
+        if not isinstance(targets, (list, tuple)) or not targets or not all(isinstance(t, SoftTarget) for t in targets):
+            raise TypeError(f"{op}: targets is {check.shown(targets)}, want one or more SoftTargets in a list")
+        for i, target in enumerate(targets):
+            check_target(op, target, f"targets[{i}].")
+            check.same_device(op, **{"targets[0]": targets[0].index, f"targets[{i}]": target.index})
+            if target.index.shape[1:-1] != targets[0].index.shape[1:-1]:
+                raise ValueError(f"{op}: targets[{i}].index has shape {tuple(target.index.shape)}, want (N, ..., K) "
+                                 f"like {tuple(targets[0].index.shape)} of targets[0]")
         most = max(t.index.shape[-1] for t in targets)
         filled = [t if t.index.shape[-1] == most else t._padded(most) for t in targets]
         base = None
@@ -150,8 +172,13 @@ class SoftTarget:
 
     def dense(self, num_classes: int) -> Tensor:
         """The (N, J) float32 matrix, (N, J, ...) of pixels. Indices outside [0, J), as the ignored label, match no
-        class."""
+        class. ValueError for more classes than half of the memory has room for."""
+        op = "SoftTarget.dense"
+        check_target(op, self)
+        num_classes = check.at_least(op, "num_classes", num_classes, 0)
         index, weight, base = self.index, self.weight, self.base
+        each = 8 * max(1, math.prod(index.shape[:-1]))
+        memory.check(op, "num_classes", num_classes, each, "a dense matrix", index.device)
         size = (*index.shape[:-1], num_classes)
         if base is None:
             out = torch.zeros(size, dtype=torch.float32, device=index.device)
@@ -170,13 +197,16 @@ class SoftTarget:
 
         Source: Soft Augmentation Eq. 4 and 7, p.
         """
+        check_target("SoftTarget.confidence", self)
         named = self.weight.sum(-1)
         return named if self.base is None else named + self.base
 
     def counted_share(self, ignore_index: int = IGNORED) -> Tensor:
         """What part of a row's weight is on slots that count: (N,) float32, 1 without ignored slots, 0 without others.
         """
-        counts = self.index != ignore_index
+        op = "SoftTarget.counted_share"
+        check_target(op, self)
+        counts = self.index != check.integer(op, "ignore_index", ignore_index)
         total = self.weight.sum(-1)
         kept = torch.where(counts, self.weight, 0.0).sum(-1)
         share = torch.where(total == 0, counts.to(torch.float32).mean(-1), kept / torch.where(total == 0, 1.0, total))
@@ -187,7 +217,9 @@ class SoftTarget:
 
         Ignored slots do not take part; a row without others gives ignore_index.
         """
-        index = self.index
+        op = "SoftTarget.hard"
+        check_target(op, self)
+        index, ignore_index = self.index, check.integer(op, "ignore_index", ignore_index)
         counts = index != ignore_index
         weight = torch.where(counts, self.weight.to(torch.float32), 0.0)
         same = index.unsqueeze(-1) == index.unsqueeze(-2)
@@ -210,9 +242,16 @@ class SoftTarget:
         Source: Szegedy et al. 2016. Soft Augmentation Eq. 3 takes alpha from the label's class and gives it to the
         others alone: for labels the same at ``alpha = eps (J - 1) / J``, or ``from_confidence(y, 1 - alpha, J)``.
         """
-        if not isinstance(eps, Tensor):
-            eps = check.share("SoftTarget.smooth", "eps", eps)
-        check.at_least("SoftTarget.smooth", "num_classes", num_classes, 1)
+        op = "SoftTarget.smooth"
+        check_target(op, self)
+        if isinstance(eps, Tensor):
+            check.shape(op, "eps", eps, (), "0-d, or a number")
+            check.dtype(op, "eps", eps, *check.FLOATS)
+            check.same_device(op, index=self.index, eps=eps if eps.device.type != "cpu" else None)
+        else:
+            eps = check.share(op, "eps", eps)
+        check.at_least(op, "num_classes", num_classes, 1)
+        ignore_index = check.integer(op, "ignore_index", ignore_index)
         base = 0.0 if self.base is None else self.base * (1 - eps)
         return SoftTarget(self.index, self.weight * (1 - eps),
                           base + self.counted_share(ignore_index) * (eps / num_classes))
@@ -245,6 +284,7 @@ class SoftTarget:
 
         A dtype changes nothing: indices are int64, weights float32, as what casts a whole batch has to leave them.
         """
+        check_target("SoftTarget.to", self)
         if isinstance(dtype, bool):  # to(device, non_blocking) of earlier versions
             non_blocking = dtype
         if isinstance(device, Tensor):
@@ -273,10 +313,26 @@ class SoftTarget:
 
     def pin_memory(self) -> SoftTarget:
         """The same target in page-locked memory: what a DataLoader with ``pin_memory=True`` calls."""
+        check_target("SoftTarget.pin_memory", self)
         return self._map(lambda field: field.pin_memory())
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> SoftTarget:
         return SoftTarget(change(self.index), change(self.weight), None if self.base is None else change(self.base))
+
+
+def check_target(op: str, target: SoftTarget, prefix: str = "") -> None:
+    """Raises ValueError or TypeError, naming ``op`` and the field behind ``prefix``, for fields that are no target."""
+    index, weight, base = target.index, target.weight, target.base
+    check.tensor(op, f"{prefix}index", index)
+    if index.ndim < 2:
+        raise ValueError(f"{op}: {prefix}index has shape {tuple(index.shape)}, want (N, K) or (N, ..., K)")
+    check.dtype(op, f"{prefix}index", index, torch.int64)
+    check.shape(op, f"{prefix}weight", weight, index.shape, "(N, K) like index")
+    check.dtype(op, f"{prefix}weight", weight, *check.FLOATS)
+    if base is not None:
+        check.shape(op, f"{prefix}base", base, index.shape[:-1], "one for each row")
+        check.dtype(op, f"{prefix}base", base, *check.FLOATS)
+    check.same_device(op, **{f"{prefix}index": index, f"{prefix}weight": weight, f"{prefix}base": base})
 
 
 _FIELDS = ("index", "weight", "base")

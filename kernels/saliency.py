@@ -125,9 +125,9 @@ def order_key(value, KEY: tl.constexpr, BITS: tl.constexpr):
 
 @device
 def percentile_rank(q_ptr, cells):
-    """ceil(q (cells - 1)), in float64."""
-    rank = tl.ceil(tl.load(q_ptr).to(tl.float64) * (cells - 1)).to(tl.int64)
-    return tl.minimum(tl.maximum(rank, 0), cells - 1)
+    """ceil(q (cells - 1)), in float64. Below 0 and NaN: 0. Cut as a float: an integer of infinity is any number."""
+    rank = tl.ceil(tl.load(q_ptr).to(tl.float64) * (cells - 1))
+    return tl.where(rank > 0, tl.minimum(rank, cells - 1), 0.0).to(tl.int64)
 
 
 @device

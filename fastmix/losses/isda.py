@@ -6,6 +6,7 @@ Source: ISDA Sec. 4 and 5. The operators under them are in `fastmix.functional`:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from .. import functional
 from ..ops import checks as check
+from ..ops import memory
 from ..ops.covariance import NAMES, cov_shape
 from ..targets import IGNORED
 from .isda_ranks import update_over_ranks
@@ -58,8 +60,12 @@ class ISDACovariance(nn.Module):
         check.at_least(op, "num_classes", num_classes, 1)
         check.at_least(op, "num_features", num_features, 1)
         check.choice(op, "kind", kind, NAMES)
-        if dtype not in (torch.float32, torch.float64):
-            raise TypeError(f"{op}: dtype is {dtype}, want torch.float32 or torch.float64")
+        if not isinstance(dtype, torch.dtype) or dtype not in (torch.float32, torch.float64):
+            raise TypeError(f"{op}: dtype is {check.shown(dtype)}, want torch.float32 or torch.float64")
+        size = num_classes * (8 + num_features * dtype.itemsize) + math.prod(
+            cov_shape(kind, num_classes, num_features)) * dtype.itemsize
+        memory.check_size(op, "num_classes, num_features", f"({num_classes}, {num_features})", size, "statistics",
+                          check.device(op, "device", device))
         self.num_classes, self.num_features, self.kind = num_classes, num_features, kind
         self.process_group = process_group
         self.synchronise = True
@@ -153,7 +159,7 @@ class ISDALoss(nn.Module):
                              f"{covariance.num_features}) or (N, {covariance.num_features}, h, w)")
         if logits is None:
             logits = fc(features)
-        if self.training if update is None else update:
+        if self.training if update is None else check.flag("ISDALoss", "update", update):
             covariance.update(features, labels, self.ignore_index)
         augmented = functional.isda_logits(logits, weight, covariance.cov, labels, strength,
                                            ignore_index=self.ignore_index, kind=covariance.kind)
@@ -193,8 +199,14 @@ def isda_strength(strength0: float, step: int | Tensor, total: int, *, schedule:
     Source: ISDA Sec. 4.1, after Eq. 4. Per iteration; the released classification code steps it once an epoch, so that
     its first epoch has strength 0.
     """
-    check.at_least("isda_strength", "total", total, 1)
-    check.choice("isda_strength", "schedule", schedule, SCHEDULES)
+    op = "isda_strength"
+    strength0 = check.number(op, "strength0", strength0)
+    if isinstance(step, Tensor):
+        check.shape(op, "step", step, (), "0-d, or a number")
+    else:
+        check.number(op, "step", step, "a number or a 0-d tensor")
+    check.at_least(op, "total", total, 1)
+    check.choice(op, "schedule", schedule, SCHEDULES)
     if schedule == "constant":
         return strength0 if not isinstance(step, Tensor) else torch.full_like(step, strength0, dtype=torch.float32)
     return strength0 * step / total

@@ -142,6 +142,8 @@ class FocalLoss(_Loss):
         check.dtype(op, "label", label, torch.int64)
         check.same_device(op, logits=logits, label=label, class_weight=self.class_weight)
         classes = logits.shape[1]
+        if classes < 1:
+            raise ValueError(f"{op}: logits has shape {tuple(logits.shape)}, want at least one class")
         if self.class_weight is not None:
             check.shape(op, "class_weight", self.class_weight, (classes,), "(J,)")
         counts = label != self.ignore_index

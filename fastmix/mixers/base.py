@@ -44,8 +44,7 @@ class Mixer(nn.Module):
     def __init__(self, *, prob: float = 1.0, mode: str | None = None, generator: Generator | None = None) -> None:
         super().__init__()
         prob = check.share(self._name, "prob", prob)
-        if generator is not None and not isinstance(generator, Generator):
-            raise TypeError(f"{self._name}: generator is {type(generator).__name__}, want a torch.Generator or None")
+        check.generator(self._name, "generator", generator)
         if mode is not None:
             check.choice(self._name, "mode", mode, MODES)
         self.prob, self.mode, self.generator = prob, mode, generator
@@ -63,7 +62,7 @@ class Mixer(nn.Module):
 
     @enabled.setter
     def enabled(self, on: bool) -> None:
-        self._enabled = bool(on)  # for reading back without a sync; plans read the flag
+        self._enabled = check.flag(self._name, "enabled", on)  # for reading back without a sync; plans read the flag
         self._flag.fill_(self._enabled)
 
     def plan(self, x: Tensor, saliency: Tensor | None = None) -> Plan:
@@ -90,6 +89,9 @@ class Mixer(nn.Module):
                 raise ValueError(f"{self._name}: saliency is None, want the gradient of the loss with respect to x, "
                                  f"shape {tuple(x.shape)}: fastmix.input_saliency(model, x, y)")
             check.shape(self._name, "saliency", saliency, x.shape, "like x")
+            check.dtype(self._name, "saliency", saliency, *check.FLOATS)
+            if x.ndim > 2 and 0 in x.shape[-2:]:
+                raise ValueError(f"{self._name}: x has shape {tuple(x.shape)}, want at least one pixel")
             check.same_device(self._name, x=x, saliency=saliency)
         return saliency
 

@@ -45,7 +45,7 @@ class DCutMix(DMixup):
     Every source is the untouched batch, the label counts the visible pixels.
 
     Args:
-        k: images mixed into one, >= 1.
+        k: images mixed into one, 1 to 1024.
         alpha: > 0, of the Dirichlet distribution; the smaller, the more of an image is one of the k. None: 1 / k.
         prob: probability that a batch is mixed, in [0, 1]; else its plan is the identity.
         generator: torch.Generator on the device of the images; None: torch's own, which torch.compile and CUDA graphs
@@ -73,7 +73,7 @@ class SaliencyDCutMix(DCutMix):
     Only the peak of the saliency matters, not its scale.
 
     Args:
-        k: images mixed into one, >= 1.
+        k: images mixed into one, 1 to 1024.
         alpha: > 0, of the Dirichlet distribution; the smaller, the more of an image is one of the k. None: 1 / k.
         prob: probability that a batch is mixed, in [0, 1]; else its plan is the identity.
         generator: torch.Generator on the device of the images; None: torch's own, which torch.compile and CUDA graphs

@@ -20,6 +20,8 @@ class _Group(Mixer):
 
     def __init__(self, mixers: Iterable[Mixer], prob: float, generator: Generator | None) -> None:
         super().__init__(prob=prob, generator=generator)
+        if not isinstance(mixers, Iterable):
+            raise TypeError(f"{self._name}: mixers is {check.shown(mixers)}, want fastmix mixers in a list")
         mixers = list(mixers)
         if not mixers:
             raise ValueError(f"{self._name}: mixers is empty, want at least one")
@@ -76,6 +78,8 @@ class RandomChoice(_Group):
     def __init__(self, mixers: Iterable[Mixer], weights: Iterable[float] | None = None, *, prob: float = 1.0,
                  generator: Generator | None = None) -> None:
         super().__init__(mixers, prob, generator)
+        if weights is not None and (isinstance(weights, str) or not isinstance(weights, Iterable)):
+            raise TypeError(f"{self._name}: weights is {check.shown(weights)}, want numbers in a list, or None")
         self.weights = [1.0] * len(self.mixers) if weights is None else [
             check.number(self._name, "weights", w) for w in weights]
         if len(self.weights) != len(self.mixers):

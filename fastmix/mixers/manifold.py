@@ -15,6 +15,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
+from ..ops import checks as check
 from ..ops.view import View
 from .labels import Labels, Target
 from .pairs import Mixup
@@ -54,11 +55,14 @@ class ManifoldMixup(Mixup):
         if isinstance(layers, str) and layers != "auto":
             layers = [layers]
         if not isinstance(layers, str):
+            if not isinstance(layers, (list, tuple)):
+                raise TypeError(f"{self._name}: layers is {check.shown(layers)}, want 'auto' or a list of names, "
+                                "modules or numbers")
             layers = list(layers)
             if not layers:
                 raise ValueError(f"{self._name}: layers is empty, want names, modules, numbers or 'auto'")
             for layer in layers:
-                if not isinstance(layer, (str, int, nn.Module)):
+                if isinstance(layer, bool) or not isinstance(layer, (str, int, nn.Module)):
                     raise TypeError(f"{self._name}: layers holds {type(layer).__name__}, want names, modules or "
                                     "numbers")
         # A tuple: a list of modules would make them submodules of the mixer.
@@ -69,7 +73,7 @@ class ManifoldMixup(Mixup):
 
         Raises: ValueError for a name, number or module that the model does not have.
         """
-        model = unwrapped(model)
+        model = self._unwrapped(model)
         if self.layers == "auto":
             own = units(model)[:-1]
             ends = [len(own) * third // 3 - 1 for third in (1, 2)]
@@ -95,6 +99,11 @@ class ManifoldMixup(Mixup):
             raise ValueError(f"{self._name}: layers holds {layer}, want a number from 0 (the input) to "
                              f"{len(found) - 1} ({found[-1]})")
         return found[layer]
+
+    def _unwrapped(self, model: nn.Module) -> nn.Module:
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"{self._name}: model is {check.shown(model)}, want a module")
+        return unwrapped(model)
 
     def choose(self, model: nn.Module) -> str:
         """Draws a layer's name, on the host."""
@@ -130,7 +139,11 @@ class ManifoldMixup(Mixup):
         if isinstance(model, DataParallel):
             raise TypeError(f"{self._name}: model is a DataParallel, whose replicas see parts of the batch; want a "
                             "DistributedDataParallel")
-        model = unwrapped(model)
+        model = self._unwrapped(model)
+        if not isinstance(plan, BlendPlan):
+            raise TypeError(f"{self._name}: plan is {check.shown(plan)}, want the BlendPlan of plan(x)")
+        if layer is not None and not isinstance(layer, str):
+            raise TypeError(f"{self._name}: layer is {check.shown(layer)}, want a name or None")
         name = self.choose(model) if layer is None else self._resolve(model, layer)
         state = _State()
 

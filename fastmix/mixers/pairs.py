@@ -9,6 +9,8 @@ from ..ops.plan import Draws, plan_blend
 from .base import Mixer
 from .plans import BlendPlan, Plan
 
+MOST_IMAGES = 1024  # in one; the papers mix 2 to 5
+
 
 class Mixup(Mixer):
     """Weighted sums of two images: ``lam x + (1 - lam) x[partner]``, lam ~ Beta(alpha, alpha).
@@ -41,7 +43,7 @@ class DMixup(Mixer):
     Image 0 is the sample itself, image j > 0 comes from a permutation of its own.
 
     Args:
-        k: images mixed into one, >= 1.
+        k: images mixed into one, 1 to 1024.
         alpha: > 0, of the Dirichlet distribution; the smaller, the more of an image is one of the k. None: 1 / k.
         prob: probability that a batch is mixed, in [0, 1]; else its plan is the identity.
         generator: torch.Generator on the device of the images; None: torch's own, which torch.compile and CUDA graphs
@@ -53,6 +55,9 @@ class DMixup(Mixer):
                  generator: Generator | None = None) -> None:
         super().__init__(prob=prob, generator=generator)
         self.k = check.at_least(self._name, "k", k, 1)
+        if self.k > MOST_IMAGES:
+            raise ValueError(f"{self._name}: k is {k}, want at most {MOST_IMAGES}: a batch takes time and "
+                             "memory in proportion")
         self.alpha = 1 / self.k if alpha is None else check.positive(self._name, "alpha", alpha)
 
     def _shares(self, x: Tensor) -> tuple[Tensor | Draws, float]:

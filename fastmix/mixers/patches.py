@@ -9,6 +9,7 @@ import torch
 from torch import Generator, Tensor
 
 from ..ops import checks as check
+from ..ops import memory
 from ..ops.enums import LAST_PERCENTILE
 from ..ops.plan import plan_patch
 from ..ops.saliency import saliency_mask, saliency_mask_of_grid
@@ -73,7 +74,8 @@ class RMix(Mixer):
         return PatchPlan(index, mask, lam)
 
     def percentiles(self, device: torch.device | None = None) -> Tensor:
-        """(levels,) float64: the values that q is chosen from."""
+        """(levels,) float64: the values that q is chosen from. ValueError where half of the memory is not enough."""
+        memory.check(self._name, "levels", self.levels, 8, "percentiles", check.device(self._name, "device", device))
         return torch.linspace(0, LAST_PERCENTILE, self.levels, dtype=torch.float64, device=device)
 
 
@@ -98,7 +100,8 @@ class RLMix(RMix):
         super().__init__(alpha, (patches,), levels, pairing=pairing, prob=prob, generator=generator)
 
     def plan(self, x: Tensor, saliency: Tensor | None = None, q: Tensor | None = None) -> Plan:
-        """As `Mixer.plan`, with q: (N,) or 0-d float in [0, 1), the percentile of every image; None draws."""
+        """As `Mixer.plan`, with q: (N,) or 0-d float in [0, 1), the percentile of every image; None draws. q that is
+        NaN or outside counts as in `functional.saliency_mask`."""
         return self._patches(x, self._checked(x, saliency), self._flag_on(x.device), q)
 
     def forward(self, x: Tensor, y: Labels, saliency: Tensor | None = None, view: View | None = None, *,

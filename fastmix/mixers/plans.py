@@ -24,10 +24,9 @@ from torch import Tensor
 
 from .. import functional
 from ..ops import checks as check
-from ..ops.planes import OUTSIDE, is_mask
+from ..ops.planes import OUTSIDE, is_mask, mask_fill
 from ..ops.view import View
-from ..targets import SoftTarget
-from .labels import Labels, Target, as_target, is_map, mix_targets, moved_target, per_row
+from .labels import Labels, Target, as_target, is_map, mix_targets, moved_target, per_row, rows_of, softened
 
 P = TypeVar("P", bound=tuple[object, ...])  # a plan
 
@@ -38,8 +37,10 @@ def _moved(plan: P, device: torch.device | str | int, non_blocking: bool) -> P:
     return type(plan)(*fields)  # type: ignore[arg-type]  # a NamedTuple takes its fields
 
 
-def _seen(x: Tensor, view: View | None) -> Tensor:
+def _seen(op: str, x: Tensor, view: View | None) -> Tensor:
     """The images: x, or what a view makes of its bytes."""
+    if view is not None and not isinstance(view, View):
+        raise TypeError(f"{op}: view is {check.shown(view)}, want a fastmix.View")
     return x if view is None else view.apply(x)
 
 
@@ -90,7 +91,7 @@ class PastePlan(NamedTuple):
         return functional.paste(x, self.index, self.boxes, view=view)
 
     def target(self, y: Labels) -> Target:
-        if is_map(y):
+        if is_map("PastePlan.target", y):
             return moved_target("PastePlan.target", self.apply, y)
         return mix_targets("PastePlan.target", self.index, self.weight, y)
 
@@ -121,6 +122,7 @@ class PatchPlan(NamedTuple):
     def weight(self) -> Tensor:
         """(N, 2) float32: the shares of the realised cells."""
         # One pixel a cell, so that the label comes from the operator that mixes the images.
+        check.ndim("PatchPlan.weight", "plan.mask", self.mask, 3)
         return self._patch_mix(self.mask.unsqueeze(1).to(torch.float32))[1]
 
     def apply(self, x: Tensor, view: View | None = None) -> Tensor:
@@ -128,7 +130,7 @@ class PatchPlan(NamedTuple):
         return self._patch_mix(x, view)[0]
 
     def target(self, y: Labels) -> Target:
-        if is_map(y):
+        if is_map("PatchPlan.target", y):
             if isinstance(y, Tensor) and y.is_floating_point():
                 return self.apply(y)
             size = y.shape[-2:] if isinstance(y, Tensor) else y.index.shape[-3:-1]
@@ -137,7 +139,20 @@ class PatchPlan(NamedTuple):
 
     def _shares(self, height: int, width: int) -> Tensor:
         """(N, H, W, 2) float32: the shares of every pixel."""
-        own, other = self.mask, self.mask[self.index[:, 1]]
+        op = "PatchPlan.target"
+        check.ndim(op, "plan.mask", self.mask, 3)
+        n, h, w = self.mask.shape
+        check.shape(op, "plan.index", self.index, (n, 2), "(N, 2)")
+        check.dtype(op, "plan.index", self.index, torch.int64)
+        check.dtype(op, "plan.mask", self.mask, torch.bool)
+        check.tensor(op, "plan.lam", self.lam)
+        if self.lam.ndim:
+            check.shape(op, "plan.lam", self.lam, (n,), "(N,) or 0-d")
+        check.same_device(op, **{"plan.index": self.index, "plan.mask": self.mask, "plan.lam": self.lam})
+        if h < 1 or w < 1 or height % h or width % w:
+            raise ValueError(f"{op}: plan.mask has shape {(n, h, w)}, want (N, h, w) where h divides {height} and w "
+                             f"divides {width} of y")
+        own, other = self.mask, rows_of(op, self.mask.__getitem__, self.index[:, 1])
         lam = self.lam.expand(own.shape[0]).view(-1, 1, 1)
         share = torch.where(own == other, lam, own.to(torch.float32))
         share = share.repeat_interleave(height // share.shape[1], 1).repeat_interleave(width // share.shape[2], 2)
@@ -145,12 +160,14 @@ class PatchPlan(NamedTuple):
 
     def mix(self, x: Tensor, y: Labels, view: View | None = None) -> tuple[Tensor, Target]:
         """``(apply(x, view), target(y))`` in one call of the operator."""
-        if is_map(y):
+        if is_map("PatchPlan.mix", y):
             return self.apply(x, view), self.target(y)
         mixed, weight = self._patch_mix(x, view)
         return mixed, mix_targets("PatchPlan.mix", self.index, weight, y)
 
     def _patch_mix(self, x: Tensor, view: View | None = None) -> tuple[Tensor, Tensor]:
+        check.ndim("PatchPlan", "plan.index", self.index, 2)
+        check.shape("PatchPlan", "plan.index", self.index, (self.index.shape[0], 2), "(N, 2)")
         return functional.patch_mix(x, self.index[:, 1], self.mask, self.lam, view=view)
 
     def to(self, device: torch.device | str | int, non_blocking: bool = False) -> PatchPlan:
@@ -172,7 +189,7 @@ class CutoutPlan(NamedTuple):
         """x (N, C, H, W) -> like x, pixels outside the boxes bit for bit; of a mask, what is covered is ignored (-100;
         0 for uint8 and bool). A view is a pass of its own here."""
         op = "CutoutPlan.apply"
-        x = _seen(x, view)
+        x = _seen(op, x, view)
         if is_mask(x):
             value = OUTSIDE[x.dtype]
         else:
@@ -182,18 +199,20 @@ class CutoutPlan(NamedTuple):
         if x.ndim < 3:
             raise ValueError(f"{op}: x has shape {tuple(x.shape)}, want images (N, C, H, W) or masks (N, ..., H, W)")
         check.shape(op, "plan.boxes", self.boxes, (x.shape[0], 1, 4), "(N, 1, 4)")
+        check.dtype(op, "plan.boxes", self.boxes, torch.int32)
         check.same_device(op, x=x, boxes=self.boxes)
         top, left, height, width = self.boxes.view(-1, 4, 1, 1).unbind(1)
         rows = torch.arange(x.shape[-2], device=x.device).view(-1, 1)
         columns = torch.arange(x.shape[-1], device=x.device)
         covered = ((rows >= top) & (rows < top + height)) & ((columns >= left) & (columns < left + width))
-        covered = covered.view(-1, *[1] * (x.ndim - 3), *covered.shape[-2:])
+        covered = covered.view(covered.shape[0], *[1] * (x.ndim - 3), *covered.shape[-2:])
         return torch.where(covered, torch.full((), value, dtype=x.dtype, device=x.device), x)
 
     def target(self, y: Labels) -> Target:
         """The labels unchanged; of label maps, what is covered is ignored."""
-        if is_map(y):
+        if is_map("CutoutPlan.target", y):
             return moved_target("CutoutPlan.target", self.apply, y)
+        check.ndim("CutoutPlan.target", "plan.boxes", self.boxes, 3)
         return as_target("CutoutPlan.target", y, self.boxes.shape[0])
 
     def mix(self, x: Tensor, y: Labels, view: View | None = None) -> tuple[Tensor, Target]:
@@ -205,30 +224,16 @@ class CutoutPlan(NamedTuple):
         return _moved(self, device, non_blocking)
 
 
-def _softened(op: str, confidence: Tensor, base: Tensor, y: Labels) -> Target:
-    """Class y gets ``confidence``, every other class ``base``; an earlier mixture is softened class by class.
-
-    With rows t that sum to 1, ``(p - base) t + base``: for labels that is `SoftTarget.from_confidence`. Where slots are
-    ignored base counts in the share of the others. Source: Soft Augmentation Eq. 4.
-    """
-    y = as_target(op, y, confidence.shape[0])
-    if isinstance(y, Tensor):
-        check.same_device(op, plan=confidence, y=y)
-        p, b = per_row(confidence, y.ndim), per_row(base, y.ndim)
-        return ((p - b) * y + b).to(y.dtype)
-    check.same_device(op, plan=confidence, y=y.index)
-    base = per_row(base, y.index.ndim - 1).expand(y.index.shape[:-1])
-    kept = per_row(confidence, y.index.ndim - 1) - base
-    if y.index.shape[-1] > 1:
-        base = base * y.counted_share()
-    return SoftTarget(y.index, kept.unsqueeze(-1) * y.weight, base if y.base is None else kept * y.base + base)
-
-
-def _fill_of(x: Tensor, fill: float | Tensor, outside: int | None) -> float | Tensor:
+def _fill_of(op: str, x: Tensor, fill: float | Tensor, outside: int | None) -> float | Tensor:
     """fill of images; of masks what was asked for, or the ignored label (0 where it has no sign)."""
     if not is_mask(x):
         return fill
-    return OUTSIDE[x.dtype] if outside is None else outside
+    return OUTSIDE[x.dtype] if outside is None else mask_fill(op, "outside", outside, x)
+
+
+def _ignored(maps: Tensor) -> float:
+    """What lies outside of label maps; of dense ones nothing."""
+    return OUTSIDE[maps.dtype] if is_mask(maps) else 0.0
 
 
 class CropPlan(NamedTuple):
@@ -252,15 +257,14 @@ class CropPlan(NamedTuple):
 
         outside: of masks, what lies outside the image; None: -100, the ignored label (0 for uint8 and bool).
         """
-        x = _seen(x, view)
-        return functional.crop(x, self.shift, fill=_fill_of(x, self.fill, outside))
+        x = _seen("CropPlan.apply", x, view)
+        return functional.crop(x, self.shift, fill=_fill_of("CropPlan.apply", x, self.fill, outside))
 
     def target(self, y: Labels) -> Target:
         """Labels, or an earlier mixture, softened to the confidence; label maps are cropped first."""
-        if is_map(y):
-            y = moved_target("CropPlan.target", lambda maps: functional.crop(maps, self.shift, fill=_fill_of(
-                maps, 0.0, None)), y)
-        return _softened("CropPlan.target", self.confidence, self.base, y)
+        if is_map("CropPlan.target", y):
+            y = moved_target("CropPlan.target", lambda maps: functional.crop(maps, self.shift, fill=_ignored(maps)), y)
+        return softened("CropPlan.target", self.confidence, self.base, y)
 
     def mix(self, x: Tensor, y: Labels, view: View | None = None) -> tuple[Tensor, Target]:
         """``(apply(x, view), target(y))``."""
@@ -292,15 +296,17 @@ class ResizedCropPlan(NamedTuple):
     def apply(self, x: Tensor, view: View | None = None, outside: int | None = None) -> Tensor:
         """x (N, C, H, W) -> (N, C, *size). See `functional.resized_crop`; outside: as in `CropPlan.apply`. A view is a
         pass of its own here."""
-        x = _seen(x, view)
-        return functional.resized_crop(x, self.boxes, self.size, fill=_fill_of(x, self.fill, outside))
+        x = _seen("ResizedCropPlan.apply", x, view)
+        check.tensor("ResizedCropPlan.apply", "plan.boxes", self.boxes)
+        fill = _fill_of("ResizedCropPlan.apply", x, self.fill, outside)
+        return functional.resized_crop(x, self.boxes, self.size, fill=fill)
 
     def target(self, y: Labels) -> Target:
         """Labels, or an earlier mixture, softened to the confidence; label maps are cropped first."""
-        if is_map(y):
+        if is_map("ResizedCropPlan.target", y):
             y = moved_target("ResizedCropPlan.target", lambda maps: functional.resized_crop(
-                maps, self.boxes, self.size, fill=_fill_of(maps, 0.0, None)), y)
-        return _softened("ResizedCropPlan.target", self.confidence, self.base, y)
+                maps, self.boxes, self.size, fill=_ignored(maps)), y)
+        return softened("ResizedCropPlan.target", self.confidence, self.base, y)
 
     def mix(self, x: Tensor, y: Labels, view: View | None = None) -> tuple[Tensor, Target]:
         """``(apply(x, view), target(y))``."""
@@ -329,18 +335,21 @@ class NoisePlan(NamedTuple):
 
     def apply(self, x: Tensor, view: View | None = None) -> Tensor:
         """x (N, C, H, W) -> like x; a mask stays as it is. A view is a pass of its own here."""
-        x = _seen(x, view)
+        x = _seen("NoisePlan.apply", x, view)
         if is_mask(x):
             return x
         check.tensor("NoisePlan.apply", "x", x)
         check.dtype("NoisePlan.apply", "x", x, *check.FLOATS)
         check.shape("NoisePlan.apply", "plan.noise", self.noise, x.shape, "like x")
-        check.same_device("NoisePlan.apply", x=x, noise=self.noise)
+        check.dtype("NoisePlan.apply", "plan.noise", self.noise, *check.FLOATS)
+        check.shape("NoisePlan.apply", "plan.amount", self.amount, x.shape[:1], "(N,)")
+        check.dtype("NoisePlan.apply", "plan.amount", self.amount, *check.FLOATS)
+        check.same_device("NoisePlan.apply", x=x, noise=self.noise, amount=self.amount)
         return torch.addcmul(x, self.noise.to(x.dtype), per_row(self.amount.to(x.dtype), x.ndim))
 
     def target(self, y: Labels) -> Target:
         """Labels, or an earlier mixture, softened to the confidence."""
-        return _softened("NoisePlan.target", self.confidence, self.base, y)
+        return softened("NoisePlan.target", self.confidence, self.base, y)
 
     def mix(self, x: Tensor, y: Labels, view: View | None = None) -> tuple[Tensor, Target]:
         """``(apply(x, view), target(y))``."""

@@ -62,7 +62,7 @@ def blend(x: Tensor, index: Tensor, weight: Tensor, *, view: View | None = None)
         if found is not None:
             return found
     if view is not None and is_clip(x):
-        return on_frames(lambda frames: blend(frames, index, weight, view=view_of_frames(view, x)), x)
+        return on_frames(lambda frames: blend(frames, index, weight, view=view_of_frames("blend", view, x)), x)
     if view is not None:
         check_view("blend", x, view)
     else:

@@ -19,7 +19,7 @@ from torch import Tensor
 from .enums import FLOAT_TYPES
 
 FLOATS = FLOAT_TYPES
-FLOAT32_MAX = torch.finfo(torch.float32).max
+FLOAT32_MAX, FLOAT32_TINY = torch.finfo(torch.float32).max, torch.finfo(torch.float32).tiny
 
 
 def tensor(op: str, name: str, value: object) -> None:
@@ -81,8 +81,11 @@ def contiguous(op: str, name: str, value: Tensor) -> None:
 # ---------------------------------------------------------------- numbers and choices
 
 def shown(value: object) -> str:
-    """A value in a message: short, whatever it is."""
+    """A value in a message: short, whatever it is, and without an address."""
     text = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
+    if " at 0x" in text:
+        text = f"{type(value).__module__}.{type(value).__name__}".removeprefix("builtins.")
+    text = " ".join(text.split())
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
@@ -106,10 +109,10 @@ def share(op: str, name: str, value: Any) -> float:
 
 
 def positive(op: str, name: str, value: Any) -> float:
-    """Above 0 and a float32, in which random numbers are drawn."""
+    """Above 0 and a float32 (one of full precision), in which random numbers are drawn."""
     found = number(op, name, value, "a finite number above 0")
-    if not 0.0 < found <= FLOAT32_MAX:
-        kept = " that float32 holds" if FLOAT32_MAX < found < math.inf else ""
+    if not FLOAT32_TINY <= found <= FLOAT32_MAX:
+        kept = " that float32 holds" if 0.0 < found < math.inf else ""
         raise ValueError(f"{op}: {name} is {value}, want a finite number above 0{kept}")
     return found
 
@@ -168,6 +171,24 @@ def flag(op: str, name: str, value: Any) -> bool:
     if not isinstance(value, (bool, np.bool_)):
         raise TypeError(f"{op}: {name} is {shown(value)}, want True or False")
     return bool(value)
+
+
+def generator(op: str, name: str, value: object) -> None:
+    if value is not None and not isinstance(value, torch.Generator):
+        raise TypeError(f"{op}: {name} is {shown(value)}, want a torch.Generator or None")
+
+
+def device(op: str, name: str, value: Any) -> torch.device:
+    """A device; None is torch's default one."""
+    if value is None:
+        return torch.get_default_device()
+    want = "a torch.device, its name or its number"
+    if not isinstance(value, (str, int, torch.device)) or isinstance(value, bool):
+        raise TypeError(f"{op}: {name} is {shown(value)}, want {want}")
+    try:
+        return torch.device(value)
+    except RuntimeError:  # among others a number where there is no accelerator
+        raise ValueError(f"{op}: {name} is {shown(value)}, want {want}") from None
 
 
 # ---------------------------------------------------------------- values of tensors

@@ -15,12 +15,14 @@ def visibility(shift: Tensor, size: tuple[int, int]) -> Tensor:
     """The share of an image that a window of its own size still shows: ``(H - |ty|) (W - |tx|) / (H W)``.
 
     Args:
-        shift: (N, 2) whole pixels (down, right). size: (H, W).
+        shift: (N, 2) int64 or int32, whole pixels (down, right). size: (H, W).
     Returns: (N,) float32 in [0, 1], 0 where a shift leaves the image.
     Source: Soft Augmentation Listing 1, v of Eq. 7.
     """
     check.ndim("visibility", "shift", shift, 2)
     check.shape("visibility", "shift", shift, (shift.shape[0], 2), "(N, 2)")
+    check.dtype("visibility", "shift", shift, torch.int64, torch.int32)
+    size = check.pair("visibility", "size", size, "(height, width)")
     down, right = shift.abs().unbind(1)
     shown = [(float(side) - moved).clamp_min(0).to(torch.float32) / side
              for side, moved in zip(size, (down, right), strict=True)]
@@ -30,9 +32,15 @@ def visibility(shift: Tensor, size: tuple[int, int]) -> Tensor:
 def confidence(v: Tensor, k: float, chance: float) -> Tensor:
     """``p = 1 - (1 - chance) (1 - v)^k``: 1 where all is visible, chance where nothing is.
 
-    Args: v: visibilities in [0, 1], any shape. k: > 0, the curve's power. chance: 1 / J for J classes.
+    Args: v: visibilities in [0, 1], float of any shape. k: > 0, the curve's power. chance: in [0, 1], 1 / J for J
+        classes.
+    Returns: like v.
     Source: Soft Augmentation Eq. 7.
     """
+    op = "confidence"
+    check.tensor(op, "v", v)
+    check.dtype(op, "v", v, *check.FLOATS)
+    k, chance = check.positive(op, "k", k), check.share(op, "chance", chance)
     return 1 - (1 - chance) * (1 - v) ** k
 
 
@@ -70,7 +78,9 @@ def pair_weight(iou: Tensor, k: float = 4, chance: float = 0.0, variant: str = "
     """
     check.choice("pair_weight", "variant", variant, ("SA1", "SA2"))
     k, chance = check.positive("pair_weight", "k", k), check.share("pair_weight", "chance", chance)
+    normalise = check.flag("pair_weight", "normalise", normalise)
     check.ndim("pair_weight", "iou", iou, 1)
+    check.dtype("pair_weight", "iou", iou, *check.FLOATS)
     weight = 1 - (1 - chance) * ((1 - iou) if variant == "SA1" else iou) ** k
     if not normalise or weight.shape[0] == 0:
         return weight

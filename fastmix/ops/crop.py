@@ -18,9 +18,10 @@ from torch import Tensor
 from ..reference import functional as reference
 from ..reference._common import is_channels_last
 from . import checks as check
+from . import memory
 from .dispatch import select
 from .operator import Operator
-from .planes import check_mask, gathered, is_clip, is_mask, on_frames
+from .planes import check_mask, gathered, is_clip, is_mask, mask_fill, on_frames
 
 
 def _fake_crop(x: Tensor, shift: Tensor, fill: Tensor | None, value: float) -> Tensor:
@@ -101,7 +102,7 @@ def crop(x: Tensor, shift: Tensor, *, fill: float | Tensor = 0.0) -> Tensor:
     Source: Soft Augmentation Sec. 4.1, Listing 1.
     """
     if is_clip(x):
-        return on_frames(lambda frames: crop(frames, shift, fill=fill_of_frames(fill, x)), x)
+        return on_frames(lambda frames: crop(frames, shift, fill=fill_of_frames("crop", fill, x)), x)
     if is_mask(x):
         return _crop_mask(x, shift, fill)
     check.images("crop", "x", x)
@@ -123,19 +124,13 @@ def _crop_mask(x: Tensor, shift: Tensor, fill: float | Tensor) -> Tensor:
     height, width = x.shape[-2:]
     rows = torch.arange(height, device=x.device) + shift[:, :1].to(torch.int64)
     columns = torch.arange(width, device=x.device) + shift[:, 1:].to(torch.int64)
-    return gathered(x, rows, columns, _mask_fill("crop", fill))
+    return gathered(x, rows, columns, mask_fill("crop", "fill", fill, x))
 
 
-def _mask_fill(op: str, fill: float | Tensor) -> int:
-    if isinstance(fill, Tensor) or int(fill) != fill:
-        given = "a tensor" if isinstance(fill, Tensor) else fill
-        raise TypeError(f"{op}: fill is {given}, want a whole number for a mask of whole numbers")
-    return int(fill)
-
-
-def fill_of_frames(fill: float | Tensor, x: Tensor) -> float | Tensor:
+def fill_of_frames(op: str, fill: float | Tensor, x: Tensor) -> float | Tensor:
     """(N, C) for all frames of a clip (N, C, T, H, W)."""
-    if isinstance(fill, Tensor) and fill.ndim == 2:
+    if isinstance(fill, Tensor):
+        check.shape(op, "fill", fill, tuple(x.shape[:2]), "(N, C) like x")
         return fill.repeat_interleave(x.shape[2], 1)
     return fill
 
@@ -162,7 +157,7 @@ def resized_crop(x: Tensor, box: Tensor, size: tuple[int, int], *, fill: float |
     """
     op = "resized_crop"
     if is_clip(x):
-        return on_frames(lambda frames: resized_crop(frames, box, size, fill=fill_of_frames(fill, x)), x)
+        return on_frames(lambda frames: resized_crop(frames, box, size, fill=fill_of_frames(op, fill, x)), x)
     mask = is_mask(x)
     if mask:
         check_mask(op, x)
@@ -173,9 +168,11 @@ def resized_crop(x: Tensor, box: Tensor, size: tuple[int, int], *, fill: float |
     check.no_grad_needed(op, "box", box)
     check.same_device(op, x=x, box=box)
     size = height, width = check.pair(op, "size", size, "(height, width)")
+    planes = max(1, math.prod(x.shape[:-2]))  # strides of an empty batch have to be numbers too
+    memory.check_size(op, "size", size, planes * height * width * x.element_size(), "images", x.device)
     if mask:
         lines = [_nearest(*box.to(torch.float64)[:, axis::2].unbind(1), side) for axis, side in enumerate(size)]
-        return gathered(x, *lines, _mask_fill(op, fill))
+        return gathered(x, *lines, mask_fill(op, "fill", fill, x))
     colour, value = _check_fill(op, fill, x)
     backend = select("crop", x)
     if backend == "reference" or 0 in x.shape[2:]:  # kernels read pixels, and there are none

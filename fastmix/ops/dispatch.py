@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..reference._common import in_vmap
+from . import checks as check
 from . import choice, library
 
 _transforms_active = torch._C._are_functorch_transforms_active
@@ -49,10 +50,10 @@ class CannotServe(RuntimeError):
 
 
 def _parse(name: str, source: str) -> str | None:
-    if name == "auto":
+    if isinstance(name, str) and name == "auto":
         return None
-    if name not in BACKENDS:
-        raise ValueError(f"{source}: backend is {name!r}, want one of {', '.join(BACKENDS)} or auto")
+    if not isinstance(name, str) or name not in BACKENDS:
+        raise ValueError(f"{source}: backend is {check.shown(name)}, want one of {', '.join(BACKENDS)} or auto")
     return name
 
 
@@ -149,7 +150,7 @@ class backend:
 
 def set_debug(on: bool) -> None:
     """Check values that live on the GPU as well (labels and indices in range), at the price of a sync a call."""
-    _State.debug = bool(on)
+    _State.debug = check.flag("fastmix.set_debug", "on", on)
 
 
 def must_check_values(backend_name: str, x: Tensor) -> bool:

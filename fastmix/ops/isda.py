@@ -183,6 +183,8 @@ def _check(op: str, logits: Tensor, weight: Tensor, cov: Tensor | None, strength
         raise ValueError(f"{op}: weight has shape {tuple(weight.shape)}, want at least one class")
     dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
     if cov is None:
+        if kind is not None:
+            check.choice(op, "kind", kind, NAMES)
         if kind not in (None, "identity"):
             raise ValueError(f"{op}: cov is None, want a covariance for kind {kind!r}")
         cov = weight.new_empty((0,), dtype=dtype)
@@ -326,6 +328,8 @@ def explicit_sda(features: Tensor, weight: Tensor, bias: Tensor | None, cov: Ten
     check.shape(op, "labels", labels, features.shape[:1], "(N,) like features")
     check.dtype(op, "labels", labels, torch.int64)
     check.at_least(op, "samples", samples, 1)
+    check.generator(op, "generator", generator)
+    ignore_index = check.integer(op, "ignore_index", ignore_index)
     if isinstance(strength, Tensor):
         check.shape(op, "strength", strength, (), "0-d, or a float")
     elif not _number(op, strength) >= 0:
@@ -339,4 +343,7 @@ def explicit_sda(features: Tensor, weight: Tensor, bias: Tensor | None, cov: Ten
     check.rows_in_range(op, "labels", labels, 0, weight.shape[0])
     each = max(1, len(features)) * (features.shape[1] + weight.shape[0]) * max(4, features.element_size())
     memory.check(op, "samples", samples, each, "random numbers and logits", features.device)
-    return reference.explicit_sda(features, weight, bias, cov, labels, strength, samples, kind, generator)
+    try:
+        return reference.explicit_sda(features, weight, bias, cov, labels, strength, samples, kind, generator)
+    except torch.linalg.LinAlgError:
+        raise ValueError(f"{op}: cov has a matrix without a root, want finite symmetric ones") from None

@@ -24,7 +24,19 @@ def total(device: torch.device) -> int:
 def check(op: str, name: str, value: int, each: int, what: str, device: torch.device) -> None:
     """ValueError if an argument asks for more than half of a device's memory. each: bytes for every one of its units;
     what: they are."""
+    if torch.compiler.is_compiling():  # sizes are symbols, and what is compared becomes a guard
+        return
     most = total(device) // PART
     if value * each > most:
         raise ValueError(f"{op}: {name} is {value}, which comes to about {value * each / 2**30:,.1f} GiB of {what}; "
                          f"want at most {most // each} ({most / 2**30:,.1f} GiB, half of the {device.type}'s memory)")
+
+
+def check_size(op: str, name: str, value: object, size: int, what: str, device: torch.device) -> None:
+    """The same of an argument that is more than one number. size: bytes."""
+    if torch.compiler.is_compiling():
+        return
+    most = total(device) // PART
+    if size > most:
+        raise ValueError(f"{op}: {name} is {value}, which comes to about {size / 2**30:,.1f} GiB of {what}; want at "
+                         f"most {most / 2**30:,.1f} GiB, half of the {device.type}'s memory")

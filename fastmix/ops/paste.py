@@ -67,7 +67,7 @@ def paste(x: Tensor, index: Tensor, boxes: Tensor, *, view: View | None = None) 
         if found is not None:
             return found
     if is_clip(x):
-        return on_frames(lambda frames: paste(frames, index, boxes, view=view_of_frames(view, x)), x)
+        return on_frames(lambda frames: paste(frames, index, boxes, view=view_of_frames("paste", view, x)), x)
     if is_mask(x) and view is None:
         check_mask("paste", x)
         check.ndim("paste", "boxes", boxes, 3)
@@ -102,4 +102,4 @@ def paste_areas(boxes: Tensor, size: tuple[int, int]) -> Tensor:
     check.ndim("paste_areas", "boxes", boxes, 3)
     check.shape("paste_areas", "boxes", boxes, (*boxes.shape[:2], 4), "(N, K-1, 4)")
     check.dtype("paste_areas", "boxes", boxes, torch.int32)
-    return reference.paste_areas(boxes, size)
+    return reference.paste_areas(boxes, check.pair("paste_areas", "size", size, "(height, width)"))

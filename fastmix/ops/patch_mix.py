@@ -76,7 +76,7 @@ def patch_mix(x: Tensor, partner: Tensor, mask: Tensor, lam: Tensor, *,
 
         def mix(frames: Tensor) -> Tensor:
             nonlocal weight
-            mixed, weight = patch_mix(frames, partner, mask, lam, view=view_of_frames(view, x))
+            mixed, weight = patch_mix(frames, partner, mask, lam, view=view_of_frames(op, view, x))
             return mixed
         return on_frames(mix, x), weight
     if view is not None:
@@ -118,7 +118,7 @@ def rmix(x: Tensor, grad: Tensor, grid: tuple[int, int], q: Tensor, partner: Ten
     Args:
         x: images (N, C, H, W), any float dtype and memory format.
         grad: their input gradient, as in `saliency_mask`.
-        grid: (h, w) cells. q: (N,) or 0-d float. partner: (N,) int64. lam: (N,) or 0-d float32.
+        grid: (h, w) cells. q: as in `saliency_mask`. partner: (N,) int64. lam: (N,) or 0-d float32.
     Returns: (mixed like x, weight (N, 2) float32, mask (N, h, w) bool). mixed is differentiable in x.
     Raises: as the two functions.
     Source: R-Mix, Eq. 2-7.

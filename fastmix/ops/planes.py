@@ -6,9 +6,11 @@ labels or a mask (N, ..., H, W) of whole numbers is moved as the images are: pas
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,7 +24,7 @@ OUTSIDE = {torch.int64: -100, torch.int32: -100, torch.uint8: 0, torch.bool: 0}
 
 
 def is_clip(x: object) -> bool:
-    return isinstance(x, Tensor) and x.ndim == 5
+    return isinstance(x, Tensor) and x.ndim == 5 and x.layout is torch.strided and not x.is_nested
 
 
 def is_mask(x: object) -> bool:
@@ -38,9 +40,25 @@ def not_a_mask(op: str, x: Tensor) -> None:
 
 
 def check_mask(op: str, x: Tensor) -> None:
+    check.tensor(op, "x", x)
     check.dtype(op, "x", x, *MASKS)
     if x.ndim < 3:
         raise ValueError(f"{op}: x has shape {tuple(x.shape)}, want a label map or mask (N, ..., H, W)")
+
+
+def mask_fill(op: str, name: str, value: object, x: Tensor) -> int:
+    """What lies outside of a mask x: a whole number that its dtype holds. 2.0 is one, True is one of a bool mask."""
+    dtype = str(x.dtype).removeprefix("torch.")
+    want = f"a whole number for a mask of dtype {dtype}"
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, (bool, np.bool_)) and x.dtype == torch.bool:
+        value = int(value)
+    whole = check.integer(op, name, value, want)
+    low, high = (0, 1) if x.dtype == torch.bool else (torch.iinfo(x.dtype).min, torch.iinfo(x.dtype).max)
+    if not low <= whole <= high:
+        raise ValueError(f"{op}: {name} is {whole}, want {want}, in [{low}, {high}]")
+    return whole
 
 
 def on_frames(move: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
@@ -54,7 +72,7 @@ def on_frames(move: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
 def on_bits(move: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """move, which copies pixels of float images (N, P, H, W), on a mask (N, ..., H, W), whatever its bits mean."""
     shape = x.shape
-    x = x.contiguous().view(shape[0], -1, *shape[-2:])
+    x = x.contiguous().view(shape[0], math.prod(shape[1:-2]), *shape[-2:])
     stored = _STORED_AS.get(x.dtype)
     if stored is not None:
         return move(x.view(stored)).view(x.dtype).view(shape)
@@ -70,7 +88,9 @@ def gathered(x: Tensor, rows: Tensor, columns: Tensor, outside: Any) -> Tensor:
     inside = ((rows >= 0) & (rows < height)).unsqueeze(2) & ((columns >= 0) & (columns < width)).unsqueeze(1)
     n, h, w = inside.shape
     place = rows.clamp(0, max(height - 1, 0)).unsqueeze(2) * width + columns.clamp(0, max(width - 1, 0)).unsqueeze(1)
-    planes = x.reshape(n, -1, height * width)
+    if height == 0 or width == 0:
+        return torch.full((*x.shape[:-2], h, w), outside, dtype=x.dtype, device=x.device)
+    planes = x.reshape(n, math.prod(x.shape[1:-2]), height * width)
     found = planes.gather(2, place.view(n, 1, h * w).expand(-1, planes.shape[1], -1))
     kept = torch.where(inside.view(n, 1, h * w), found, torch.full((), outside, dtype=x.dtype, device=x.device))
     return kept.view(*x.shape[:-2], h, w)

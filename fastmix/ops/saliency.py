@@ -104,7 +104,8 @@ def saliency_mask(grad: Tensor, grid: tuple[int, int], q: Tensor) -> Tensor:
     Args:
         grad: (N, C, H, W) as in `saliency_map`.
         grid: (h, w) cells.
-        q: (N,) or 0-d float, in [0, 1): the share of the cells below the threshold.
+        q: (N,) or 0-d float32 or float64, in [0, 1): the share of the cells below the threshold. Its values are not
+            read back: below 0 and NaN count as 0, all True; 1 and above as 1, the largest cell and its ties alone.
     Returns: (N, h, w) bool, ``v >= sorted(v)[ceil(q * (h*w - 1))]`` (rank in float64): ties are in, q = 0 is all
         True, an all-zero gradient is all True, NaN counts as largest.
     Source: R-Mix, Eq. 2-4 (a linearly interpolated percentile, without its rounding).
@@ -151,7 +152,12 @@ def saliency_mask_of_grid(grad: Tensor, patches: tuple[int, ...], grid: Tensor, 
 
 
 def percentile_mask(map: Tensor, q: Tensor) -> Tensor:
-    """`saliency_mask` from a map (N, h, w) float32 or float64 that exists already. Source: R-Mix, Eq. 4."""
+    """`saliency_mask` from a map that exists already.
+
+    Args: map: (N, h, w) float32 or float64. q: as in `saliency_mask`, also where it is NaN or outside [0, 1).
+    Returns: (N, h, w) bool.
+    Source: R-Mix, Eq. 4.
+    """
     check.ndim("percentile_mask", "map", map, 3)
     check.dtype("percentile_mask", "map", map, torch.float32, torch.float64)
     if map.shape[1] < 1 or map.shape[2] < 1:

@@ -270,6 +270,7 @@ def _numbers(op: str, name: str, value: Tensor, logits: Tensor) -> Tensor:
 def _fields(op: str, logits: Tensor, target: SoftTarget | Tensor, rows: tuple[int, ...]) -> tuple[Any, Any, Any]:
     """(index, weight, base) of a target; rows: the shape of what has one, (N,) or (N, ...)."""
     if isinstance(target, Tensor):
+        check.tensor(op, "target", target)
         if target.ndim != len(rows):
             raise ValueError(f"{op}: target has shape {tuple(target.shape)}, want a SoftTarget, labels "
                              f"{_shape_of(rows)}, or a float target like logits")
@@ -381,9 +382,15 @@ def soft_target_kl(logits: Tensor, target: SoftTarget | Tensor, confidence: Tens
             raise TypeError(f"{op}: confidence is {given}, want (N,) with labels, or a SoftTarget as the target")
         check.shape(op, "confidence", confidence, target.shape, "one for each label")
         confidence = _numbers(op, "confidence", confidence, target)
-    return _call(op, Loss.CROSS_ENTROPY if weighting == "weight" else Loss.KL, logits, target, reduction,
-                 confidence=confidence, class_weight=class_weight, ignore_index=ignore_index,
-                 weighting=_WEIGHTINGS[weighting])
+    options = {"confidence": confidence, "class_weight": class_weight, "ignore_index": ignore_index,
+               "weighting": _WEIGHTINGS[weighting]}
+    loss = Loss.CROSS_ENTROPY if weighting == "weight" else Loss.KL
+    if torch.compiler.is_compiling():
+        return _call(op, loss, logits, target, reduction, **options)
+    try:
+        return _call(op, loss, logits, target, reduction, **options)
+    except IndexError as error:  # the kernel knows the loss by another name
+        raise IndexError(f"{op}:{str(error).partition(':')[2]}") from None
 
 
 def soft_bce(logits: Tensor, target: SoftTarget | Tensor, *, sample_weight: Tensor | None = None,

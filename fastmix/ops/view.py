@@ -25,7 +25,7 @@ from . import random
 from .dispatch import select
 from .enums import FLOAT_TYPES
 from .operator import Operator
-from .planes import OUTSIDE, check_mask, gathered, is_clip, on_frames
+from .planes import OUTSIDE, check_mask, gathered, is_clip, mask_fill, on_frames
 
 FORMATS = (torch.preserve_format, torch.contiguous_format, torch.channels_last)
 
@@ -79,6 +79,9 @@ class View(NamedTuple):
             generator: on x's device; None is torch's own (torch.compile needs None). See `fastmix.ops.random`.
         """
         check.tensor("View.draw", "x", x)
+        if x.ndim == 0:
+            raise ValueError("View.draw: x has shape (), want (N, C, H, W)")
+        check.generator("View.draw", "generator", generator)
         pad, flip = check.at_least("View.draw", "pad", pad, 0), check.share("View.draw", "flip", flip)
         n, device = x.shape[0], x.device
         shift = random.integers(-pad, pad + 1, (n, 2), device, generator) if pad else None
@@ -91,7 +94,7 @@ class View(NamedTuple):
         Raises: ValueError for shapes and devices, TypeError for dtypes.
         """
         if is_clip(x):
-            return on_frames(view_of_frames(self, x).apply, x)
+            return on_frames(view_of_frames("View.apply", self, x).apply, x)
         check_view("View.apply", x, self)
         backend = select("view", x)
         return read_through(backend, "view", x, (), self)
@@ -108,17 +111,16 @@ class View(NamedTuple):
         check.tensor(op, "x", x)
         check_mask(op, x)
         n, (height, width) = x.shape[0], x.shape[-2:]
+        _check_moves(op, x, self)
         check.same_device(op, x=x, **{"view.flip": self.flip, "view.shift": self.shift})
         rows = torch.arange(height, device=x.device).expand(n, -1)
         columns = torch.arange(width, device=x.device).expand(n, -1)
         if self.shift is not None:
-            check.shape(op, "view.shift", self.shift, (n, 2), "(N, 2)")
             shift = self.shift.to(torch.int64)
             rows, columns = rows + shift[:, :1], columns + shift[:, 1:]
         if self.flip is not None:
-            check.shape(op, "view.flip", self.flip, (n,), "(N,)")
             columns = torch.where(self.flip.unsqueeze(1), width - 1 - columns, columns)
-        return gathered(x, rows, columns, OUTSIDE[x.dtype] if fill is None else fill)
+        return gathered(x, rows, columns, OUTSIDE[x.dtype] if fill is None else mask_fill(op, "fill", fill, x))
 
     def to(self, device: torch.device | str | int, non_blocking: bool = False) -> View:
         """The same view on another device."""
@@ -129,36 +131,47 @@ class View(NamedTuple):
 def check_view(op: str, x: Tensor, view: View) -> None:
     """x is a batch of bytes that view fits."""
     if not isinstance(view, View):
-        raise TypeError(f"{op}: view is {type(view).__name__}, want a fastmix.View")
+        raise TypeError(f"{op}: view is {check.shown(view)}, want a fastmix.View")
     check.ndim(op, "x", x, 4)
+    _check_fields(op, x, view)
+
+
+def _check_fields(op: str, x: Tensor, view: View) -> None:
+    """x: images or clips."""
     check.dtype(op, "x", x, torch.uint8)
-    n, channels = x.shape[:2]
     for name, value in (("view.mean", view.mean), ("view.std", view.std)):
-        check.shape(op, name, value, (channels,), "(C,)")
+        check.shape(op, name, value, (x.shape[1],), "(C,)")
         check.dtype(op, name, value, torch.float32)
         check.no_grad_needed(op, name, value)
+    _check_moves(op, x, view)
+    if not isinstance(view.out_dtype, torch.dtype) or view.out_dtype not in FLOAT_TYPES:
+        raise TypeError(f"{op}: view.out_dtype is {check.shown(view.out_dtype)}, want float32, bfloat16, float16 or "
+                        "float64")
+    if not isinstance(view.memory_format, torch.memory_format) or view.memory_format not in FORMATS:
+        raise ValueError(f"{op}: view.memory_format is {check.shown(view.memory_format)}, want one of "
+                         f"{', '.join(map(str, FORMATS))}")
+    check.same_device(op, x=x, **{"view.mean": view.mean, "view.std": view.std, "view.flip": view.flip,
+                                  "view.shift": view.shift})
+
+
+def _check_moves(op: str, x: Tensor, view: View) -> None:
+    n = x.shape[0]
     if view.flip is not None:
         check.shape(op, "view.flip", view.flip, (n,), "(N,)")
         check.dtype(op, "view.flip", view.flip, torch.bool)
     if view.shift is not None:
         check.shape(op, "view.shift", view.shift, (n, 2), "(N, 2)")
         check.dtype(op, "view.shift", view.shift, torch.int64, torch.int32)
-    if view.out_dtype not in FLOAT_TYPES:
-        raise TypeError(f"{op}: view.out_dtype is {view.out_dtype}, want float32, bfloat16, float16 or float64")
-    if view.memory_format not in FORMATS:
-        raise ValueError(f"{op}: view.memory_format is {view.memory_format}, want one of "
-                         f"{', '.join(map(str, FORMATS))}")
-    check.same_device(op, x=x, **{"view.mean": view.mean, "view.std": view.std, "view.flip": view.flip,
-                                  "view.shift": view.shift})
 
 
-def view_of_frames(view: View | None, x: Tensor) -> Any:
+def view_of_frames(op: str, view: View | None, x: Tensor) -> Any:
     """The view of a clip's planes (N, C * T, H, W) for that of the clip (N, C, T, H, W)."""
     if not isinstance(view, View):
         return view
+    _check_fields(op, x, view)
     if view.memory_format == torch.channels_last:
-        raise ValueError("view.memory_format is torch.channels_last, want contiguous_format or preserve_format for "
-                         "clips (N, C, T, H, W)")
+        raise ValueError(f"{op}: view.memory_format is torch.channels_last, want contiguous_format or preserve_format "
+                         "for clips (N, C, T, H, W)")
     frames = x.shape[2]
     return view._replace(mean=view.mean.repeat_interleave(frames), std=view.std.repeat_interleave(frames),
                          memory_format=torch.contiguous_format)

@@ -37,12 +37,17 @@ def saliency_map(grad: Tensor, grid: tuple[int, int]) -> Tensor:
 
 
 def percentile_mask(map: Tensor, q: Tensor) -> Tensor:
-    """Eq. 4: cells at or above the q-th percentile, ties included. map (N, h, w), q (N,) or 0-d -> bool."""
+    """Eq. 4: cells at or above the q-th percentile, ties included. map (N, h, w), q (N,) or 0-d -> bool.
+
+    q below 0 and NaN count as 0, above 1 as 1.
+    """
     flat = map.flatten(1)
     # sort puts NaN last, as the largest.
     ordered = flat.sort(1).values
     cells = flat.shape[1]
-    rank = torch.ceil(q.to(torch.float64) * (cells - 1)).to(torch.int64).clamp(0, cells - 1).expand(flat.shape[0])
+    rank = torch.ceil(q.to(torch.float64) * (cells - 1))
+    # As a float: an int64 of NaN or infinity is any number.
+    rank = torch.where(rank > 0, rank, 0.0).clamp_max(cells - 1).to(torch.int64).expand(flat.shape[0])
     threshold = ordered.gather(1, rank.unsqueeze(1))
     at_least = (flat >= threshold) | flat.isnan()
     return at_least.view(map.shape)

@@ -17,6 +17,8 @@ Z, Y, X = torch.randn(4, 3), torch.arange(4) % 3, torch.randn(4, 3, 8, 8)
 W, COV = torch.randn(3, 2), torch.rand(3, 2)
 STATE = (torch.zeros(3, dtype=torch.int64), torch.zeros(3, 2), torch.zeros(3, 2))
 
+MODEL = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 3))
+
 # Call by an option's name -> (the options that are numbers or names, the call).
 CALLS = {
     "soft_cross_entropy": (["label_smoothing", "ignore_index", "reduction"],
@@ -31,13 +33,18 @@ CALLS = {
                          lambda **o: F.isda_consistency(Z, W, COV, **({"strength": 0.5} | o), kind="diag")),
     "covariance_update_": (["ignore_index"],
                            lambda **o: F.covariance_update_(*STATE, torch.randn(4, 2), Y, kind="diag", **o)),
+    "explicit_sda": (["strength", "samples", "generator", "ignore_index"], lambda **o: F.explicit_sda(
+        torch.randn(4, 2), W, None, COV, Y, **({"strength": 0.5, "samples": 2} | o), kind="diag")),
+    "visibility": (["size"], lambda size: F.visibility(torch.zeros(4, 2, dtype=torch.int64), size)),
+    "confidence": (["k", "chance"], lambda **o: F.confidence(torch.rand(4), **({"k": 2, "chance": 0.1} | o))),
+    "paste_areas": (["size"], lambda size: F.paste_areas(torch.zeros(4, 1, 4, dtype=torch.int32), size)),
     "crop": (["fill"], lambda **o: F.crop(X, torch.zeros(4, 2, dtype=torch.int64), **o)),
     "resized_crop": (["size", "fill"],
                      lambda **o: F.resized_crop(X, torch.ones(4, 4), **({"size": (4, 4)} | o))),
     "saliency_map": (["grid"], lambda grid: F.saliency_map(X, grid)),
     "saliency_mask": (["grid"], lambda grid: F.saliency_mask(X, grid, torch.tensor(0.5))),
-    "pair_weight": (["k", "chance", "variant"], lambda **o: F.pair_weight(torch.rand(4), **o)),
-    "View.draw": (["flip", "pad"], lambda **o: View.draw(X, torch.rand(3), torch.rand(3), **o)),
+    "pair_weight": (["k", "chance", "variant", "normalise"], lambda **o: F.pair_weight(torch.rand(4), **o)),
+    "View.draw": (["flip", "pad", "generator"], lambda **o: View.draw(X, torch.rand(3), torch.rand(3), **o)),
     "SoftTarget.smooth": (["eps", "num_classes"],
                           lambda **o: SoftTarget.from_labels(Y).smooth(**({"eps": 0.1, "num_classes": 3} | o))),
     "SoftTarget.from_confidence": (["num_classes"], lambda **o: SoftTarget.from_confidence(Y, torch.rand(4), **o)),
@@ -61,7 +68,16 @@ CALLS = {
     "FocalLoss": (["gamma", "ignore_index", "reduction"], fastmix.FocalLoss),
     "ISDALoss": (["num_features", "num_classes", "kind", "label_smoothing", "ignore_index"],
                  lambda **o: fastmix.ISDALoss(**({"num_features": 2, "num_classes": 3} | o))),
-    "isda_strength": (["total", "schedule"], lambda **o: isda_strength(0.5, 1, **({"total": 3} | o))),
+    "isda_strength": (["strength0", "step", "total", "schedule"],
+                      lambda **o: isda_strength(**({"strength0": 0.5, "step": 1, "total": 3} | o))),
+    "SoftTarget.hard": (["ignore_index"], lambda **o: SoftTarget.from_labels(Y).hard(**o)),
+    "SoftTarget.dense": (["num_classes"], lambda **o: SoftTarget.from_labels(Y).dense(**o)),
+    "input_saliency": (["model", "loss_fn"],
+                       lambda **o: F.input_saliency(**({"model": MODEL, "x": X, "y": Y} | o))),
+    "risk_gap": (["model", "mixer"],
+                 lambda **o: fastmix.risk_gap(**({"model": MODEL, "loader": [(X, Y)], "mixer": None} | o))),
+    "uncertainty": (["model", "samples", "batch_size", "seed", "state", "progress"],
+                    lambda **o: fastmix.uncertainty(**({"model": MODEL, "dataset": [(X[0], 0)] * 4} | o))),
     "Refinement": (["epochs", "refine_epochs", "lr"],
                    lambda **o: fastmix.Refinement(**({"epochs": 3, "refine_epochs": 1} | o))),
     "subsample": (["ratio", "interval"],
@@ -78,7 +94,9 @@ def test_an_option_that_is_none(name, option):
     called = "ISDACovariance" if name == "ISDALoss" else name  # the module that keeps them
     for kind, value in WRONG.items():
         # A NaN is a number for what only colours pixels or scales a bound.
-        if (kind == "nan" and option in ("fill", "strength")) or (kind == "tensor" and option == "eps"):
+        if kind == "nan" and option in ("fill", "strength", "strength0", "step"):
+            continue
+        if (kind == "tensor" and option == "eps") or (kind == "bool" and option == "normalise"):
             continue
         with pytest.raises((TypeError, ValueError)) as caught:
             CALLS[name][1](**{option: value})
@@ -113,3 +131,44 @@ def test_tensors_that_are_not_plain(layout):
 def test_weights_that_are_no_real_numbers():
     with pytest.raises(TypeError, match="sample_weight has dtype complex64, want float32"):
         F.soft_cross_entropy(Z, Y, sample_weight=torch.ones(4, dtype=torch.complex64))
+
+
+@pytest.mark.parametrize("data", [None, 3, [3], [(X, 1)]], ids=str)
+def test_data_that_are_no_batches(data):
+    with pytest.raises(TypeError, match=r"risk_gap: loader (is|gives) .*, want batches"):
+        fastmix.risk_gap(MODEL, data, None)
+    with pytest.raises((TypeError, ValueError), match=r"uncertainty: (dataset|len\(dataset\)) (is|gives) .*, want "):
+        fastmix.uncertainty(MODEL, [] if isinstance(data, list) else data)
+
+
+@pytest.mark.parametrize("value", ["text", None, torch.tensor(True), [True], 1], ids=str)
+def test_switches(value):
+    mixer = fastmix.Mixup()
+    for option in ("create_graph", "update_stats"):
+        with pytest.raises(TypeError, match=f"input_saliency: {option} is .*, want True or False"):
+            F.input_saliency(MODEL, X, Y, **{option: value})
+    with pytest.raises(TypeError, match=r"Mixup: enabled is .*, want True or False"):
+        mixer.enabled = value
+    with pytest.raises(TypeError, match=r"set_debug: on is .*, want True or False"):
+        fastmix.set_debug(value)
+
+
+def test_numbers_that_float32_holds_as_zero():
+    """Beyond its smallest one the shares of a Dirichlet distribution would be NaN on one backend and not on another."""
+    for value in (5e-324, 1e-40):
+        with pytest.raises(ValueError, match=r"Mixup: alpha is .*, want a finite number above 0 that float32 holds"):
+            fastmix.Mixup(value)
+
+
+def test_fills_that_a_mask_does_not_hold():
+    shift, masks = torch.ones(1, 2, dtype=torch.int64), torch.zeros(1, 3, 3, dtype=torch.uint8)
+    for wrong, kind in ((300, ValueError), (-1, ValueError), (0.5, TypeError), ("0", TypeError), (None, TypeError)):
+        with pytest.raises(kind, match=r"crop: fill is .*, want a whole number for a mask of dtype uint8"):
+            F.crop(masks, shift, fill=wrong)
+        if wrong is not None:
+            with pytest.raises(kind, match=r"View.apply_mask: fill is .*, want a whole number for a mask"):
+                View(torch.rand(3), torch.rand(3), None, shift).apply_mask(masks, wrong)
+            with pytest.raises(kind, match=r"CropPlan.apply: outside is .*, want a whole number for a mask"):
+                fastmix.mixers.plans.CropPlan(shift, torch.rand(1), torch.rand(1), 0.0).apply(masks, outside=wrong)
+    assert F.crop(masks, shift, fill=2.0)[0, 2, 2] == 2
+    assert F.crop(masks.bool(), shift, fill=True)[0, 2, 2]

@@ -1,24 +1,10 @@
 """The public API is typed: every argument and every result of what a person imports, and none as Any."""
 
-import importlib
 import inspect
 import re
 
 import pytest
-
-MODULES = ("fastmix", "fastmix.functional", "fastmix.mixers", "fastmix.losses")
-PUBLIC = {f"{module}.{name}": getattr(importlib.import_module(module), name)
-          for module in MODULES for name in importlib.import_module(module).__all__}
-
-
-def functions(found):
-    """The function, or the public methods of the class that this project wrote."""
-    if not inspect.isclass(found):
-        return [found] if inspect.isfunction(found) else []
-    own = [found.__init__, *(member for name, member in inspect.getmembers(found) if not name.startswith("_"))]
-    own = [member.fget if isinstance(member, property) else member for member in own]
-    return [member for member in own
-            if inspect.isroutine(member) and getattr(member, "__module__", "").startswith("fastmix")]
+from helpers.public import PUBLIC, functions
 
 
 def problems(function):

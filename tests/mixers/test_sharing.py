@@ -62,10 +62,39 @@ def test_work_that_has_no_end_is_refused_with_its_size(monkeypatch):
     assert fastmix.functional.explicit_sda(*call, 10).ndim == 0
     data = torch.utils.data.TensorDataset(torch.rand(12, 1, 4, 4), torch.arange(12) % 3)
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 3))
-    with pytest.raises(ValueError, match=r"uncertainty: others is 10000000, which comes to about 14.3 GiB of plans"):
+    with pytest.raises(ValueError, match=r"AnchoredDCutMix: others is 10000000, want at most 1023"):
         uncertainty(model, data, others=10**7)
     assert len(uncertainty(model, data, others=5, samples=2).cv) == 12
 
 
 def test_the_memory_of_this_machine_is_known():
     assert 2**28 < memory.total(torch.device("cpu")) < 2**46
+
+
+@pytest.mark.parametrize("make", [fastmix.DMixup, fastmix.DCutMix, fastmix.SaliencyDCutMix])
+def test_so_many_images_are_not_mixed_into_one(make):
+    with pytest.raises(ValueError, match=rf"{make.__name__}: k is 1000000, want at most 1024"):
+        make(k=10**6)
+    x = torch.rand(3, 1, 2, 2)
+    assert make(k=1024)(x, torch.arange(3), x)[1].index.shape == (3, 1024)
+
+
+def test_a_size_that_memory_has_no_room_for_is_refused(monkeypatch):
+    monkeypatch.setattr(memory, "total", lambda device: 2**32)
+    target = fastmix.SoftTarget.from_labels(torch.arange(3))
+    for call, words in (
+            (lambda: fastmix.RMix(levels=10**9).percentiles(), r"RMix: levels is 1000000000, .* about 7.5 GiB"),
+            (lambda: fastmix.RLMix(levels=10**9).percentiles(), r"RLMix: levels is 1000000000"),
+            (lambda: target.dense(10**9), r"SoftTarget.dense: num_classes is 1000000000, .* GiB of a dense matrix"),
+            (lambda: fastmix.ISDACovariance(1000, 2048),
+             r"ISDACovariance: num_classes, num_features is \(1000, 2048\), .* about 15.6 GiB of statistics; want"),
+            (lambda: fastmix.ISDALoss(2048, 1000), r"ISDACovariance: num_classes, num_features"),
+            (lambda: fastmix.functional.resized_crop(torch.rand(1, 3, 4, 4), torch.rand(1, 4), (2**20, 2**10)),
+             r"resized_crop: size is \(1048576, 1024\), which comes to about 12.0 GiB of images"),
+            (lambda: fastmix.functional.resized_crop(torch.rand(0, 3, 4, 4), torch.rand(0, 4), (2**31, 2**31)),
+             "resized_crop: size is"),
+            (lambda: fastmix.SoftResizedCrop(5, size=2**20)(torch.rand(1, 3, 4, 4), torch.tensor([0])),
+             "resized_crop: size is")):
+        with pytest.raises(ValueError, match=words):
+            call()
+    assert fastmix.RMix(levels=10**9)(torch.rand(2, 1, 4, 4), torch.arange(2), torch.rand(2, 1, 4, 4))[0].shape[0] == 2

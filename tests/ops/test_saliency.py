@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import fastmix.functional as F
+from fastmix.ops import saliency as ops
 from fastmix.reference import functional as reference
 
 pytestmark = pytest.mark.operator("saliency")
@@ -91,6 +92,22 @@ def test_mask_and_peak(variant, shape, grid, dtype):
     assert peak.dtype == torch.int64 and peak.shape == (shape[0], 2)
     for (row, column), s in zip(peak.tolist(), norms_by_loop(grad), strict=True):
         assert s[row][column] >= max(max(line) for line in s) * (1 - 1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=dtype_id)
+def test_percentiles_that_are_none(variant, dtype):
+    """NaN and below 0: all True. 1 and above: the largest cell and its ties."""
+    q = torch.tensor([NAN, -INF, -0.5, -0.0, 1.0, 1.5, 1e30, INF], dtype=dtype)
+    map = torch.tensor([[0.1, 0.4], [0.4, 0.2]], dtype=dtype).expand(8, 2, 2)
+    grad = map.unsqueeze(1).contiguous()
+    for mask in (F.percentile_mask(map, q), F.saliency_mask(grad, (2, 2), q),
+                 ops.saliency_mask_of_grid(grad, (1, 2), torch.tensor(1), q)):
+        assert mask[:4].all()
+        assert torch.equal(mask[4:], torch.tensor([[False, True], [True, False]]).expand(4, 2, 2))
+    for each, want in zip(q, mask, strict=True):  # one for all images, and more cells than a block has threads
+        assert torch.equal(F.percentile_mask(map, each), want.expand(8, 2, 2))
+        wide = F.percentile_mask(torch.arange(6000, dtype=dtype).view(1, 60, 100), each)
+        assert wide.sum() == (6000 if want.all() else 1)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=dtype_id)

@@ -354,6 +354,9 @@ def test_class_out_of_range(variant, index_errors):
             F.soft_cross_entropy(z, torch.tensor([0, 1, bad]))
     with pytest.raises(IndexError, match="soft_kl: target index of row 1 is 9"):
         F.soft_kl(z, SoftTarget(torch.tensor([[0, 1], [3, 9], [0, 0]]), torch.rand(3, 2)))
+    for weighting in ("sample", "none", "weight", "batch_mean"):
+        with pytest.raises(IndexError, match=r"^soft_target_kl: target index of row 1 is 9"):
+            F.soft_target_kl(torch.randn(2, 4), torch.tensor([0, 9]), torch.rand(2), weighting=weighting)
     with pytest.raises(IndexError, match="soft_bce: target index of row 0 is -1,"):
         F.soft_bce(z, torch.tensor([-1, 0, 0]))
 
