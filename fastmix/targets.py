@@ -261,11 +261,13 @@ class SoftTarget:
     @property
     def device(self) -> torch.device:
         """Where the fields are."""
+        check_target("SoftTarget.device", self)
         return self.index.device
 
     @property
     def shape(self) -> torch.Size:
         """Of the rows: (N,), of pixels (N, ...)."""
+        check_target("SoftTarget.shape", self)
         return self.index.shape[:-1]
 
     @overload
@@ -276,7 +278,13 @@ class SoftTarget:
 
     def size(self, dim: int | None = None) -> torch.Size | int:
         """`shape`, or its entry."""
-        return self.shape if dim is None else self.shape[dim]
+        shape = self.shape
+        if dim is None:
+            return shape
+        dim = check.integer("SoftTarget.size", "dim", dim)
+        if not -len(shape) <= dim < len(shape):
+            raise IndexError(f"SoftTarget.size: dim is {dim}, want {-len(shape)} to {len(shape) - 1}")
+        return shape[dim]
 
     def to(self, device: torch.device | str | int | torch.dtype | Tensor | None = None,
            dtype: torch.dtype | bool | None = None, non_blocking: bool = False) -> SoftTarget:
@@ -295,14 +303,26 @@ class SoftTarget:
 
     def cpu(self) -> SoftTarget:
         """The same target in the host's memory."""
+        check_target("SoftTarget.cpu", self)
         return self.to("cpu")
 
     def cuda(self, device: torch.device | str | int | None = None, non_blocking: bool = False) -> SoftTarget:
-        """The same target on a GPU; None: the current one."""
+        """The same target on a GPU; None: the current one. RuntimeError where there is none."""
+        check_target("SoftTarget.cuda", self)
+        if not torch.cuda.is_available():
+            raise RuntimeError("SoftTarget.cuda: there is no CUDA device here; t.to(device) takes others")
         return self._map(lambda field: field.cuda(device, non_blocking=non_blocking))
 
     def split(self, rows: int | Sequence[int]) -> tuple[SoftTarget, ...]:
-        """Targets of so many rows each, or of these numbers, as of ``Tensor.split``."""
+        """Targets of so many rows each, or of these numbers, which sum to N, as of ``Tensor.split``."""
+        op = "SoftTarget.split"
+        check_target(op, self)
+        if isinstance(rows, (list, tuple)):
+            rows = [check.at_least(op, "rows", each, 0) for each in rows]
+            if sum(rows) != len(self):
+                raise ValueError(f"{op}: rows sum to {sum(rows)}, want {len(self)}")
+        else:
+            rows = check.at_least(op, "rows", rows, 1)
         parts = [None if field is None else field.split(rows) for field in self]
         assert parts[0] is not None and parts[1] is not None
         return tuple(SoftTarget(index, weight, None if parts[2] is None else parts[2][n])

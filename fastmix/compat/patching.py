@@ -51,7 +51,7 @@ def patch(*libraries: str) -> Patched:
     Raises: ImportError for a library that is named and missing; ValueError for another name.
     """
     for name in libraries:
-        if name not in CLASSES:
+        if not isinstance(name, str) or name not in CLASSES:
             raise ValueError(f"patch: libraries has {name!r}, want some of {', '.join(CLASSES)}")
     done: list[Place] = []
     for library in libraries or CLASSES:

@@ -105,7 +105,8 @@ def isda_strength(d: Drawing) -> Call:
 # ---------------------------------------------------------------- targets and views
 
 @strategy("SoftTarget", *(f"SoftTarget.{name}" for name in (
-    "cat", "confidence", "counted_share", "dense", "hard", "pin_memory", "smooth", "to")))
+    "cat", "confidence", "counted_share", "cpu", "cuda", "dense", "device", "hard", "pin_memory", "shape", "size",
+    "smooth", "split", "to")))
 def soft_target(d: Drawing) -> Call:
     method = d.call.name.partition(".")[2]
     n, pixels = d.rows(), d.pick((), (), (2, 3))
@@ -126,11 +127,17 @@ def soft_target(d: Drawing) -> Call:
         return d.result(f"t.smooth({eps}, {classes}{d.options(ignore_index=ignored)})")
     if method == "to":
         return d.result(f"t.to({d.option('device', CPU, DEVICES)})")
-    if method == "pin_memory":
+    if method in ("pin_memory", "cuda"):
         d.call.good = False  # where there is no GPU
-        return d.result("t.pin_memory()")
-    if method == "confidence":
-        return d.result("t.confidence()")
+        return d.result(f"t.{method}()")
+    if method in ("confidence", "cpu"):
+        return d.result(f"t.{method}()")
+    if method in ("device", "shape"):
+        return d.result(f"(t.{method}, len(t))")
+    if method == "size":
+        return d.result(f"t.size({d.option('dim', ('', '0', '-1'), ('9', *ODD_INTEGERS))})")
+    if method == "split":
+        return d.result(f"t.split({d.option('rows', ('1', '2', f'[{n}]'), ('[99]', '[1, -1]', *ODD_INTEGERS))})")
     rows = d.option("rows", ("slice(0, 1)", "slice(None, None, 2)", f"torch.ones({n}, dtype=torch.bool)", "[]",
                              "slice(5, None)"),
                     ("0", "torch.tensor(0)", "'index'", "None", "1.5", "[99]", "[True]", "slice('a')",
@@ -255,6 +262,15 @@ def uncertainty(d: Drawing) -> Call:
     if n == 1:
         d.call.good = False
     return d.result(f"tuple(fastmix.uncertainty(net, {data}, samples={samples}{options}))")
+
+
+@strategy("patch", "unpatch")
+def patching(d: Drawing) -> Call:
+    """No library is replaced: that would import it."""
+    if d.call.name == "unpatch":
+        return d.result("fastmix.unpatch()")
+    odd = d.spoilt("libraries", ["'keras'", "3", "None", "[]", "torch"])
+    return d.result(f"fastmix.patch({odd})")
 
 
 @strategy("backend", "set_debug")

@@ -112,7 +112,7 @@ class Drawing:
         self._count += 1
         return self._count in self._bad
 
-    def _spoilt(self, name: str, options: Sequence[str]) -> str:
+    def spoilt(self, name: str, options: Sequence[str]) -> str:
         found = str(self.pick(*options))
         # Of two bad arguments either may be found first.
         self.call.wrong = name if found in ODD and not self.call.wild else None
@@ -122,7 +122,7 @@ class Drawing:
     def option(self, name: str, good: Sequence[str], odd: Sequence[str] = ODD_NUMBERS) -> str:
         """Source of an argument that is no tensor: one of ``good``, or what may be wrong."""
         if self._turn():
-            return self._spoilt(name, [each for each in (*odd, *ODD) if each not in good])
+            return self.spoilt(name, [each for each in (*odd, *ODD) if each not in good])
         return str(self.pick(*good))
 
     def options(self, **named: tuple[Sequence[str], Sequence[str]]) -> str:
@@ -153,7 +153,7 @@ class Drawing:
                                 () if gradient or kind != "float" else WITH_GRADIENT)
             if changes:
                 wants = wants and changes is values
-                source = _put(self._spoilt(name, changes), f"({source})", shape)
+                source = _put(self.spoilt(name, changes), f"({source})", shape)
         self.call.arguments.append(f"{variable} = {f'({source}).requires_grad_()' if wants else source}")
         return variable
 

@@ -7,6 +7,7 @@ import inspect
 import typing
 from collections.abc import Callable
 from functools import cache
+from types import UnionType
 from typing import Any
 
 MODULES = ("fastmix", "fastmix.functional", "fastmix.mixers", "fastmix.losses")
@@ -42,7 +43,7 @@ def callables() -> dict[str, Callable[..., Any]]:
     ``SoftTarget.cat``. An inherited method is there once, under the class that has it."""
     found: dict[str, Callable[..., Any]] = {}
     for name, each in [*PUBLIC.items(), *((f"fastmix.{plan.__name__}", plan) for plan in plans())]:
-        if inspect.ismodule(each):
+        if inspect.ismodule(each) or isinstance(each, UnionType):  # a type alias is not called
             continue
         module, _, own = name.rpartition(".")
         found[f"functional.{own}" if module == "fastmix.functional" else own] = each
