@@ -50,6 +50,8 @@ def random_bits(number: int, device: torch.device, generator: Generator | None =
     Not float uniforms: their ties would favour some permutations, and Inductor gives them 24 random bits in float64
     too (measured, torch 2.13).
     """
+    if generator is None:  # drawn for every plan: without the calls in between
+        return torch.randint(0, 2**63 - 1, (number,), device=device)
     return integers(0, 2**63 - 1, (number,), device, generator)
 
 
