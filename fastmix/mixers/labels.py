@@ -107,8 +107,9 @@ def _are_plain(index: Tensor, weight: Tensor, y: Labels) -> bool:
     if not (y.__class__ is index.__class__ is weight.__class__ is Tensor):
         return False
     shape = index.shape
-    return (len(shape) == 2 and weight.shape == shape and y.shape == shape[:1] and y.dtype is index.dtype is torch.int64
-            and y.layout is index.layout is weight.layout is torch.strided and y.device == index.device == weight.device)
+    return (len(shape) == 2 and weight.shape == shape and y.shape == shape[:1]
+            and y.dtype is index.dtype is torch.int64 and y.layout is index.layout is weight.layout is torch.strided
+            and y.device == index.device == weight.device)
 
 
 def moved_target(op: str, move: Callable[[Tensor], Tensor], y: Labels) -> Target:
