@@ -23,7 +23,7 @@ BOXES, MASK, LAM = torch.ones(2, 1, 4, dtype=torch.int32), torch.ones(2, 2, 2, d
     ((INDEX.to_sparse(), WEIGHT), r"index is a sparse_coo tensor, want a plain one"),
     ((INDEX.float(), WEIGHT), "index has dtype float32, want int64"),
     ((INDEX[0], WEIGHT), r"index has shape \(2,\), want \(N, K\)"),
-    ((INDEX.numpy(), WEIGHT), "index is ndarray, want a tensor"),
+    ((INDEX.cpu().numpy(), WEIGHT), "index is ndarray, want a tensor"),
     ((INDEX, WEIGHT[:, :1]), r"weight has shape \(2, 1\), want"),
     ((INDEX, WEIGHT.to(torch.complex64)), "weight has dtype complex64"),
     ((INDEX, WEIGHT, ONES[:1]), r"base has shape \(1,\)"),
@@ -75,7 +75,7 @@ def test_images_of_a_plan():
             plan.apply(X, 3)
 
 
-@pytest.mark.parametrize("y", [Y.numpy(), object(), torch.zeros(2, 4, 4, dtype=torch.int64).to_sparse()], ids=str)
+@pytest.mark.parametrize("y", [Y.cpu().numpy(), object(), torch.zeros(2, 4, 4, dtype=torch.int64).to_sparse()], ids=str)
 @pytest.mark.parametrize("make", [fastmix.CutMix, fastmix.Cutout, fastmix.RMix, lambda: fastmix.SoftCrop(3)])
 def test_labels_that_are_none(make, y):
     with pytest.raises(TypeError, match=r"\w+Plan.(target|mix): y is "):
