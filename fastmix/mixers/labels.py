@@ -104,7 +104,9 @@ def mix_targets(op: str, index: Tensor, weight: Tensor, y: Labels) -> Target:
 
 def _are_plain(index: Tensor, weight: Tensor, y: Labels) -> bool:
     """Whether these are labels and a plan as a mixer makes it, which need no other check: 2 us less a call."""
-    if not (y.__class__ is index.__class__ is weight.__class__ is Tensor):
+    if not isinstance(y, Tensor) or not (y.__class__ is index.__class__ is weight.__class__ is Tensor):
+        return False
+    if y.is_nested or index.is_nested or weight.is_nested:  # which have no shape
         return False
     shape = index.shape
     return (len(shape) == 2 and weight.shape == shape and y.shape == shape[:1]
