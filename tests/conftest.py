@@ -157,12 +157,17 @@ def _in_its_half(items: list[pytest.Item]) -> list[pytest.Item]:
     return [item for item in items if item not in left_out]
 
 
+def _keep(config: pytest.Config, items: list[pytest.Item], kept: list[pytest.Item]) -> None:
+    """Deselects all items but these."""
+    chosen = set(kept)
+    config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
+    items[:] = kept
+
+
 def pytest_collection_modifyitems(config, items):
     """TRITON_INTERPRET=1 pytest runs what takes a variant; with FASTMIX_BACKEND=triton as well, every test."""
     if config.getoption("--halves"):
-        kept = _in_its_half(items)
-        config.hook.pytest_deselected(items=[item for item in items if item not in set(kept)])
-        items[:] = kept
+        _keep(config, items, _in_its_half(items))
     only, once = config.getoption("--backend"), config.getoption("--once")
     if only is None and not once and (not INTERPRETED or os.environ.get("FASTMIX_BACKEND", "auto") != "auto"):
         return
@@ -184,9 +189,7 @@ def pytest_collection_modifyitems(config, items):
         parameters = item.callspec.params if hasattr(item, "callspec") else {}
         return str(parameters.get("variant", "")).partition("-")[0] == only
 
-    kept = [item for item in items if wanted(item)]
-    config.hook.pytest_deselected(items=[item for item in items if item not in set(kept)])
-    items[:] = kept
+    _keep(config, items, [item for item in items if wanted(item)])
 
 
 @pytest.fixture

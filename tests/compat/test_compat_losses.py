@@ -2,17 +2,11 @@
 
 import pytest
 import torch
+from helpers.support import loss_and_gradient
 from torch import nn
 
 from fastmix import SoftTarget
 from fastmix.compat.losses import CrossEntropyLoss
-
-
-def gradients(criterion, logits, target):
-    logits = logits.clone().requires_grad_()
-    loss = criterion(logits, target)
-    loss.backward(torch.ones_like(loss))
-    return loss.detach(), logits.grad
 
 
 @pytest.mark.parametrize("shape", [(6, 5), (4, 5, 3), (2, 5, 3, 4)])
@@ -21,14 +15,14 @@ def gradients(criterion, logits, target):
     {"weight": torch.rand(5) + 0.5}, {"weight": torch.rand(5) + 0.5, "label_smoothing": 0.1, "ignore_index": 2}],
     ids=lambda options: "-".join(options) or "plain")
 @pytest.mark.parametrize("kind", ["labels", "probabilities"])
-def test_values_and_gradients(shape, options, kind):
+def test_values_and_loss_and_gradient(shape, options, kind):
     logits = torch.randn(shape)
     target = torch.randint(5, (shape[0], *shape[2:]))
     if kind == "probabilities":
         target = torch.randn(shape).softmax(1)
         options = {name: value for name, value in options.items() if name != "ignore_index"}  # torch refuses both
-    wanted = gradients(nn.CrossEntropyLoss(**options), logits, target)
-    found = gradients(CrossEntropyLoss(**options), logits, target)
+    wanted = loss_and_gradient(nn.CrossEntropyLoss(**options), logits, target)
+    found = loss_and_gradient(CrossEntropyLoss(**options), logits, target)
     for a, b in zip(found, wanted, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
 

@@ -9,6 +9,8 @@ import torch
 timm_data = pytest.importorskip("timm.data", exc_type=ImportError)
 timm_loss = pytest.importorskip("timm.loss", exc_type=ImportError)
 
+from helpers.support import loss_and_gradient  # noqa: E402
+
 from fastmix import SoftTarget  # noqa: E402
 from fastmix.compat import timm as ours  # noqa: E402
 
@@ -109,13 +111,6 @@ def test_bytes_are_left_to_timm():
 
 # ---------------------------------------------------------------- losses
 
-def gradients(criterion, logits, target):
-    logits = logits.clone().requires_grad_()
-    loss = criterion(logits, target)
-    loss.backward(torch.ones_like(loss))
-    return loss.detach(), logits.grad
-
-
 @pytest.mark.parametrize("name,options,kind", [
     ("SoftTargetCrossEntropy", {}, "dense"), ("SoftTargetCrossEntropy", {}, "sparse"),
     ("LabelSmoothingCrossEntropy", {"smoothing": 0.1}, "labels"),
@@ -132,7 +127,7 @@ def test_losses(name, options, kind):
     if kind == "sparse" and options.get("smooth_dense"):
         pytest.skip("timm has no sparse targets, whose smoothing could be compared")
     dense = sparse.dense(CLASSES) if kind == "sparse" else target
-    wanted = gradients(getattr(timm_loss, name)(**options), logits, dense)
-    found = gradients(getattr(ours, name)(**options), logits, target)
+    wanted = loss_and_gradient(getattr(timm_loss, name)(**options), logits, dense)
+    found = loss_and_gradient(getattr(ours, name)(**options), logits, target)
     for a, b in zip(found, wanted, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)

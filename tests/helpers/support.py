@@ -120,3 +120,11 @@ def check_functorch(loss: Callable[[Tensor], Tensor], x: Tensor) -> None:
 
 def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator(torch.get_default_device()).manual_seed(seed)
+
+
+def loss_and_gradient(criterion, logits, target):
+    """A loss, and its gradient with respect to the logits; where it has rows, of their sum."""
+    logits = logits.clone().requires_grad_()
+    loss = criterion(logits, target)
+    loss.backward(torch.ones_like(loss))
+    return loss.detach(), logits.grad
