@@ -67,37 +67,29 @@ class Mixup(timm_mixup.Mixup):  # type: ignore[misc]  # timm has no types
 
     def _mixed_by_image(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(the images, own shares (N,) float32)"""
-        rows = len(x)
-        drawn, paired = (rows, False) if self.mode == "elem" else (rows // 2, True)
-        lam, use_cutmix = self._params_per_elem(drawn)
-        boxes, blend_rows = np.zeros((rows, 1, 4), np.int32), []
-        for n in np.flatnonzero(lam != 1.0):
-            if use_cutmix[n]:
-                box, lam[n] = self._box(x, lam[n])
-                boxes[n, 0] = box
-                if paired:
-                    boxes[rows - 1 - n, 0] = box
-            else:
-                blend_rows += [n, rows - 1 - n] if paired else [n]
-        own = np.concatenate([lam, np.ones(rows % 2, lam.dtype), lam[::-1]]) if paired else lam
-        own, index = torch.from_numpy(own.astype(np.float32)), partners(rows, "flip", x.device)
-        if not boxes.any():
-            return functional.blend(x, index, shares(own.to(x.device, non_blocking=True), rows, x.device)), own
-        if not blend_rows:
-            return functional.paste(x, index, torch.from_numpy(boxes).to(x.device, non_blocking=True)), own
+        rows, paired = len(x), self.mode == "pair"
+        lam, use_cutmix = self._params_per_elem(rows // 2 if paired else rows)
+        blends, boxes = (lam != 1.0) & ~use_cutmix, np.zeros((len(lam), 1, 4), np.int32)
+        for n in np.flatnonzero((lam != 1.0) & use_cutmix):
+            boxes[n, 0], lam[n] = self._box(x, lam[n])
+        if paired:
+            lam, blends, boxes = (_mirrored(rows, *each) for each in ((lam, 1), (blends, False), (boxes, 0)))
+        own, index = torch.from_numpy(lam.astype(np.float32)), partners(rows, "flip", x.device)
+        placed = torch.from_numpy(boxes).to(x.device, non_blocking=True)
+        if not blends.any():
+            return functional.paste(x, index, placed), own
         # Images with a box are only copied here.
-        boxed = np.flatnonzero(boxes.any((1, 2)))
-        share = own.clone()
-        share[boxed] = 1
-        mixed = functional.blend(x, index, shares(share.to(x.device), rows, x.device))
+        share = torch.where(torch.from_numpy(blends), own, 1.0).to(x.device, non_blocking=True)
+        mixed = functional.blend(x, index, shares(share, rows, x.device))
+        boxed = boxes.any((1, 2))
         if x.device.type == "cpu":
-            for n, (top, left, height, width) in zip(boxed.tolist(), boxes[boxed, 0].tolist(), strict=True):
+            for n, (top, left, height, width) in zip(np.flatnonzero(boxed), boxes[boxed, 0].tolist(), strict=True):
                 part = (slice(None), slice(top, top + height), slice(left, left + width))
                 mixed[n][part] = x[rows - 1 - n][part]
-            return mixed, own
-        has_box = torch.from_numpy(boxes.any((1, 2))).to(x.device, non_blocking=True).view(-1, 1, 1, 1)
-        pasted_boxes = functional.paste(x, index, torch.from_numpy(boxes).to(x.device, non_blocking=True))
-        return torch.where(has_box, pasted_boxes, mixed), own
+        elif boxed.any():
+            has_box = torch.from_numpy(boxed).to(x.device, non_blocking=True).view(-1, 1, 1, 1)
+            mixed = torch.where(has_box, functional.paste(x, index, placed), mixed)
+        return mixed, own
 
     def _target(self, target: Tensor, own: float | Tensor) -> Tensor | SoftTarget:
         if self.multi_label:
@@ -105,6 +97,11 @@ class Mixup(timm_mixup.Mixup):  # type: ignore[misc]  # timm has no types
             return timm_mixup.mixup_target(  # type: ignore[no-any-return]
                 target, self.num_classes, lam, self.label_smoothing, True)
         return mixed_labels(target, "flip", own, self.label_smoothing, self.num_classes, self.sparse)
+
+
+def _mirrored(rows: int, values: Any, middle: Any) -> Any:
+    """What the first of each pair has, for both; middle: of the image that an odd batch leaves over."""
+    return np.concatenate([values, np.full((rows % 2, *values.shape[1:]), middle, values.dtype), values[::-1]])
 
 
 class SoftTargetCrossEntropy(timm_loss.SoftTargetCrossEntropy):  # type: ignore[misc]

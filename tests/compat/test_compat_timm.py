@@ -55,6 +55,18 @@ def test_mixup(name, mode, smoothing):
                 assert x2.is_contiguous(memory_format=layout) and t2.is_contiguous()
 
 
+@pytest.mark.parametrize("mode", ["batch", "elem", "pair"])
+def test_boxes_without_a_pixel(mode):
+    """With lambda as it was drawn the label says more than the images show."""
+    x, y = batch(size=(2, 2))
+    for seed in range(20):
+        for how in ({"mixup_alpha": 0.0}, {"mixup_alpha": 0.8}):
+            (x1, t1), (x2, t2) = both(lambda m, how=how: m.Mixup(**how, cutmix_alpha=1.0, correct_lam=False, mode=mode,
+                                                                 num_classes=CLASSES), seed, x, y)
+            torch.testing.assert_close(x2, x1, rtol=1e-5, atol=1e-6)
+            torch.testing.assert_close(t2, t1.to(t2.dtype), rtol=1e-5, atol=1e-6)
+
+
 def test_a_sparse_target_says_the_same():
     x, y = batch()
     for mode in ("batch", "elem", "pair"):
